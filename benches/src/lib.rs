@@ -1,0 +1,1 @@
+//! Micro benchmarks and end-to-end load.

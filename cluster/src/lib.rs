@@ -1,0 +1,1 @@
+//! Raft groups, the replicated state machines, and the node that runs them.

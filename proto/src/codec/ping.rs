@@ -1,0 +1,1 @@
+//! PINGREQ and PINGRESP.

@@ -1,0 +1,1 @@
+//! The session state machine of the server's side of one client.
