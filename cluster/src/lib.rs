@@ -1,1 +1,7 @@
 //! Raft groups, the replicated state machines, and the node that runs them.
+//!
+//! - [`state`]: the replicated state of one group, pure: a function of its log.
+//! - [`raft`]: openraft behind our own types; nothing outside this folder names it.
+
+pub mod raft;
+pub mod state;

@@ -1,1 +1,9 @@
-//! The Raft log, the sled-backed state store, checkpoints and the fault-injecting test store.
+//! Where Quorate keeps what it promised: the node's log, its state store, checkpoints, identity.
+//!
+//! - [`log`]: the log of all Raft groups of a node behind one trait: [`wal`] (segmented, one flusher, group commit)
+//!   and [`sled_log`] (sled with packed values).
+//! - [`state`]: the checkpointed state of the groups, in sled.
+//! - [`disk`]: the file operations everything above goes through, so that tests can put a lying disk below it.
+//! - [`volume`]: a data directory: its lock, identity, incarnation and format.
+
+pub mod log;

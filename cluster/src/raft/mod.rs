@@ -1,0 +1,1 @@
+//! openraft behind our own types.

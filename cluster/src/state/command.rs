@@ -1,0 +1,321 @@
+//! What a log entry can say: a batch of commands and the terms they are made of.
+//!
+//! Everything apply depends on stands in the entry (R28): limits, group time (R32), the proposer's identity and batch
+//! number (R10). Nothing is read from a clock or a node's configuration.
+
+use std::sync::Arc;
+
+use quorate_proto::codec::{PacketId, QoS, SubscriptionOptions};
+use quorate_proto::message::Message;
+use quorate_storage::log::GroupId;
+
+/// Client identifier.
+pub type ClientId = Arc<str>;
+
+/// A session's incarnation (R17), never reused: home group (8 bits), index of the creating entry (40 bits), position
+/// of the creating command in its batch (16 bits).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+/// Counts the connections of a session; every CONNECT raises it (R9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub u32);
+
+/// Node identifier, never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u64);
+
+/// Counts the starts of a node (R25, R46).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeIncarnation(pub u64);
+
+/// Group time in milliseconds (R32): starts at 0 when the group is created and never goes back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupTime(pub u64);
+
+/// Position in a (session, group) or (share group, group) queue, from 0; assigned at apply, never reused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sequence(pub u64);
+
+/// Who holds a session's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// The node.
+    pub node: NodeId,
+    /// Its start.
+    pub incarnation: NodeIncarnation,
+    /// The connection.
+    pub epoch: Epoch,
+}
+
+/// A shared subscription: share name and topic filter.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShareKey {
+    /// Share name.
+    pub name: Arc<str>,
+    /// Topic filter.
+    pub filter: Arc<str>,
+}
+
+/// One entry of a group's log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// View of the nodes the proposer acted in (R1).
+    pub view: u64,
+    /// Proposing node.
+    pub node: NodeId,
+    /// Its start.
+    pub incarnation: NodeIncarnation,
+    /// Number of this batch among those of (node, incarnation) for this group, from 1; a repeat of the last number
+    /// gets the first outcome, a lower number is refused (R10). 0 for batches of the group's leader itself (ticks),
+    /// which may be repeated freely.
+    pub number: u64,
+    /// Group time. Apply takes the maximum of this and the last stamp, then lets timers that are due act, then the
+    /// commands.
+    pub stamp: GroupTime,
+    /// Limits for the queues the batch's publishes go to.
+    pub queue_limits: QueueLimits,
+    /// The commands, in order.
+    pub commands: Vec<Command>,
+}
+
+/// Limits of one (session, group) queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueLimits {
+    /// Messages.
+    pub messages_max: u32,
+    /// Bytes, as [`Message::size`] counts them.
+    pub bytes_max: u64,
+}
+
+/// Limits on sessions of the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionLimits {
+    /// Sessions in this group.
+    pub sessions_max: u32,
+    /// Subscriptions of one session.
+    pub subscriptions_max: u32,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// A client connected to `node` of the batch: resume or create its session, raise its epoch.
+    OpenSession {
+        /// Client identifier.
+        client_id: ClientId,
+        /// Clean Start: an existing session ends in this entry.
+        clean_start: bool,
+        /// Session expiry interval in seconds as granted; `u32::MAX` never expires.
+        expiry_secs: u32,
+        /// The will of this connection (R31: stored before CONNACK).
+        will: Option<Box<WillMessage>>,
+        /// Limits of the proposing node's configuration.
+        limits: SessionLimits,
+    },
+    /// The connection of (session, epoch) ended.
+    CloseConnection {
+        /// Session.
+        session: SessionId,
+        /// Connection.
+        epoch: Epoch,
+        /// Whether the will is to be published (after its delay) or forgotten.
+        publish_will: bool,
+        /// New session expiry interval given in DISCONNECT, in seconds.
+        expiry_secs: Option<u32>,
+    },
+    /// Deletes a session whoever owns it: takeover from the other kind of group, administration.
+    EndSession {
+        /// Session.
+        session: SessionId,
+        /// Whether a will that has not been published yet is published now.
+        publish_will: bool,
+    },
+    /// Adds or replaces subscriptions.
+    Subscribe {
+        /// Session.
+        session: SessionId,
+        /// Connection.
+        epoch: Epoch,
+        /// The subscriptions in the order of the SUBSCRIBE.
+        subscriptions: Vec<Subscription>,
+        /// Limits of the proposing node's configuration.
+        limits: SessionLimits,
+    },
+    /// Removes subscriptions.
+    Unsubscribe {
+        /// Session.
+        session: SessionId,
+        /// Connection.
+        epoch: Epoch,
+        /// Filters as the client wrote them, `$share/...` included.
+        filters: Vec<Arc<str>>,
+    },
+    /// Stores a message for its targets.
+    Publish(PublishCommand),
+    /// PUBREL of the publisher: forgets an inbound QoS 2 packet identifier (R8).
+    Release {
+        /// Session.
+        session: SessionId,
+        /// Connection.
+        epoch: Epoch,
+        /// Packet identifier.
+        packet_id: PacketId,
+    },
+    /// The receivers are done with these references (R21: accepted from any epoch, idempotent).
+    Settle {
+        /// The queue.
+        queue: TargetQueue,
+        /// Positions in it.
+        sequences: Vec<Sequence>,
+    },
+    /// A subscriber sent PUBREC for these QoS 2 references; committed before PUBREL is sent.
+    Received {
+        /// Session.
+        session: SessionId,
+        /// Positions in its queue of this group.
+        sequences: Vec<Sequence>,
+    },
+    /// Gives a QoS 2 reference of a shared queue to one member for good (R37): moves it to the end of that session's
+    /// queue.
+    Assign {
+        /// The shared queue.
+        share: ShareKey,
+        /// Position in it.
+        sequence: Sequence,
+        /// The member.
+        session: SessionId,
+        /// QoS it is delivered with.
+        qos: QoS,
+        /// The member's subscription identifiers.
+        subscription_ids: Vec<u32>,
+        /// RETAIN flag to send.
+        retain: bool,
+    },
+    /// Drops the queues of sessions or shares that exist no more.
+    DropQueues {
+        /// The queues.
+        queues: Vec<TargetQueue>,
+    },
+    /// Sets or, with an empty payload, clears the retained message of a topic (in the topic's group).
+    SetRetained {
+        /// Where the write comes from; writes not above the last one of their source group are ignored (R35).
+        source: RetainedSource,
+        /// The message.
+        message: Message,
+        /// Limits: messages and bytes in this group; a write beyond them is refused.
+        messages_max: u32,
+        /// Bytes.
+        bytes_max: u64,
+    },
+    /// The retained writes of this group's outbox up to here were taken by their topics' groups.
+    RetainedTaken {
+        /// Last one taken.
+        up_to: RetainedSource,
+    },
+    /// The will of (session, epoch) that this group held as due was published by its leader.
+    WillPublished {
+        /// Session.
+        session: SessionId,
+        /// Connection.
+        epoch: Epoch,
+    },
+    /// A start of a node is over: its connections end (R3, R25).
+    NodeLost {
+        /// The node.
+        node: NodeId,
+        /// Connections of this start and all before it.
+        incarnation: NodeIncarnation,
+    },
+}
+
+/// A message for its targets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PublishCommand {
+    /// Where it comes from.
+    pub origin: Origin,
+    /// The message.
+    pub message: Message,
+    /// Queues that get a reference.
+    pub targets: Vec<Target>,
+    /// Put it into the retained outbox as well.
+    pub set_retained: bool,
+}
+
+/// Where a message comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A session whose home is this group. Refused when (session, epoch) is not the current connection (R9).
+    Session {
+        /// Session.
+        session: SessionId,
+        /// Connection.
+        epoch: Epoch,
+        /// Inbound packet identifier, at QoS 2: recorded together with the message, a repeat is answered as such.
+        packet_id: Option<PacketId>,
+    },
+    /// A session of expiry 0, whose record is in a live group; nothing is checked here.
+    Live,
+    /// The will that this group holds as due for (session, epoch); refused when it does not hold it (R31).
+    Will {
+        /// Session.
+        session: SessionId,
+        /// Connection.
+        epoch: Epoch,
+    },
+    /// The broker itself ($SYS, administration, retained messages for a new subscription, wills of live groups).
+    Server,
+}
+
+/// One target of a message.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// Its queue.
+    pub queue: TargetQueue,
+    /// QoS to deliver with; for a share the QoS of the message.
+    pub qos: QoS,
+    /// RETAIN flag to send.
+    pub retain: bool,
+    /// Subscription identifiers to send.
+    pub subscription_ids: Vec<u32>,
+}
+
+/// A queue of references in this group.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TargetQueue {
+    /// Of a durable session.
+    Session(SessionId),
+    /// Of a shared subscription with a durable member.
+    Share(ShareKey),
+}
+
+/// A write to a retained topic comes from this place of a publisher's home group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RetainedSource {
+    /// Group.
+    pub group: GroupId,
+    /// Index of the entry.
+    pub index: u64,
+    /// Position of the command in its batch.
+    pub position: u32,
+}
+
+/// A subscription as its session's home group stores it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// Filter as the client wrote it, `$share/...` included.
+    pub filter: Arc<str>,
+    /// Options.
+    pub options: SubscriptionOptions,
+    /// Subscription identifier.
+    pub subscription_id: Option<u32>,
+}
+
+/// A stored will.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WillMessage {
+    /// The message, its RETAIN flag included.
+    pub message: Message,
+    /// Will delay interval in seconds.
+    pub delay_secs: u32,
+}

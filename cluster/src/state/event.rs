@@ -1,0 +1,75 @@
+//! What a node has to know of what apply did: its routes, its queues, its timers.
+//!
+//! Events say what the state says already; a node that starts rebuilds the same knowledge from the state.
+
+use super::{ClientId, Epoch, Owner, Sequence, SessionId, Subscription, TargetQueue};
+
+/// Something that apply did.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A session was created, or its connection changed hands or ended (`owner` none).
+    SessionOwner {
+        /// Client identifier.
+        client_id: ClientId,
+        /// Session.
+        session: SessionId,
+        /// Who holds its connection.
+        owner: Option<Owner>,
+        /// Who held it before, where that connection has to be closed (0x8E).
+        fenced: Option<Owner>,
+    },
+    /// A session ended; all its subscriptions are gone.
+    SessionEnded {
+        /// Client identifier.
+        client_id: ClientId,
+        /// Session.
+        session: SessionId,
+        /// The connection to be closed, if there was one.
+        fenced: Option<Owner>,
+    },
+    /// A subscription was added or replaced.
+    Subscribed {
+        /// Session.
+        session: SessionId,
+        /// The subscription.
+        subscription: Subscription,
+    },
+    /// A subscription was removed.
+    Unsubscribed {
+        /// Session.
+        session: SessionId,
+        /// Filter as the client wrote it.
+        filter: std::sync::Arc<str>,
+    },
+    /// References were added to a queue.
+    Queued {
+        /// The queue.
+        queue: TargetQueue,
+        /// First new position.
+        first: Sequence,
+        /// How many.
+        count: u32,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// References left a queue.
+    Removed {
+        /// The queue.
+        queue: TargetQueue,
+        /// How many.
+        count: u32,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// A will is due: the leader matches and publishes it.
+    WillDue {
+        /// Session.
+        session: SessionId,
+        /// Connection it belongs to.
+        epoch: Epoch,
+    },
+    /// The retained outbox got a write: the leader passes it to the topic's group.
+    RetainedQueued,
+    /// The deadline the leader has to tick at may have come nearer.
+    DeadlineChanged,
+}

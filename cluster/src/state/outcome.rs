@@ -1,0 +1,73 @@
+//! What applying a batch answers to its proposer.
+
+use quorate_proto::codec::PacketId;
+
+use super::{Epoch, Owner, SessionId, Subscription};
+
+/// Answer to a batch.
+#[derive(Clone, Debug, PartialEq)]
+pub enum BatchOutcome {
+    /// Applied (or a repeat of the last batch): one outcome per command, in order.
+    Applied(Vec<Outcome>),
+    /// Not applied: its number is below the last one of its proposer (R10), or the proposer was removed (R1).
+    Refused,
+}
+
+/// Answer to a command.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Done, or had been done before.
+    Done,
+    /// Answer to `OpenSession`.
+    Opened {
+        /// The session.
+        session: SessionId,
+        /// The new connection.
+        epoch: Epoch,
+        /// Session present.
+        present: bool,
+        /// Who held the session's connection until now, if anybody.
+        previous: Option<Owner>,
+        /// Inbound QoS 2 packet identifiers received and not released.
+        inbound: Vec<PacketId>,
+        /// Subscriptions of the session.
+        subscriptions: Vec<Subscription>,
+    },
+    /// Answer to `Subscribe`, one per subscription.
+    Subscribed(Vec<SubscribeResult>),
+    /// Answer to `Unsubscribe`: whether each subscription existed.
+    Unsubscribed(Vec<bool>),
+    /// Answer to `Publish`.
+    Published {
+        /// The inbound QoS 2 identifier was known: nothing was stored again.
+        duplicate: bool,
+        /// Targets that hold a reference now.
+        stored: u32,
+        /// Targets whose queue was full.
+        refused: u32,
+    },
+    /// Answer to `Release`: whether the identifier was known.
+    Released(bool),
+    /// The command was not carried out and will not be.
+    Refused(RefusedReason),
+}
+
+/// What became of one subscription of a SUBSCRIBE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubscribeResult {
+    /// New.
+    Added,
+    /// Replaced one with the same filter.
+    Replaced,
+    /// The session has too many.
+    LimitReached,
+}
+
+/// Why a command was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedReason {
+    /// (session, epoch) is not the current connection (R9).
+    Fenced,
+    /// A limit on sessions or retained messages is reached (R30).
+    LimitReached,
+}
