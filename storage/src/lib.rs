@@ -6,4 +6,6 @@
 //! - [`disk`]: the file operations everything above goes through, so that tests can put a lying disk below it.
 //! - [`volume`]: a data directory: its lock, identity, incarnation and format.
 
+pub mod disk;
+pub mod faulty;
 pub mod log;
