@@ -1,1 +1,3 @@
 //! The quorate process.
+
+pub mod config;

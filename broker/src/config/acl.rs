@@ -1,0 +1,52 @@
+//! `[acl]`: who may publish and subscribe to what.
+
+use super::schema::{choice, section};
+
+choice! {
+    /// Outcome of a rule.
+    pub enum AclEffect {
+        /// Allowed.
+        Allow = "allow",
+        /// Refused.
+        Deny = "deny",
+    }
+}
+
+choice! {
+    /// What a rule is about.
+    pub enum AclAction {
+        /// Publishing.
+        Publish = "publish",
+        /// Subscribing.
+        Subscribe = "subscribe",
+        /// Both.
+        All = "all",
+    }
+}
+
+section! {
+    /// Who may publish and subscribe to what. The first rule that fits decides.
+    pub struct AclConfig {
+        /// What holds where no rule fits. Has to be given as soon as there is a rule; without rules all is allowed.
+        default: Option<AclEffect> = None, "", Any, Live;
+        /// Rules, the first that fits decides.
+        rule: Vec<AclRuleConfig> = Vec::new();
+    }
+}
+
+section! {
+    /// One rule. A subscription is allowed only where everything it can match is allowed.
+    pub struct AclRuleConfig {
+        /// Outcome.
+        effect: AclEffect = AclEffect::Deny, "", Any, Live, required;
+        /// What the rule is about.
+        action: AclAction = AclAction::All, "", Any, Live;
+        /// Topic filter; `%c` stands for the client identifier, `%u` for the user name. A client whose identifier or
+        /// name contains `+`, `#` or `/` never fits an allowing rule with them, and always fits a denying one.
+        filter: String = String::new(), "", Length(1, 65_535), Live, required;
+        /// The rule holds for this user only.
+        user: Option<String> = None, "", Length(1, 1_024), Live;
+        /// The rule holds for this client identifier only.
+        client_id: Option<String> = None, "", Length(1, 65_535), Live;
+    }
+}
