@@ -74,6 +74,11 @@ pub fn matches(filter: &str, topic: &str) -> bool {
     if wildcard_first && is_dollar_topic(topic) {
         return false;
     }
+    matches_levels(filter, topic)
+}
+
+/// [`matches`] without the rule about `$`: also right for what is left of a filter and a topic behind a first level.
+pub(super) fn matches_levels(filter: &str, topic: &str) -> bool {
     let mut topic_levels = topic.split('/');
     for filter_level in filter.split('/') {
         // Before the topic's next level is asked for: `a/#` matches `a` as well.

@@ -195,7 +195,7 @@ impl<K: Copy + Eq + Hash, V> Many<K, V> {
             self.entries.shrink_to(length * 2);
         }
         let entries = &self.entries;
-        super::label::shrink(&mut self.index, |at| hasher.hash_one(entries[*at as usize].0));
+        super::index::shrink(&mut self.index, |at| hasher.hash_one(entries[*at as usize].0));
     }
 }
 
