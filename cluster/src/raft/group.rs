@@ -1,0 +1,474 @@
+//! One replica of one Raft group: start, propose, read, checkpoint, change members, stop.
+//!
+//! A replica never resumes leadership after a restart: before the crash it may have sent entries to followers that its
+//! own disk never got, and must not give their identities to other entries. It stands for election under a new term
+//! instead, at once where it is the only voter.
+//!
+//! A leader that is its group's only member has nobody to send heartbeats to, so its ticks are off and it costs
+//! nothing while nobody proposes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, InitializeError, RaftError};
+use openraft::{ChangeMembers, Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
+use quorate_storage::log::{GroupId, Log, SyncPolicy};
+use tokio::sync::{Mutex, mpsc};
+
+use super::checkpoint::CheckpointService;
+use super::errors::{GroupStopped, MembershipError, ProposeError, StartError};
+use super::log::GroupLog;
+use super::machine::{AppliedIndex, Machine, ReplicatedState};
+use super::status::GroupStatus;
+use super::transport::{PeerFactory, Transport};
+use super::types::{Applied, EntryData, NodeAddress, OutcomeSender, TypeConfig};
+use crate::state::{BatchOutcome, NodeId};
+
+/// Largest batch that can be proposed: entries are sent whole.
+pub const BATCH_BYTES_MAX: usize = 16 << 20;
+/// Longest member address.
+pub const ADDRESS_BYTES_MAX: usize = 512;
+
+/// How one group runs.
+#[derive(Clone, Debug)]
+pub struct GroupSettings {
+    /// The group.
+    pub group: GroupId,
+    /// When its entries count as stored: `Written` for the live groups.
+    pub sync: SyncPolicy,
+    /// Entries that stay in the log behind a checkpoint, for followers that are a little late.
+    pub log_entries_to_keep: u64,
+    /// Interval of a leader's heartbeats, in milliseconds.
+    pub heartbeat_millis: u64,
+    /// Shortest time without leader before an election, in milliseconds, beyond the leader's lease.
+    pub election_millis_min: u64,
+    /// Longest such time, and the length of the leader's lease, in milliseconds.
+    pub election_millis_max: u64,
+}
+
+impl GroupSettings {
+    /// The defaults for `group`, synced.
+    pub fn new(group: GroupId) -> Self {
+        Self {
+            group,
+            sync: SyncPolicy::Synced,
+            log_entries_to_keep: 20_000,
+            heartbeat_millis: 100,
+            election_millis_min: 300,
+            election_millis_max: 500,
+        }
+    }
+
+    fn raft_config(&self) -> Result<Arc<Config>, StartError> {
+        let config = Config {
+            cluster_name: format!("group-{}", self.group.0),
+            heartbeat_interval: self.heartbeat_millis,
+            heartbeat_min_interval: Some(self.heartbeat_millis),
+            election_timeout_min: self.election_millis_min,
+            election_timeout_max: self.election_millis_max,
+            enable_pre_vote: Some(true),
+            // R15: without a quorum a leader falls silent, so that the others' leases can end.
+            quorum_loss_probe_interval: Some(2 * self.election_millis_max),
+            enable_leader_restore: Some(false),
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: self.log_entries_to_keep,
+            purge_batch_size: 4096,
+            max_payload_entries: 512,
+            replication_lag_threshold: 1 << 20,
+            backoff: "50ms 100ms 200ms ...1s".to_owned(),
+            ..Config::default()
+        };
+        config
+            .validate()
+            .map(Arc::new)
+            .map_err(|error| StartError::Settings(error.to_string()))
+    }
+}
+
+/// What all groups of a node share.
+#[derive(Clone)]
+pub struct NodeParts {
+    /// The node's log.
+    pub log: Arc<dyn Log>,
+    /// Its checkpoint writer.
+    pub checkpoints: Arc<CheckpointService>,
+    /// Its way to the other nodes.
+    pub transport: Arc<Transport>,
+}
+
+/// A replica of a group. Clones are handles to the same replica.
+#[derive(Clone)]
+pub struct RaftGroup {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    group: GroupId,
+    node: NodeId,
+    raft: Raft<TypeConfig, Machine>,
+    applied: Arc<AppliedIndex>,
+    checkpointing: Mutex<()>,
+    ticks: tokio::task::JoinHandle<()>,
+    /// Closes when nothing of this replica uses the log or the state any more.
+    released: Mutex<mpsc::Receiver<()>>,
+    transport: Arc<Transport>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.ticks.abort();
+    }
+}
+
+impl RaftGroup {
+    /// Starts a replica with what this node's log and state store hold of the group. `state` is fresh. A new replica
+    /// waits to be initialized or to be added to a group.
+    ///
+    /// # Errors
+    /// The settings contradict each other, or what is stored cannot be used.
+    pub async fn start(
+        settings: &GroupSettings,
+        parts: &NodeParts,
+        state: impl ReplicatedState,
+    ) -> Result<Self, StartError> {
+        let config = settings.raft_config()?;
+        let (group, node) = (settings.group, parts.transport.identity().node);
+        parts.log.set_sync_policy(group, settings.sync);
+        let purged = parts.log.state(group).purged;
+        let (in_use, released) = mpsc::channel(1);
+        let service = Arc::clone(&parts.checkpoints);
+        let machine = Machine::open(group, Box::new(state), service, purged, in_use.clone()).await?;
+        let applied = machine.applied_index();
+        let log = GroupLog::new(Arc::clone(&parts.log), group, in_use);
+        let network = PeerFactory::new(Arc::clone(&parts.transport), group);
+        let raft = Raft::new(node.0, config, network, log, machine)
+            .await
+            .map_err(|error| StartError::Stored(error.to_string()))?;
+        let ticks = tokio::spawn(tick_while_needed(raft.clone(), node.0));
+        let inner = Inner {
+            group,
+            node,
+            raft,
+            applied,
+            checkpointing: Mutex::default(),
+            ticks,
+            released: Mutex::new(released),
+            transport: Arc::clone(&parts.transport),
+        };
+        let started = Self {
+            inner: Arc::new(inner),
+        };
+        started.inner.transport.register(&started);
+        started.elect_if_alone().await?;
+        Ok(started)
+    }
+
+    /// The group.
+    pub fn group(&self) -> GroupId {
+        self.inner.group
+    }
+
+    pub(super) fn downgrade(&self) -> WeakGroup {
+        WeakGroup(Arc::downgrade(&self.inner))
+    }
+
+    pub(super) fn raft(&self) -> &Raft<TypeConfig, Machine> {
+        &self.inner.raft
+    }
+
+    /// Creates the group with these members, all voters. Exactly one node does this once in a group's life. Returns
+    /// false, and does nothing, where the replica belongs to a group already.
+    ///
+    /// # Errors
+    /// This node is not among the members, an address is too long, or the replica has stopped.
+    pub async fn initialize(&self, members: BTreeMap<NodeId, NodeAddress>) -> Result<bool, MembershipError> {
+        let mut nodes = BTreeMap::new();
+        for (node, address) in members {
+            nodes.insert(node.0, checked(address)?);
+        }
+        match self.inner.raft.initialize(nodes).await {
+            Ok(()) => Ok(true),
+            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(false),
+            Err(RaftError::APIError(error)) => Err(MembershipError::Refused(error.to_string())),
+            Err(RaftError::Fatal(fatal)) => Err(GroupStopped(fatal.to_string()).into()),
+        }
+    }
+
+    /// [`Self::initialize`] with this node as the only member.
+    ///
+    /// # Errors
+    /// As [`Self::initialize`].
+    pub async fn initialize_single(&self, address: NodeAddress) -> Result<bool, MembershipError> {
+        self.initialize(BTreeMap::from([(self.inner.node, address)]))
+            .await
+    }
+
+    /// Replicates and applies `batch`. What is proposed by one caller, one after the other, is applied in that order.
+    /// Dropping the future does not withdraw the batch.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; only `Unknown` leaves open whether the batch is, or will be, applied.
+    pub async fn propose(&self, batch: &Bytes) -> Result<BatchOutcome, ProposeError> {
+        if batch.len() > BATCH_BYTES_MAX {
+            return Err(ProposeError::TooLarge(batch.len()));
+        }
+        let (sender, outcome) = OutcomeSender::new();
+        let submitted = self
+            .inner
+            .raft
+            .client_write_ff(EntryData::new(batch), Some(sender))
+            .await;
+        submitted.map_err(|fatal| ProposeError::Fatal(fatal.to_string()))?;
+        match outcome.await {
+            Ok(Ok(written)) => match written.data {
+                Applied::Batch(outcome) => Ok(outcome),
+                Applied::NoBatch => Err(ProposeError::Fatal(
+                    "a batch was applied as something else".to_owned(),
+                )),
+            },
+            Ok(Err(ClientWriteError::ForwardToLeader(leader))) => Err(ProposeError::not_leader(leader)),
+            // The entry was in the log, or the replica stopped with it on the way: others may have it.
+            Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
+        }
+    }
+
+    /// Waits until this replica has applied everything that was committed anywhere when the call began, and returns
+    /// the index up to which it has. Only then may its state be read as the group's state (R18).
+    ///
+    /// # Errors
+    /// `NotLeader` where this replica does not lead, or cannot show to a quorum that it does.
+    pub async fn ensure_linearizable(&self) -> Result<u64, ProposeError> {
+        match self.inner.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(_) => Ok(self.inner.applied.get().unwrap_or(0)),
+            Err(RaftError::APIError(error)) => Err(ProposeError::from_read(error)),
+            Err(RaftError::Fatal(fatal)) => Err(ProposeError::Fatal(fatal.to_string())),
+        }
+    }
+
+    /// Whether this replica leads, as far as it knows.
+    pub fn is_leader(&self) -> bool {
+        self.inner.raft.server_metrics().borrow_watched().state == ServerState::Leader
+    }
+
+    /// The leader, as far as this replica knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.inner
+            .raft
+            .server_metrics()
+            .borrow_watched()
+            .current_leader
+            .map(NodeId)
+    }
+
+    /// Waits for a leader to be known.
+    ///
+    /// # Errors
+    /// The replica has stopped.
+    pub async fn wait_for_leader(&self) -> Result<NodeId, GroupStopped> {
+        let mut metrics = self.inner.raft.server_metrics();
+        loop {
+            if let Some(leader) = metrics.borrow_and_update().current_leader {
+                return Ok(NodeId(leader));
+            }
+            if metrics.changed().await.is_err() {
+                return Err(self.stopped().await);
+            }
+        }
+    }
+
+    /// Waits until this replica's part in the group changes: its role, term, leader or members. `None` once it has
+    /// stopped.
+    pub fn changes(&self) -> GroupChanges {
+        GroupChanges {
+            metrics: self.inner.raft.server_metrics(),
+        }
+    }
+
+    /// Where the replica stands.
+    pub fn status(&self) -> GroupStatus {
+        GroupStatus::new(&self.inner.raft.metrics().borrow_watched())
+    }
+
+    /// Index of the last entry this replica has applied.
+    pub fn applied_index(&self) -> Option<u64> {
+        self.inner.applied.get()
+    }
+
+    /// Writes everything this replica has applied to the state store, so that openraft purges the log behind it.
+    /// Returns the index up to which the store holds the state; `None` where there is nothing yet. Calls wait for
+    /// each other.
+    ///
+    /// # Errors
+    /// The replica has stopped, perhaps because a checkpoint failed.
+    pub async fn checkpoint(&self) -> Result<Option<u64>, GroupStopped> {
+        // openraft ignores a trigger while a snapshot is being built, and its progress does not move when a snapshot
+        // turns out to be of the same index; the retry covers both.
+        const RETRY: Duration = Duration::from_millis(250);
+        let _one_at_a_time = self.inner.checkpointing.lock().await;
+        let Some(target) = self.inner.applied.get() else {
+            return Ok(None);
+        };
+        let mut progress = self.inner.raft.watch_snapshot_progress();
+        loop {
+            let stored = progress.get().map(|log_id| log_id.index);
+            if stored.is_some_and(|stored| stored >= target) {
+                return Ok(stored);
+            }
+            if let Err(fatal) = self.inner.raft.trigger().snapshot().await {
+                return Err(GroupStopped(fatal.to_string()));
+            }
+            if let Ok(Err(_)) = tokio::time::timeout(RETRY, progress.changed()).await {
+                return Err(self.stopped().await);
+            }
+        }
+    }
+
+    /// Adds a member that receives the log and does not vote, or changes its address. Returns at once: it may take
+    /// long until it has everything.
+    ///
+    /// # Errors
+    /// See [`MembershipError`].
+    pub async fn add_learner(&self, node: NodeId, address: NodeAddress) -> Result<(), MembershipError> {
+        let added = self
+            .inner
+            .raft
+            .add_learner(node.0, checked(address)?, false)
+            .await;
+        added.map(drop).map_err(MembershipError::from_write)
+    }
+
+    /// Makes exactly these members the voters; every one of them is a member already. Others that vote now become
+    /// learners.
+    ///
+    /// # Errors
+    /// See [`MembershipError`].
+    pub async fn set_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), MembershipError> {
+        let voters: BTreeSet<u64> = voters.into_iter().map(|node| node.0).collect();
+        let changed = self.inner.raft.change_membership(voters, true).await;
+        changed.map(drop).map_err(MembershipError::from_write)
+    }
+
+    /// Removes a learner.
+    ///
+    /// # Errors
+    /// See [`MembershipError`]; a voter is refused.
+    pub async fn remove_learner(&self, node: NodeId) -> Result<(), MembershipError> {
+        let removed = ChangeMembers::RemoveNodes(BTreeSet::from([node.0]));
+        let changed = self.inner.raft.change_membership(removed, false).await;
+        changed.map(drop).map_err(MembershipError::from_write)
+    }
+
+    /// Hands leadership to `node`; does nothing where this replica does not lead. Proposals are refused from here on
+    /// until the new leader stands, or for about an election time where it does not come up.
+    ///
+    /// # Errors
+    /// The replica has stopped.
+    pub async fn transfer_leader(&self, node: NodeId) -> Result<(), GroupStopped> {
+        let asked = self.inner.raft.trigger().transfer_leader(node.0).await;
+        asked.map_err(|fatal| GroupStopped(fatal.to_string()))
+    }
+
+    /// Stands for election now, after a pre-vote.
+    ///
+    /// # Errors
+    /// The replica has stopped.
+    pub async fn elect(&self) -> Result<(), GroupStopped> {
+        let asked = self.inner.raft.trigger().elect(true).await;
+        asked.map_err(|fatal| GroupStopped(fatal.to_string()))
+    }
+
+    /// Waits until the replica has stopped, and says why.
+    pub async fn stopped(&self) -> GroupStopped {
+        let mut metrics = self.inner.raft.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_and_update().running_state {
+                return GroupStopped(fatal.to_string());
+            }
+            if metrics.changed().await.is_err() {
+                return GroupStopped("the replica was shut down".to_owned());
+            }
+        }
+    }
+
+    /// Stops the replica and waits until nothing of it uses the log or the state store any more.
+    pub async fn shutdown(&self) {
+        const RELEASE_MAX: Duration = Duration::from_secs(10);
+        self.inner.transport.forget(self.inner.group);
+        self.inner.ticks.abort();
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::error!(group = self.inner.group.0, %error, "the replica's task did not end well");
+        }
+        let mut released = self.inner.released.lock().await;
+        let began = Instant::now();
+        if tokio::time::timeout(RELEASE_MAX, released.recv()).await.is_err() {
+            tracing::warn!(group = self.inner.group.0, waited = ?began.elapsed(), "the log is still in use");
+        }
+    }
+
+    /// A group whose only voter is this node has nobody to wait for.
+    async fn elect_if_alone(&self) -> Result<(), StartError> {
+        let membership = Arc::clone(
+            &self
+                .inner
+                .raft
+                .server_metrics()
+                .borrow_watched()
+                .membership_config,
+        );
+        if membership.voter_ids().eq([self.inner.node.0]) {
+            let asked = self.inner.raft.trigger().elect(false).await;
+            asked.map_err(|fatal| StartError::Stored(fatal.to_string()))?;
+        }
+        Ok(())
+    }
+}
+
+/// A handle that does not keep the replica.
+pub(super) struct WeakGroup(Weak<Inner>);
+
+impl WeakGroup {
+    /// The replica, while somebody keeps it.
+    pub(super) fn upgrade(&self) -> Option<RaftGroup> {
+        self.0.upgrade().map(|inner| RaftGroup { inner })
+    }
+}
+
+/// Tells when a replica's part in its group changes.
+pub struct GroupChanges {
+    metrics: openraft::alias::WatchReceiverOf<TypeConfig, openraft::metrics::RaftServerMetrics<TypeConfig>>,
+}
+
+impl GroupChanges {
+    /// Waits for the next change. False once the replica has stopped.
+    pub async fn changed(&mut self) -> bool {
+        self.metrics.changed().await.is_ok()
+    }
+}
+
+fn checked(address: NodeAddress) -> Result<NodeAddress, MembershipError> {
+    match address.0.len() {
+        length if length > ADDRESS_BYTES_MAX => {
+            Err(MembershipError::Refused("the address is too long".to_owned()))
+        }
+        _ => Ok(address),
+    }
+}
+
+/// Switches ticks off while this node leads a group of one, and on again when a member is added.
+async fn tick_while_needed(raft: Raft<TypeConfig, Machine>, node: u64) {
+    let mut metrics = raft.server_metrics();
+    loop {
+        let alone = {
+            let metrics = metrics.borrow_and_update();
+            let mut members = metrics.membership_config.nodes();
+            metrics.state == ServerState::Leader && members.all(|(member, _)| *member == node)
+        };
+        raft.runtime_config().tick(!alone);
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! openraft's state machine around a group's replicated state.
+//!
+//! Stands between a group's log and its [`ReplicatedState`]: applies committed entries in memory, answers their
+//! proposers, and turns openraft's snapshots into checkpoints. Runs on one task per group, so that taking the changes
+//! for a checkpoint is exact: they are the changes up to the last applied entry and no other.
+//!
+//! Invariants:
+//! - entries are applied in index order without a gap;
+//! - changes that were taken are written, or the group stops;
+//! - after a start the state is the one of the last checkpoint; openraft replays the log from there.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt};
+use openraft::RaftSnapshotBuilder;
+use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
+use parking_lot::Mutex;
+use quorate_storage::log::{GroupId, LogPosition};
+use tokio::sync::mpsc;
+
+use super::checkpoint::{CheckpointService, GroupCheckpoint, StateChanges, Written};
+use super::codec;
+use super::lease::GroupLeases;
+use super::snapshot::{SnapshotData, StoredSnapshot};
+use super::types::{Applied, LogId, Payload, SnapshotMeta, StoredMembership, TypeConfig, position_of};
+use crate::state::BatchOutcome;
+
+/// What a group replicates.
+///
+/// `apply` is a function of the state and the entry alone: it reads no clock, no configuration and no random source.
+/// Whatever error is returned, the group stops on this node: a replica that cannot apply an entry must not go on
+/// with the next one.
+pub trait ReplicatedState: Send + 'static {
+    /// Applies the batch that `entry` encodes; `index` is its place in the group's log, rising with every call, with
+    /// gaps where the log holds no batch.
+    ///
+    /// # Errors
+    /// The entry cannot be decoded or contradicts the state.
+    fn apply(&mut self, index: u64, entry: &Bytes) -> Result<BatchOutcome, StateError>;
+
+    /// Takes the keys that changed since the last call or since `load`, with their present values (none: removed).
+    fn changes(&mut self) -> StateChanges;
+
+    /// Replaces the whole state by what `changes` of some replica handed out; then nothing counts as changed.
+    ///
+    /// # Errors
+    /// An entry cannot be read or decoded; the state is of no use then.
+    fn load(
+        &mut self,
+        entries: &mut dyn Iterator<Item = Result<(Vec<u8>, Vec<u8>), StateError>>,
+    ) -> Result<(), StateError>;
+}
+
+/// Why a replica cannot go on. Each of these stops the group.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// A log entry or a stored value cannot be understood (R49).
+    #[error("corrupt: {0}")]
+    Corrupt(String),
+    /// The state store failed.
+    #[error("state store: {0}")]
+    Store(#[from] io::Error),
+    /// The log was purged behind entries that the state store does not hold: the store was lost (R44).
+    #[error("the log starts behind index {purged}, the stored state ends at {stored:?}")]
+    StateLost {
+        /// The log holds nothing up to here.
+        purged: u64,
+        /// The stored state ends here.
+        stored: Option<u64>,
+    },
+}
+
+impl From<StateError> for io::Error {
+    fn from(error: StateError) -> Self {
+        match error {
+            StateError::Store(error) => error,
+            error => Self::new(io::ErrorKind::InvalidData, error),
+        }
+    }
+}
+
+/// One group's state machine.
+pub(super) struct Machine {
+    group: GroupId,
+    service: Arc<CheckpointService>,
+    leases: Arc<GroupLeases>,
+    /// Gone only while another thread loads it, or after that failed. The mutex is never contended: it makes the
+    /// machine `Sync`, as openraft wants it, without asking that of the state.
+    state: Mutex<Option<Box<dyn ReplicatedState>>>,
+    last_applied: Option<LogId>,
+    last_membership: StoredMembership,
+    applied: Arc<AppliedIndex>,
+    /// Tells whoever stops the replica that this still exists.
+    _in_use: mpsc::Sender<()>,
+}
+
+/// Index of the last applied entry, for those outside the state machine's task.
+#[derive(Debug, Default)]
+pub(super) struct AppliedIndex(AtomicU64);
+
+impl AppliedIndex {
+    fn set(&self, log_id: Option<LogId>) {
+        self.0
+            .store(log_id.map_or(0, |id| id.index + 1), Ordering::Release);
+    }
+
+    /// The index, if anything was applied.
+    pub(super) fn get(&self) -> Option<u64> {
+        self.0.load(Ordering::Acquire).checked_sub(1)
+    }
+}
+
+impl Machine {
+    /// Brings `state`, which is fresh, to the group's last checkpoint. `purged` is where the group's log begins;
+    /// `in_use` is held while the machine lives.
+    ///
+    /// # Errors
+    /// The checkpoint cannot be read, or the log does not reach back to it.
+    pub(super) async fn open(
+        group: GroupId,
+        state: Box<dyn ReplicatedState>,
+        service: Arc<CheckpointService>,
+        purged: Option<LogPosition>,
+        in_use: mpsc::Sender<()>,
+    ) -> Result<Self, StateError> {
+        let leases = service.leases(group);
+        let mut machine = Self {
+            group,
+            service,
+            leases,
+            state: Mutex::new(Some(state)),
+            last_applied: None,
+            last_membership: StoredMembership::default(),
+            applied: Arc::default(),
+            _in_use: in_use,
+        };
+        let meta = machine.stored_meta()?;
+        let stored = meta.as_ref().and_then(|meta| meta.last_log_id).map(|id| id.index);
+        if let Some(purged) = purged
+            && stored.is_none_or(|stored| stored < purged.index)
+        {
+            let purged = purged.index;
+            return Err(StateError::StateLost { purged, stored });
+        }
+        if let Some(meta) = meta {
+            machine.load(&meta).await?;
+        }
+        Ok(machine)
+    }
+
+    /// Where to read how far this machine has applied.
+    pub(super) fn applied_index(&self) -> Arc<AppliedIndex> {
+        Arc::clone(&self.applied)
+    }
+
+    fn stored_meta(&self) -> Result<Option<SnapshotMeta>, StateError> {
+        let Some((position, meta)) = self.service.store().load(self.group)? else {
+            return Ok(None);
+        };
+        let meta = codec::decode_snapshot_meta(&meta)
+            .map_err(|error| StateError::Corrupt(format!("checkpoint of group {}: {error}", self.group.0)))?;
+        if meta.last_log_id.map(position_of) != Some(position) {
+            let message = format!(
+                "checkpoint of group {} is of {position:?}, says {meta}",
+                self.group.0
+            );
+            return Err(StateError::Corrupt(message));
+        }
+        Ok(Some(meta))
+    }
+
+    /// Replaces the state in memory by the stored one, which `meta` describes.
+    async fn load(&mut self, meta: &SnapshotMeta) -> Result<(), StateError> {
+        let stored = SnapshotData::Stored(self.stored(meta)?);
+        let mut state = self.take_state()?;
+        let loading = tokio::task::spawn_blocking(move || {
+            let loaded = stored.read(|entries| {
+                let mut entries = entries.map(|entry| entry.map_err(StateError::from));
+                state.load(&mut entries).map_err(io::Error::from)
+            });
+            loaded.map(|()| state)
+        });
+        let state = loading
+            .await
+            .map_err(|_| StateError::Corrupt("loading the stored state panicked".to_owned()))??;
+        *self.state.get_mut() = Some(state);
+        self.last_applied = meta.last_log_id;
+        self.last_membership = meta.last_membership.clone();
+        self.applied.set(self.last_applied);
+        Ok(())
+    }
+
+    fn stored(&self, meta: &SnapshotMeta) -> Result<StoredSnapshot, StateError> {
+        let position = meta.last_log_id.map(position_of);
+        Ok(StoredSnapshot {
+            store: Arc::clone(self.service.store()),
+            leases: Arc::clone(&self.leases),
+            group: self.group,
+            position: position.ok_or_else(|| StateError::Corrupt("a snapshot of nothing".to_owned()))?,
+        })
+    }
+
+    fn take_state(&mut self) -> Result<Box<dyn ReplicatedState>, StateError> {
+        let state = self.state.get_mut().take();
+        state.ok_or_else(|| StateError::Corrupt("the state is gone after a failed load".to_owned()))
+    }
+
+    fn apply_payload(&mut self, log_id: LogId, payload: Payload) -> Result<Applied, StateError> {
+        match payload {
+            Payload::Blank => Ok(Applied::NoBatch),
+            Payload::Membership(membership) => {
+                self.last_membership = StoredMembership::new(Some(log_id), membership);
+                Ok(Applied::NoBatch)
+            }
+            Payload::Normal(data) => {
+                let batch = data.batch();
+                self.leases.count_applied(batch.len() as u64);
+                let gone = || StateError::Corrupt("the state is gone after a failed load".to_owned());
+                let state = self.state.get_mut().as_mut().ok_or_else(gone)?;
+                Ok(Applied::Batch(state.apply(log_id.index, &batch)?))
+            }
+        }
+    }
+
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta {
+            last_log_id: self.last_applied,
+            last_membership: self.last_membership.clone(),
+        }
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = CheckpointBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.last_applied, self.last_membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let log_id = entry.log_id;
+            if self
+                .last_applied
+                .is_some_and(|last| log_id.index != last.index + 1)
+            {
+                let message = format!("entry {log_id} follows applied entry {:?}", self.last_applied);
+                return Err(StateError::Corrupt(message).into());
+            }
+            let outcome = self.apply_payload(log_id, entry.payload).inspect_err(|error| {
+                tracing::error!(group = self.group.0, index = log_id.index, %error, "cannot apply an entry");
+            })?;
+            self.last_applied = Some(log_id);
+            self.applied.set(self.last_applied);
+            if let Some(responder) = responder {
+                responder.send(outcome);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the changes and submits them at once: what is submitted later, a snapshot to install above all, is
+    /// written later.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<CheckpointBuilder> {
+        let Some(last) = self.last_applied else {
+            return force.then_some(CheckpointBuilder { checkpoint: None });
+        };
+        let meta = self.meta();
+        let stored = self.stored(&meta).ok()?;
+        let changes = self.state.get_mut().as_mut()?.changes();
+        let written = self.service.checkpoint(GroupCheckpoint {
+            group: self.group,
+            position: position_of(last),
+            meta: codec::encode_snapshot_meta(&meta),
+            changes,
+        });
+        Some(CheckpointBuilder {
+            checkpoint: Some((meta, stored, written)),
+        })
+    }
+
+    async fn get_snapshot_builder(&mut self) -> CheckpointBuilder {
+        let builder = self.try_create_snapshot_builder(true).await;
+        builder.unwrap_or(CheckpointBuilder { checkpoint: None })
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
+        if !data.is_stored_behind(&self.leases) {
+            let position = self.stored(meta)?.position;
+            self.service
+                .replace(self.group, position, codec::encode_snapshot_meta(meta), data)
+                .wait()
+                .await?;
+        }
+        Ok(self.load(meta).await?)
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<GroupSnapshot>, io::Error> {
+        let Some(meta) = self.stored_meta()? else {
+            return Ok(None);
+        };
+        let snapshot = SnapshotData::Stored(self.stored(&meta)?);
+        Ok(Some(Snapshot { meta, snapshot }))
+    }
+}
+
+/// A snapshot of this crate.
+pub(super) type GroupSnapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;
+
+/// Waits for a checkpoint to be written.
+pub(super) struct CheckpointBuilder {
+    checkpoint: Option<(SnapshotMeta, StoredSnapshot, Written)>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for CheckpointBuilder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<GroupSnapshot, io::Error> {
+        let nothing = || io::Error::other("nothing was applied that could be checkpointed");
+        let (meta, stored, written) = self.checkpoint.take().ok_or_else(nothing)?;
+        written.wait().await?;
+        let snapshot = SnapshotData::Stored(stored);
+        Ok(Snapshot { meta, snapshot })
+    }
+}
