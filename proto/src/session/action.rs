@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use super::DeliveryToken;
 use crate::codec::{PacketId, ProtocolVersion, Publish, ReasonCode, SubscriptionOptions};
 use crate::message::Message;
@@ -246,7 +244,7 @@ pub struct SubscribeRequest<'a> {
     /// Subscription identifier.
     pub subscription_id: Option<u32>,
     /// The filters in order, at least one.
-    pub entries: SmallVec<[SubscribeEntry<'a>; 2]>,
+    pub entries: Vec<SubscribeEntry<'a>>,
 }
 
 /// One filter of a SUBSCRIBE.
@@ -277,7 +275,7 @@ pub struct UnsubscribeRequest<'a> {
     /// Packet identifier, for the answer.
     pub packet_id: PacketId,
     /// The filters in order, at least one.
-    pub entries: SmallVec<[UnsubscribeEntry<'a>; 2]>,
+    pub entries: Vec<UnsubscribeEntry<'a>>,
 }
 
 /// One filter of an UNSUBSCRIBE.

@@ -64,6 +64,18 @@ pub struct TrackedDelivery<'a> {
     pub phase: DeliveryPhase,
 }
 
+impl<'a> TrackedDelivery<'a> {
+    /// The same without the tracking.
+    pub(super) fn delivery(&self) -> Delivery<'a> {
+        Delivery {
+            retain: self.retain,
+            subscription_ids: self.subscription_ids,
+            expires_at: self.expires_at,
+            ..Delivery::of(self.message, self.qos)
+        }
+    }
+}
+
 /// Where the packet identifier of a tracked delivery comes from (R24).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PacketIdSource {
@@ -117,4 +129,22 @@ pub enum DropReason {
     Expired,
     /// The connection is not (yet, or any longer) connected.
     NotConnected,
+}
+
+/// Deliveries that were accepted into the queue and dropped from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueDrops {
+    /// Their lifetime ended while they waited.
+    pub expired: u64,
+    /// They exceed the client's maximum packet size.
+    pub packet_too_large: u64,
+}
+
+impl QueueDrops {
+    pub(super) fn count(&mut self, reason: DropReason) {
+        match reason {
+            DropReason::PacketTooLarge => self.packet_too_large += 1,
+            _ => self.expired += 1,
+        }
+    }
 }

@@ -24,12 +24,27 @@
 //! 4. Frames, outcomes and deliveries in any order, while [`Connection::ready_for_frames`].
 //! 5. On an `Err(Close)` of any call: [`Connection::close`], flush, close the socket, [`Connection::farewell`].
 
+mod acknowledgements;
 mod action;
+mod aliases;
+mod authentication;
 mod close;
 mod connection;
 mod delivery;
+mod exchanges;
+mod handshake;
+mod in_flight;
+mod inbound;
 mod instant;
+mod keep_alive;
+mod lifecycle;
+mod local_ids;
+mod outbound;
+mod packet_id_map;
+mod peer;
+mod queue;
 mod settings;
+mod subscribe;
 
 pub use action::{
     Action, AuthenticationRequest, Credentials, Decision, OpenRequest, Opened, PublishOutcome,
@@ -39,7 +54,8 @@ pub use action::{
 pub use close::{Close, Farewell};
 pub use connection::Connection;
 pub use delivery::{
-    DeliverResult, Delivery, DeliveryPhase, DeliveryToken, DropReason, PacketIdSource, TrackedDelivery,
+    DeliverResult, Delivery, DeliveryPhase, DeliveryToken, DropReason, PacketIdSource, QueueDrops,
+    TrackedDelivery,
 };
 pub use instant::Instant;
 pub use settings::ConnectionSettings;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::codec::QoS;
+use crate::topic::TopicLimits;
 
 /// Limits and features of a listener's connections, shared by all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +42,8 @@ pub struct ConnectionSettings {
     pub topic_levels_max: u16,
     /// Longest topic name or filter, in bytes.
     pub topic_bytes_max: u16,
-    /// Filters of one SUBSCRIBE that are looked at; the others are answered 0x97.
+    /// Most filters of one SUBSCRIBE or UNSUBSCRIBE; with more the connection is closed with 0x97, since answering
+    /// each of them would need many times the memory of the packet.
     pub filters_per_packet_max: u16,
     /// SUBSCRIBE and UNSUBSCRIBE packets that may wait for their outcome before no further frame is taken.
     pub requests_pending_max: u16,
@@ -53,6 +55,16 @@ pub struct ConnectionSettings {
     pub queue_bytes_max: u32,
     /// QoS 0 deliveries are dropped while the connection's output buffer holds more bytes.
     pub output_bytes_max: usize,
+}
+
+impl ConnectionSettings {
+    /// The limits on topic names and filters, as the topic module takes them.
+    pub const fn topic_limits(&self) -> TopicLimits {
+        TopicLimits {
+            levels_max: self.topic_levels_max,
+            bytes_max: self.topic_bytes_max,
+        }
+    }
 }
 
 impl Default for ConnectionSettings {
@@ -75,7 +87,7 @@ impl Default for ConnectionSettings {
             client_id_bytes_max: 256,
             topic_levels_max: 128,
             topic_bytes_max: 1024,
-            filters_per_packet_max: 1000,
+            filters_per_packet_max: 10_000,
             requests_pending_max: 32,
             validate_payload_format: false,
             queue_messages_max: 10_000,
