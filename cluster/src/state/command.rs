@@ -17,6 +17,28 @@ pub type ClientId = Arc<str>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
+impl SessionId {
+    const INDEX_BITS: u32 = 40;
+    const POSITION_BITS: u32 = 16;
+
+    /// The incarnation that the command at `position` of the entry at `index` creates. 40 bits of index last 34 years
+    /// at a thousand entries a second.
+    pub fn new(group: GroupId, index: u64, position: u16) -> Self {
+        debug_assert!(
+            group.0 < 256,
+            "a group whose sessions are replicated has a number of 8 bits"
+        );
+        let index = index & ((1 << Self::INDEX_BITS) - 1);
+        let group = u64::from(group.0) << (Self::INDEX_BITS + Self::POSITION_BITS);
+        Self(group | index << Self::POSITION_BITS | u64::from(position))
+    }
+
+    /// The session's home group.
+    pub fn home(self) -> GroupId {
+        GroupId((self.0 >> (Self::INDEX_BITS + Self::POSITION_BITS)) as u16)
+    }
+}
+
 /// Counts the connections of a session; every CONNECT raises it (R9).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u32);

@@ -1,12 +1,58 @@
 //! The replicated state of one Raft group: a pure function of the entries of its log.
+//!
+//! A log entry is a [`Batch`] of commands ([`codec`]). [`GroupState::apply`] carries it out, answers its proposer with
+//! a [`BatchOutcome`], and tells the node what changed with [`Event`]s. What the group holds is cut by subject, one
+//! file and one struct each, which know nothing of each other:
+//!
+//! ```text
+//!              entry ── Batch::decode ──> GroupState::apply ──> BatchOutcome, events
+//!                                              │
+//!   lifecycle: sessions, subscriptions,  <─────┼─────>  delivery: messages, queues (queue, shares),
+//!              inbound, wills, proposers       │                  outbox, retained
+//!                                            timers
+//!                                              │
+//!   read: views for the node            persist: take_changes ──> store ──> load
+//! ```
+//!
+//! Invariants: apply reads nothing but the state and the entry (R28), so all replicas go the same way, whatever hash
+//! seeds and memory layouts they have; a checkpoint and the log behind it give the same state as the whole log.
 
+pub mod codec;
 mod command;
+mod delivery;
 mod event;
+mod group;
+mod inbound;
+mod lifecycle;
+mod messages;
+mod outbox;
 mod outcome;
+mod persist;
+mod proposers;
+mod queue;
+mod queues;
+mod read;
+mod records;
+mod retained;
+mod sessions;
+mod shares;
+mod subscriptions;
+mod timers;
+mod wills;
 
+pub use codec::{BatchHeader, CodecError, MessageParts, TargetRef, encode_publish};
 pub use command::{
-    Batch, ClientId, Command, Epoch, GroupTime, NodeId, NodeIncarnation, Origin, Owner, PublishCommand, QueueLimits,
-    RetainedSource, Sequence, SessionId, SessionLimits, ShareKey, Subscription, Target, TargetQueue, WillMessage,
+    Batch, ClientId, Command, Epoch, GroupTime, NodeId, NodeIncarnation, Origin, Owner, PublishCommand,
+    QueueLimits, RetainedSource, Sequence, SessionId, SessionLimits, ShareKey, Subscription, Target,
+    TargetQueue, WillMessage,
 };
 pub use event::Event;
+pub use group::GroupState;
+pub use messages::counted_bytes;
 pub use outcome::{BatchOutcome, Outcome, RefusedReason, SubscribeResult};
+pub use persist::StateError;
+pub use read::{Counts, DueWill, OutboxWrite, PulledReference, QueueView, RetainedView, SessionView};
+
+/// For lookups only: whatever iterates sorts, or does not care.
+type HashMap<K, V> = hashbrown::HashMap<K, V, foldhash::fast::FixedState>;
+type HashSet<K> = hashbrown::HashSet<K, foldhash::fast::FixedState>;

@@ -1,0 +1,414 @@
+//! One command: a tag, then its fields in the order of their declaration.
+
+use quorate_proto::codec::PacketId;
+
+use super::primitive::{CodecError, Reader, put_bool, put_option, put_str, put_varint};
+use super::terms::*;
+use crate::state::{Command, Origin, PublishCommand, SessionLimits, WillMessage};
+
+/// Tags are never reused.
+mod tag {
+    pub(super) const OPEN_SESSION: u8 = 1;
+    pub(super) const CLOSE_CONNECTION: u8 = 2;
+    pub(super) const END_SESSION: u8 = 3;
+    pub(super) const SUBSCRIBE: u8 = 4;
+    pub(super) const UNSUBSCRIBE: u8 = 5;
+    pub(super) const PUBLISH: u8 = 6;
+    pub(super) const RELEASE: u8 = 7;
+    pub(super) const SETTLE: u8 = 8;
+    pub(super) const RECEIVED: u8 = 9;
+    pub(super) const ASSIGN: u8 = 10;
+    pub(super) const DROP_QUEUES: u8 = 11;
+    pub(super) const SET_RETAINED: u8 = 12;
+    pub(super) const RETAINED_TAKEN: u8 = 13;
+    pub(super) const WILL_PUBLISHED: u8 = 14;
+    pub(super) const NODE_LOST: u8 = 15;
+}
+
+const ORIGIN_SESSION: u8 = 0;
+const ORIGIN_SESSION_QOS2: u8 = 1;
+const ORIGIN_LIVE: u8 = 2;
+const ORIGIN_WILL: u8 = 3;
+const ORIGIN_SERVER: u8 = 4;
+
+impl Command {
+    /// Appends the command, as [`BatchHeader::encode_with`](super::BatchHeader::encode_with) takes it.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Publish(publish) => publish.encode(out),
+            Self::Settle { queue, sequences } => {
+                out.push(tag::SETTLE);
+                put_queue(out, queue);
+                put_sequences(out, sequences);
+            }
+            Self::Received { session, sequences } => {
+                out.push(tag::RECEIVED);
+                put_session(out, *session);
+                put_sequences(out, sequences);
+            }
+            Self::Assign {
+                share,
+                sequence,
+                session,
+                qos,
+                subscription_ids,
+                retain,
+            } => {
+                out.push(tag::ASSIGN);
+                put_share(out, share);
+                put_varint(out, sequence.0);
+                put_session(out, *session);
+                out.push(*qos as u8);
+                put_ids(out, subscription_ids);
+                put_bool(out, *retain);
+            }
+            Self::DropQueues { queues } => {
+                out.push(tag::DROP_QUEUES);
+                put_varint(out, queues.len() as u64);
+                queues.iter().for_each(|queue| put_queue(out, queue));
+            }
+            Self::SetRetained {
+                source,
+                message,
+                messages_max,
+                bytes_max,
+            } => {
+                out.push(tag::SET_RETAINED);
+                put_source(out, source);
+                put_message(out, message);
+                put_varint(out, u64::from(*messages_max));
+                put_varint(out, *bytes_max);
+            }
+            Self::RetainedTaken { up_to } => {
+                out.push(tag::RETAINED_TAKEN);
+                put_source(out, up_to);
+            }
+            Self::NodeLost { node, incarnation } => {
+                out.push(tag::NODE_LOST);
+                put_varint(out, node.0);
+                put_varint(out, incarnation.0);
+            }
+            session_command => session_command.encode_session_command(out),
+        }
+    }
+
+    /// The commands about one session.
+    fn encode_session_command(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::OpenSession {
+                client_id,
+                clean_start,
+                expiry_secs,
+                will,
+                limits,
+            } => {
+                out.push(tag::OPEN_SESSION);
+                put_str(out, client_id);
+                put_bool(out, *clean_start);
+                put_varint(out, u64::from(*expiry_secs));
+                put_optional_will(out, will.as_deref());
+                put_limits(out, limits);
+            }
+            Self::CloseConnection {
+                session,
+                epoch,
+                publish_will,
+                expiry_secs,
+            } => {
+                out.push(tag::CLOSE_CONNECTION);
+                put_session(out, *session);
+                put_epoch(out, *epoch);
+                put_bool(out, *publish_will);
+                put_option(out, *expiry_secs);
+            }
+            Self::EndSession {
+                session,
+                publish_will,
+            } => {
+                out.push(tag::END_SESSION);
+                put_session(out, *session);
+                put_bool(out, *publish_will);
+            }
+            Self::Subscribe {
+                session,
+                epoch,
+                subscriptions,
+                limits,
+            } => {
+                out.push(tag::SUBSCRIBE);
+                put_session(out, *session);
+                put_epoch(out, *epoch);
+                put_varint(out, subscriptions.len() as u64);
+                subscriptions
+                    .iter()
+                    .for_each(|subscription| put_subscription(out, subscription));
+                put_limits(out, limits);
+            }
+            Self::Unsubscribe {
+                session,
+                epoch,
+                filters,
+            } => {
+                out.push(tag::UNSUBSCRIBE);
+                put_session(out, *session);
+                put_epoch(out, *epoch);
+                put_varint(out, filters.len() as u64);
+                filters.iter().for_each(|filter| put_str(out, filter));
+            }
+            Self::Release {
+                session,
+                epoch,
+                packet_id,
+            } => {
+                out.push(tag::RELEASE);
+                put_session(out, *session);
+                put_epoch(out, *epoch);
+                put_packet_id(out, *packet_id);
+            }
+            Self::WillPublished { session, epoch } => {
+                out.push(tag::WILL_PUBLISHED);
+                put_session(out, *session);
+                put_epoch(out, *epoch);
+            }
+            other => unreachable!("{other:?} is encoded by its caller"),
+        }
+    }
+
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        match reader.u8("command")? {
+            tag::PUBLISH => PublishCommand::decode(reader).map(Self::Publish),
+            tag::SETTLE => Ok(Self::Settle {
+                queue: read_queue(reader)?,
+                sequences: read_sequences(reader)?,
+            }),
+            tag::RECEIVED => Ok(Self::Received {
+                session: read_session(reader)?,
+                sequences: read_sequences(reader)?,
+            }),
+            tag::ASSIGN => Ok(Self::Assign {
+                share: read_share(reader)?,
+                sequence: crate::state::Sequence(reader.varint("sequence")?),
+                session: read_session(reader)?,
+                qos: read_whole_qos(reader)?,
+                subscription_ids: read_ids(reader)?,
+                retain: reader.bool("retain")?,
+            }),
+            tag::DROP_QUEUES => {
+                let count = reader.count(3, "queues")?;
+                let queues = (0..count).map(|_| read_queue(reader)).collect::<Result<_, _>>()?;
+                Ok(Self::DropQueues { queues })
+            }
+            tag::SET_RETAINED => Ok(Self::SetRetained {
+                source: read_source(reader)?,
+                message: read_message(reader)?,
+                messages_max: reader.varint_u32("retained limit")?,
+                bytes_max: reader.varint("retained limit")?,
+            }),
+            tag::RETAINED_TAKEN => Ok(Self::RetainedTaken {
+                up_to: read_source(reader)?,
+            }),
+            tag::NODE_LOST => Ok(Self::NodeLost {
+                node: crate::state::NodeId(reader.varint("node")?),
+                incarnation: crate::state::NodeIncarnation(reader.varint("node incarnation")?),
+            }),
+            tag => Self::decode_session_command(tag, reader),
+        }
+    }
+
+    fn decode_session_command(tag: u8, reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        if tag == tag::OPEN_SESSION {
+            return Ok(Self::OpenSession {
+                client_id: reader.str("client identifier")?,
+                clean_start: reader.bool("clean start")?,
+                expiry_secs: reader.varint_u32("session expiry")?,
+                will: read_optional_will(reader)?.map(Box::new),
+                limits: read_limits(reader)?,
+            });
+        }
+        if !(tag::CLOSE_CONNECTION..=tag::NODE_LOST).contains(&tag) {
+            return Err(CodecError::Tag { what: "command", tag });
+        }
+        let session = read_session(reader)?;
+        if tag == tag::END_SESSION {
+            return Ok(Self::EndSession {
+                session,
+                publish_will: reader.bool("publish will")?,
+            });
+        }
+        let epoch = read_epoch(reader)?;
+        match tag {
+            tag::CLOSE_CONNECTION => Ok(Self::CloseConnection {
+                session,
+                epoch,
+                publish_will: reader.bool("publish will")?,
+                expiry_secs: reader.option("session expiry")?,
+            }),
+            tag::SUBSCRIBE => {
+                let count = reader.count(SUBSCRIPTION_BYTES_MIN, "subscriptions")?;
+                let subscriptions = (0..count)
+                    .map(|_| read_subscription(reader))
+                    .collect::<Result<_, _>>()?;
+                Ok(Self::Subscribe {
+                    session,
+                    epoch,
+                    subscriptions,
+                    limits: read_limits(reader)?,
+                })
+            }
+            tag::UNSUBSCRIBE => {
+                let count = reader.count(1, "filters")?;
+                let filters = (0..count)
+                    .map(|_| reader.str("filter"))
+                    .collect::<Result<_, _>>()?;
+                Ok(Self::Unsubscribe {
+                    session,
+                    epoch,
+                    filters,
+                })
+            }
+            tag::RELEASE => Ok(Self::Release {
+                session,
+                epoch,
+                packet_id: read_packet_id(reader)?,
+            }),
+            tag::WILL_PUBLISHED => Ok(Self::WillPublished { session, epoch }),
+            tag => Err(CodecError::Tag { what: "command", tag }),
+        }
+    }
+}
+
+impl PublishCommand {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(tag::PUBLISH);
+        put_origin(out, &self.origin);
+        put_bool(out, self.set_retained);
+        put_message(out, &self.message);
+        put_targets(out, self.targets.iter().map(crate::state::Target::borrowed));
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        let origin = read_origin(reader)?;
+        let set_retained = reader.bool("set retained")?;
+        let message = read_message(reader)?;
+        let count = reader.count(TARGET_BYTES_MIN, "targets")?;
+        let mut targets = Vec::with_capacity(count);
+        for _ in 0..count {
+            targets.push(read_target(reader)?);
+        }
+        Ok(Self {
+            origin,
+            message,
+            targets,
+            set_retained,
+        })
+    }
+}
+
+/// Appends a [`Command::Publish`] from borrowed parts, so that a front end packs a PUBLISH straight from its read
+/// buffer into the entry. The result is what encoding the command itself gives.
+pub fn encode_publish<'a>(
+    out: &mut Vec<u8>,
+    origin: &Origin,
+    message: &MessageParts<'_>,
+    targets: impl ExactSizeIterator<Item = TargetRef<'a>>,
+    set_retained: bool,
+) {
+    out.push(tag::PUBLISH);
+    put_origin(out, origin);
+    put_bool(out, set_retained);
+    message.encode(out);
+    put_targets(out, targets);
+}
+
+fn put_targets<'a>(out: &mut Vec<u8>, targets: impl ExactSizeIterator<Item = TargetRef<'a>>) {
+    put_varint(out, targets.len() as u64);
+    for target in targets {
+        put_target(out, target);
+    }
+}
+
+fn put_origin(out: &mut Vec<u8>, origin: &Origin) {
+    match origin {
+        Origin::Session {
+            session,
+            epoch,
+            packet_id,
+        } => {
+            out.push(if packet_id.is_some() {
+                ORIGIN_SESSION_QOS2
+            } else {
+                ORIGIN_SESSION
+            });
+            put_session(out, *session);
+            put_epoch(out, *epoch);
+            if let Some(packet_id) = packet_id {
+                put_packet_id(out, *packet_id);
+            }
+        }
+        Origin::Live => out.push(ORIGIN_LIVE),
+        Origin::Will { session, epoch } => {
+            out.push(ORIGIN_WILL);
+            put_session(out, *session);
+            put_epoch(out, *epoch);
+        }
+        Origin::Server => out.push(ORIGIN_SERVER),
+    }
+}
+
+fn read_origin(reader: &mut Reader<'_>) -> Result<Origin, CodecError> {
+    match reader.u8("origin")? {
+        kind @ (ORIGIN_SESSION | ORIGIN_SESSION_QOS2) => {
+            let session = read_session(reader)?;
+            let epoch = read_epoch(reader)?;
+            let packet_id: Option<PacketId> = match kind {
+                ORIGIN_SESSION => None,
+                _ => Some(read_packet_id(reader)?),
+            };
+            Ok(Origin::Session {
+                session,
+                epoch,
+                packet_id,
+            })
+        }
+        ORIGIN_LIVE => Ok(Origin::Live),
+        ORIGIN_WILL => Ok(Origin::Will {
+            session: read_session(reader)?,
+            epoch: read_epoch(reader)?,
+        }),
+        ORIGIN_SERVER => Ok(Origin::Server),
+        tag => Err(CodecError::Tag { what: "origin", tag }),
+    }
+}
+
+fn put_limits(out: &mut Vec<u8>, limits: &SessionLimits) {
+    put_varint(out, u64::from(limits.sessions_max));
+    put_varint(out, u64::from(limits.subscriptions_max));
+}
+
+fn read_limits(reader: &mut Reader<'_>) -> Result<SessionLimits, CodecError> {
+    Ok(SessionLimits {
+        sessions_max: reader.varint_u32("sessions limit")?,
+        subscriptions_max: reader.varint_u32("subscriptions limit")?,
+    })
+}
+
+fn put_optional_will(out: &mut Vec<u8>, will: Option<&WillMessage>) {
+    put_bool(out, will.is_some());
+    if let Some(will) = will {
+        put_will(out, will);
+    }
+}
+
+fn read_optional_will(reader: &mut Reader<'_>) -> Result<Option<WillMessage>, CodecError> {
+    match reader.bool("will")? {
+        false => Ok(None),
+        true => read_will(reader).map(Some),
+    }
+}
+
+fn read_whole_qos(reader: &mut Reader<'_>) -> Result<quorate_proto::codec::QoS, CodecError> {
+    match reader.u8("QoS")? {
+        bits @ 0..=2 => read_qos(bits),
+        _ => Err(CodecError::Invalid("QoS")),
+    }
+}

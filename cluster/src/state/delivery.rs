@@ -1,0 +1,213 @@
+//! Messages from their entry to their last settled reference, and the way of retained writes.
+
+use quorate_proto::message::Message;
+
+use super::group::{Events, Place};
+use super::messages::{MessageKey, Messages, Slot, Stored, counted_bytes};
+use super::queue::Delivery;
+use super::retained::RetainedLimits;
+use super::timers::Timer;
+use super::{
+    Event, GroupState, GroupTime, Origin, Outcome, PublishCommand, QueueLimits, RefusedReason,
+    RetainedSource, Sequence, SessionId, ShareKey, TargetQueue,
+};
+
+/// A member's queue takes what is assigned to it: the message has its place in the group already, and the member's
+/// window bounds how many there are.
+const UNLIMITED: QueueLimits = QueueLimits {
+    messages_max: u32::MAX,
+    bytes_max: u64::MAX,
+};
+
+impl GroupState {
+    /// Stores a message for its targets, once however many they are.
+    ///
+    /// The identifier of a QoS 2 message is recorded unless queue limits turned every target away: then nothing is
+    /// stored and the publisher may be told so (0x97), after which it uses the identifier for another message.
+    pub(super) fn publish(
+        &mut self,
+        place: Place,
+        publish: &PublishCommand,
+        limits: &QueueLimits,
+        events: &mut Events<'_>,
+    ) -> Outcome {
+        if let Some(answer) = self.judge_origin(&publish.origin) {
+            return answer;
+        }
+        let size = counted_bytes(&publish.message);
+        let (mut slot, mut stored, mut refused) = (None, 0, 0);
+        for target in &publish.targets {
+            if matches!(target.queue, TargetQueue::Session(session) if self.has_ended(session)) {
+                continue;
+            }
+            let delivery = Delivery::new(target.qos, target.retain, &target.subscription_ids);
+            let message = || refer(&mut self.messages, &mut slot, place, &publish.message, self.time);
+            match self.queues.push(&target.queue, limits, size, delivery, message) {
+                Some(sequence) => {
+                    stored += 1;
+                    events.queued(&target.queue, sequence, size);
+                }
+                None => refused += 1,
+            }
+        }
+        if publish.set_retained {
+            let slot = refer(&mut self.messages, &mut slot, place, &publish.message, self.time);
+            self.outbox.push(place, slot);
+            events.push(Event::RetainedQueued);
+        }
+        let turned_away = refused > 0 && stored == 0 && !publish.set_retained;
+        if let Origin::Session {
+            session,
+            packet_id: Some(packet_id),
+            ..
+        } = publish.origin
+            && !turned_away
+        {
+            self.inbound.insert(session, packet_id);
+        }
+        Outcome::Published {
+            duplicate: false,
+            stored,
+            refused,
+        }
+    }
+
+    /// The answer to a publish that is not to be stored. A will that may be published is taken.
+    fn judge_origin(&mut self, origin: &Origin) -> Option<Outcome> {
+        match *origin {
+            Origin::Session {
+                session,
+                epoch,
+                packet_id,
+            } => self.fence(session, epoch).or_else(|| {
+                let known = packet_id.is_some_and(|packet_id| self.inbound.contains(session, packet_id));
+                known.then_some(Outcome::Published {
+                    duplicate: true,
+                    stored: 0,
+                    refused: 0,
+                })
+            }),
+            Origin::Will { session, epoch } => match self.wills.published(session, epoch) {
+                true => None,
+                false => Some(Outcome::Refused(RefusedReason::Fenced)),
+            },
+            Origin::Live | Origin::Server => None,
+        }
+    }
+
+    /// Receivers are done with references; what is gone already is done as well (R21).
+    pub(super) fn settle(
+        &mut self,
+        queue: &TargetQueue,
+        sequences: &[Sequence],
+        events: &mut Events<'_>,
+    ) -> Outcome {
+        let (mut count, mut bytes) = (0, 0);
+        for sequence in sequences {
+            if let Some((slot, size)) = self.queues.take(queue, sequence.0, &self.messages) {
+                self.messages.release(slot);
+                count += 1;
+                bytes += size;
+            }
+        }
+        events.removed(queue, count, bytes);
+        Outcome::Done
+    }
+
+    pub(super) fn received(&mut self, session: SessionId, sequences: &[Sequence]) -> Outcome {
+        for sequence in sequences {
+            self.queues.receive(session, sequence.0);
+        }
+        Outcome::Done
+    }
+
+    /// Moves a reference of a share to a member's queue (R37). A member whose session is known to have ended is
+    /// refused, so that the message stays with the share.
+    pub(super) fn assign(
+        &mut self,
+        share: &ShareKey,
+        sequence: Sequence,
+        session: SessionId,
+        delivery: Delivery,
+        events: &mut Events<'_>,
+    ) -> Outcome {
+        if self.has_ended(session) {
+            return Outcome::Refused(RefusedReason::Fenced);
+        }
+        let from = TargetQueue::Share(share.clone());
+        let Some((slot, size)) = self.queues.take(&from, sequence.0, &self.messages) else {
+            return Outcome::Done;
+        };
+        events.removed(&from, 1, size);
+        let to = TargetQueue::Session(session);
+        if let Some(sequence) = self.queues.push(&to, &UNLIMITED, size, delivery, || slot) {
+            events.queued(&to, sequence, size);
+        }
+        Outcome::Done
+    }
+
+    /// Drops queues whose session or share is gone. The queue of a session that this group, as its home, knows to
+    /// exist stays: whoever asks has read something old.
+    pub(super) fn drop_queues(&mut self, queues: &[TargetQueue], events: &mut Events<'_>) -> Outcome {
+        for queue in queues {
+            if matches!(queue, TargetQueue::Session(session) if self.sessions.contains(*session)) {
+                continue;
+            }
+            if let Some(dropped) = self.queues.drop_queue(queue, &mut self.messages) {
+                events.removed(queue, dropped.count, dropped.bytes);
+            }
+        }
+        Outcome::Done
+    }
+
+    /// A retained write arrives from a publisher's home group. It counts as taken also when a limit refuses it, so
+    /// that the refusal is final and a repeat cannot overtake a later write.
+    pub(super) fn set_retained(
+        &mut self,
+        source: &RetainedSource,
+        message: &Message,
+        limits: RetainedLimits,
+    ) -> Outcome {
+        if !self.retained.advance(source) {
+            return Outcome::Done;
+        }
+        let Some(change) = self.retained.set(message, self.time, limits) else {
+            return Outcome::Refused(RefusedReason::LimitReached);
+        };
+        if change.off != change.on {
+            let timer = || Timer::RetainedExpiry(message.topic().into());
+            if let Some(at) = change.off {
+                self.timers.cancel(at, timer());
+            }
+            if let Some(at) = change.on {
+                self.timers.schedule(at, timer());
+            }
+        }
+        Outcome::Done
+    }
+
+    /// Retained writes of this group reached their topics' groups.
+    pub(super) fn retained_taken(&mut self, up_to: &RetainedSource) -> Outcome {
+        if up_to.group == self.group {
+            let up_to = MessageKey {
+                index: up_to.index,
+                position: up_to.position,
+            };
+            self.outbox.taken(up_to, &mut self.messages);
+        }
+        Outcome::Done
+    }
+}
+
+/// One more reference to the message that the command at `place` brings, which is stored with the first.
+fn refer(
+    messages: &mut Messages,
+    slot: &mut Option<Slot>,
+    place: Place,
+    message: &Message,
+    now: GroupTime,
+) -> Slot {
+    let slot = *slot.get_or_insert_with(|| messages.insert(place, Stored::now(message.clone(), now)));
+    messages.add_reference(slot);
+    slot
+}

@@ -1,0 +1,323 @@
+//! The state of one group, and how an entry is applied to it.
+
+use quorate_storage::log::GroupId;
+
+use super::inbound::Inbound;
+use super::messages::{MessageKey, Messages};
+use super::outbox::Outbox;
+use super::proposers::{Admission, Proposers};
+use super::queues::Queues;
+use super::retained::RetainedStore;
+use super::sessions::Sessions;
+use super::subscriptions::Subscriptions;
+use super::timers::{Timer, Timers};
+use super::wills::Wills;
+use super::{
+    Batch, BatchOutcome, Command, Epoch, Event, GroupTime, Outcome, RefusedReason, Sequence, SessionId,
+    TargetQueue,
+};
+
+/// The replicated state of one group.
+///
+/// [`apply`](Self::apply) is called with the entries of the log in order, each once since the index that
+/// [`load`](Self::load)ed records stand for; [`take_changes`](Self::take_changes) between two of them. Everything
+/// else reads.
+#[derive(Debug)]
+pub struct GroupState {
+    pub(super) group: GroupId,
+    pub(super) time: GroupTime,
+    pub(super) proposers: Proposers,
+    pub(super) sessions: Sessions,
+    pub(super) subscriptions: Subscriptions,
+    pub(super) inbound: Inbound,
+    pub(super) wills: Wills,
+    pub(super) messages: Messages,
+    pub(super) queues: Queues,
+    pub(super) outbox: Outbox,
+    pub(super) retained: RetainedStore,
+    pub(super) timers: Timers,
+}
+
+/// Where a command stands: it is the identity of what the command creates.
+pub(super) type Place = MessageKey;
+
+impl GroupState {
+    /// A group that no entry was applied to.
+    pub fn new(group: GroupId) -> Self {
+        Self {
+            group,
+            time: GroupTime::default(),
+            proposers: Proposers::default(),
+            sessions: Sessions::default(),
+            subscriptions: Subscriptions::default(),
+            inbound: Inbound::default(),
+            wills: Wills::default(),
+            messages: Messages::default(),
+            queues: Queues::default(),
+            outbox: Outbox::default(),
+            retained: RetainedStore::default(),
+            timers: Timers::default(),
+        }
+    }
+
+    /// Applies the entry at `index` and appends what it did to `events`.
+    ///
+    /// A repeat of its proposer's last batch gets the same outcome, an older batch and one of a lost start is refused
+    /// (R10); neither has any effect, not even on group time. Else group time advances to the stamp, timers due then
+    /// act, then the commands do.
+    pub fn apply(&mut self, index: u64, batch: &Batch, events: &mut Vec<Event>) -> BatchOutcome {
+        if let Admission::Answered(outcome) = self.proposers.admit(batch) {
+            return outcome;
+        }
+        let mut events = Events::new(events);
+        let deadline = self.next_deadline();
+        self.time = self.time.max(batch.stamp);
+        self.fire_timers(&mut events);
+        let mut outcomes = Vec::with_capacity(batch.commands.len());
+        for (position, command) in batch.commands.iter().enumerate() {
+            let place = Place {
+                index,
+                position: position as u32,
+            };
+            outcomes.push(self.command(place, batch, command, &mut events));
+        }
+        self.proposers.record(batch, &outcomes);
+        let deadline_now = self.next_deadline();
+        if deadline_now.is_some() && deadline_now != deadline {
+            events.push(Event::DeadlineChanged);
+        }
+        BatchOutcome::Applied(outcomes)
+    }
+
+    /// When the leader has to propose a batch, of no commands if there are none, for timers to act. A deadline that
+    /// has come nearer is told with [`Event::DeadlineChanged`].
+    pub fn next_deadline(&self) -> Option<GroupTime> {
+        self.timers.next()
+    }
+
+    fn fire_timers(&mut self, events: &mut Events<'_>) {
+        while let Some(timer) = self.timers.pop_due(self.time) {
+            match timer {
+                Timer::WillDelay(session) => {
+                    if let Some(will) = self.wills.take(session) {
+                        self.will_due(session, will, events);
+                    }
+                }
+                Timer::SessionExpiry(session) => self.end_session(session, true, false, events),
+                Timer::RetainedExpiry(topic) => {
+                    self.retained.remove(&topic);
+                }
+            }
+        }
+    }
+
+    fn command(
+        &mut self,
+        place: Place,
+        batch: &Batch,
+        command: &Command,
+        events: &mut Events<'_>,
+    ) -> Outcome {
+        match command {
+            Command::Publish(publish) => self.publish(place, publish, &batch.queue_limits, events),
+            Command::Settle { queue, sequences } => self.settle(queue, sequences, events),
+            Command::Received { session, sequences } => self.received(*session, sequences),
+            Command::Assign {
+                share,
+                sequence,
+                session,
+                qos,
+                subscription_ids,
+                retain,
+            } => {
+                let delivery = super::queue::Delivery::new(*qos, *retain, subscription_ids);
+                self.assign(share, *sequence, *session, delivery, events)
+            }
+            Command::DropQueues { queues } => self.drop_queues(queues, events),
+            Command::SetRetained {
+                source,
+                message,
+                messages_max,
+                bytes_max,
+            } => {
+                let limits = super::retained::RetainedLimits {
+                    messages_max: *messages_max,
+                    bytes_max: *bytes_max,
+                };
+                self.set_retained(source, message, limits)
+            }
+            Command::RetainedTaken { up_to } => self.retained_taken(up_to),
+            Command::WillPublished { session, epoch } => {
+                self.wills.published(*session, *epoch);
+                Outcome::Done
+            }
+            Command::NodeLost { node, incarnation } => self.node_lost(*node, *incarnation, events),
+            Command::OpenSession {
+                client_id,
+                clean_start,
+                expiry_secs,
+                will,
+                limits,
+            } => {
+                let request = super::lifecycle::OpenRequest {
+                    client_id,
+                    clean_start: *clean_start,
+                    expiry_secs: *expiry_secs,
+                    will: will.as_deref(),
+                    sessions_max: limits.sessions_max,
+                };
+                self.open_session(place, batch, &request, events)
+            }
+            Command::CloseConnection {
+                session,
+                epoch,
+                publish_will,
+                expiry_secs,
+            } => self.close_connection(*session, *epoch, *publish_will, *expiry_secs, events),
+            Command::EndSession {
+                session,
+                publish_will,
+            } => {
+                self.end_session(*session, *publish_will, true, events);
+                Outcome::Done
+            }
+            Command::Subscribe {
+                session,
+                epoch,
+                subscriptions,
+                limits,
+            } => self.subscribe(*session, *epoch, subscriptions, limits.subscriptions_max, events),
+            Command::Unsubscribe {
+                session,
+                epoch,
+                filters,
+            } => self.unsubscribe(*session, *epoch, filters, events),
+            Command::Release {
+                session,
+                epoch,
+                packet_id,
+            } => match self.fence(*session, *epoch) {
+                Some(refused) => refused,
+                None => Outcome::Released(self.inbound.remove(*session, *packet_id)),
+            },
+        }
+    }
+
+    /// The refusal of a command whose connection is not the session's current one (R9).
+    pub(super) fn fence(&self, session: SessionId, epoch: Epoch) -> Option<Outcome> {
+        match self.sessions.is_current(session, epoch) {
+            true => None,
+            false => Some(Outcome::Refused(RefusedReason::Fenced)),
+        }
+    }
+
+    /// Whether a session is known to have ended: this group is its home and has no record of it (R17).
+    pub(super) fn has_ended(&self, session: SessionId) -> bool {
+        session.home() == self.group && !self.sessions.contains(session)
+    }
+
+    /// Checks everything that the sub-states say of themselves and of each other.
+    ///
+    /// # Errors
+    ///
+    /// The first invariant that does not hold: a defect of ours.
+    pub fn check_invariants(&self) -> Result<(), String> {
+        let exists = |session: SessionId| self.sessions.contains(session);
+        self.sessions.check_invariants()?;
+        self.subscriptions.check_invariants(exists)?;
+        self.inbound.check_invariants(exists)?;
+        self.queues
+            .check_invariants(&self.messages, |session| !self.has_ended(session))?;
+        let queued = self
+            .queues
+            .iter()
+            .flat_map(|(_, queue)| queue.iter_from(0).map(|reference| reference.slot));
+        self.messages
+            .check_invariants(queued.chain(self.outbox.after(None).map(|(_, slot)| slot)))?;
+        self.retained.check_invariants()?;
+        for (session, will) in self.wills.all_stored() {
+            let Some(record) = self.sessions.get(session) else {
+                return Err(format!("wills: {session:?} does not exist"));
+            };
+            if record.epoch != will.epoch || record.connection.is_some() == will.fires_at.is_some() {
+                return Err(format!("wills: {session:?} and its will are at odds"));
+            }
+        }
+        match self.timers == self.derived_timers() {
+            true => Ok(()),
+            false => Err("timers: not what sessions, wills and retained messages say".into()),
+        }
+    }
+
+    /// The timers that sessions, wills and retained messages ask for.
+    pub(super) fn derived_timers(&self) -> Timers {
+        let mut timers = Timers::default();
+        for (id, session) in self.sessions.after(None) {
+            if let Some(at) = session.expires_at {
+                timers.schedule(at, Timer::SessionExpiry(id));
+            }
+        }
+        for (id, will) in self.wills.all_stored() {
+            if let Some(at) = will.fires_at {
+                timers.schedule(at, Timer::WillDelay(id));
+            }
+        }
+        for (topic, stored) in self.retained.iter() {
+            if let Some(at) = stored.expires_at {
+                timers.schedule(at, Timer::RetainedExpiry(topic.clone()));
+            }
+        }
+        timers
+    }
+}
+
+/// The events of one entry. References that follow each other in one queue make one event.
+#[derive(Debug)]
+pub(super) struct Events<'a> {
+    list: &'a mut Vec<Event>,
+    /// Events before this belong to other entries.
+    start: usize,
+}
+
+impl<'a> Events<'a> {
+    fn new(list: &'a mut Vec<Event>) -> Self {
+        let start = list.len();
+        Self { list, start }
+    }
+
+    pub(super) fn push(&mut self, event: Event) {
+        self.list.push(event);
+    }
+
+    pub(super) fn queued(&mut self, queue: &TargetQueue, sequence: u64, size: u64) {
+        if let Some(Event::Queued {
+            queue: last,
+            first,
+            count,
+            bytes,
+        }) = self.list[self.start..].last_mut()
+            && last == queue
+            && first.0 + u64::from(*count) == sequence
+        {
+            *count += 1;
+            *bytes += size;
+            return;
+        }
+        self.push(Event::Queued {
+            queue: queue.clone(),
+            first: Sequence(sequence),
+            count: 1,
+            bytes: size,
+        });
+    }
+
+    pub(super) fn removed(&mut self, queue: &TargetQueue, count: u32, bytes: u64) {
+        if count > 0 {
+            self.push(Event::Removed {
+                queue: queue.clone(),
+                count,
+                bytes,
+            });
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Retained writes on their way from this group, the publisher's home, to their topics' groups, in the order they
+//! were committed (R35).
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use super::messages::{MessageKey, Messages, Slot};
+use super::records::{Dirty, Key, Kind, RecordSink};
+
+/// The writes by where they stand in the log.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    writes: BTreeMap<MessageKey, Slot>,
+    dirty: Dirty<MessageKey>,
+}
+
+impl Outbox {
+    pub(super) fn len(&self) -> usize {
+        self.writes.len()
+    }
+
+    /// Writes behind `after`, in order.
+    pub(super) fn after(&self, after: Option<MessageKey>) -> impl Iterator<Item = (MessageKey, Slot)> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.writes
+            .range((start, Bound::Unbounded))
+            .map(|(key, slot)| (*key, *slot))
+    }
+
+    /// Adds a write whose message already has the reference for it.
+    pub(super) fn push(&mut self, key: MessageKey, slot: Slot) {
+        self.writes.insert(key, slot);
+        self.dirty.insert(key);
+    }
+
+    /// Removes the writes up to and including `up_to`.
+    pub(super) fn taken(&mut self, up_to: MessageKey, messages: &mut Messages) {
+        while let Some(first) = self.writes.first_entry()
+            && *first.key() <= up_to
+        {
+            let (key, slot) = first.remove_entry();
+            messages.release(slot);
+            // What no checkpoint has yet needs no record of its end.
+            self.dirty.toggle(key);
+        }
+    }
+
+    pub(super) fn drain(&mut self, sink: &mut impl RecordSink) {
+        for key in self.dirty.take() {
+            match self.writes.contains_key(&key) {
+                true => sink.put(record_key(key), |_| {}),
+                false => sink.delete(record_key(key)),
+            }
+        }
+    }
+
+    pub(super) fn write_all(&self, sink: &mut impl RecordSink) {
+        for key in self.writes.keys() {
+            sink.put(record_key(*key), |_| {});
+        }
+    }
+
+    pub(super) fn load(&mut self, key: MessageKey, slot: Slot) {
+        self.writes.insert(key, slot);
+    }
+}
+
+fn record_key(key: MessageKey) -> Key {
+    Key::new(Kind::Outbox).u64(key.index).u32(key.position)
+}

@@ -1,0 +1,142 @@
+//! The last batch of each node, so that a repeated proposal has no effect (R10).
+//!
+//! Invariant: one record per node, of its newest start. A start that was declared lost stays recorded as such, since
+//! its proposals may still be on their way.
+
+use std::collections::BTreeMap;
+
+use super::codec::{CodecError, Reader, put_bool, put_outcomes, put_varint, read_outcomes};
+use super::records::{Dirty, Key, Kind, RecordSink};
+use super::{Batch, BatchOutcome, NodeId, NodeIncarnation, Outcome};
+
+/// What is known of a node's newest start.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Proposer {
+    incarnation: NodeIncarnation,
+    /// This start is over: nothing of it is accepted.
+    lost: bool,
+    /// Last number, 0 for none.
+    number: u64,
+    /// What that batch was answered.
+    outcomes: Vec<Outcome>,
+}
+
+impl Proposer {
+    fn write(&self, out: &mut Vec<u8>) {
+        put_varint(out, self.incarnation.0);
+        put_bool(out, self.lost);
+        put_varint(out, self.number);
+        put_outcomes(out, &self.outcomes);
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        Ok(Self {
+            incarnation: NodeIncarnation(reader.varint("node incarnation")?),
+            lost: reader.bool("lost")?,
+            number: reader.varint("batch number")?,
+            outcomes: read_outcomes(reader)?,
+        })
+    }
+}
+
+/// Whether a batch is to be applied.
+#[derive(Debug, PartialEq)]
+pub(super) enum Admission {
+    New,
+    /// It was, or must not be: this is the answer.
+    Answered(BatchOutcome),
+}
+
+/// All proposers of a group.
+#[derive(Debug, Default)]
+pub(super) struct Proposers {
+    by_node: BTreeMap<NodeId, Proposer>,
+    dirty: Dirty<NodeId>,
+}
+
+impl Proposers {
+    /// Judges a batch by its number.
+    ///
+    /// Batches without number are the group leader's own and always admitted: a leader whose start was declared lost
+    /// still has to let time pass and declare others lost until it is replaced.
+    pub(super) fn admit(&self, batch: &Batch) -> Admission {
+        let Some(last) = self.by_node.get(&batch.node) else {
+            return Admission::New;
+        };
+        if batch.number == 0 || batch.incarnation > last.incarnation {
+            return Admission::New;
+        }
+        if batch.incarnation < last.incarnation || last.lost || batch.number < last.number {
+            return Admission::Answered(BatchOutcome::Refused);
+        }
+        if batch.number == last.number {
+            return Admission::Answered(BatchOutcome::Applied(last.outcomes.clone()));
+        }
+        Admission::New
+    }
+
+    /// Notes what an admitted batch was answered.
+    pub(super) fn record(&mut self, batch: &Batch, outcomes: &[Outcome]) {
+        if batch.number == 0 || self.is_lost(batch.node, batch.incarnation) {
+            return;
+        }
+        let record = self.by_node.entry(batch.node).or_insert_with(|| Proposer {
+            incarnation: batch.incarnation,
+            lost: false,
+            number: 0,
+            outcomes: Vec::new(),
+        });
+        record.incarnation = batch.incarnation;
+        record.lost = false;
+        record.number = batch.number;
+        record.outcomes.clear();
+        record.outcomes.extend_from_slice(outcomes);
+        self.dirty.insert(batch.node);
+    }
+
+    /// Whether this start of the node was declared lost, or a newer one is known.
+    pub(super) fn is_lost(&self, node: NodeId, incarnation: NodeIncarnation) -> bool {
+        self.by_node.get(&node).is_some_and(|last| {
+            incarnation < last.incarnation || (incarnation == last.incarnation && last.lost)
+        })
+    }
+
+    /// Declares the starts of a node up to this one lost.
+    pub(super) fn lose(&mut self, node: NodeId, incarnation: NodeIncarnation) {
+        if self
+            .by_node
+            .get(&node)
+            .is_some_and(|last| last.incarnation > incarnation)
+        {
+            return;
+        }
+        self.by_node.insert(
+            node,
+            Proposer {
+                incarnation,
+                lost: true,
+                number: 0,
+                outcomes: Vec::new(),
+            },
+        );
+        self.dirty.insert(node);
+    }
+
+    pub(super) fn drain(&mut self, sink: &mut impl RecordSink) {
+        for node in self.dirty.take() {
+            if let Some(proposer) = self.by_node.get(&node) {
+                sink.put(Key::new(Kind::Proposer).u64(node.0), |out| proposer.write(out));
+            }
+        }
+    }
+
+    pub(super) fn write_all(&self, sink: &mut impl RecordSink) {
+        for (node, proposer) in &self.by_node {
+            sink.put(Key::new(Kind::Proposer).u64(node.0), |out| proposer.write(out));
+        }
+    }
+
+    pub(super) fn load(&mut self, node: NodeId, proposer: Proposer) {
+        self.by_node.insert(node, proposer);
+    }
+}

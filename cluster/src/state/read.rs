@@ -1,0 +1,380 @@
+//! What the node reads of a group's state. Nothing here changes it.
+//!
+//! Whoever answers a client from these reads has made sure that the state is current (R18); deadlines are compared
+//! with group time, which stands still between entries.
+
+use std::sync::Arc;
+
+use quorate_proto::codec::{PacketId, QoS};
+use quorate_proto::message::Message;
+use quorate_storage::log::GroupId;
+
+use super::messages::{MessageKey, Stored, counted_bytes};
+use super::queue::Queue;
+use super::sessions::Session;
+use super::{
+    ClientId, Epoch, GroupState, GroupTime, Owner, RetainedSource, Sequence, SessionId, Subscription,
+    TargetQueue, WillMessage,
+};
+
+/// A session.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionView {
+    /// Its incarnation.
+    pub session: SessionId,
+    /// Client identifier.
+    pub client_id: ClientId,
+    /// Epoch of the current or last connection.
+    pub epoch: Epoch,
+    /// Who holds the connection, if there is one.
+    pub owner: Option<Owner>,
+    /// Session expiry interval in seconds; `u32::MAX` never expires.
+    pub expiry_secs: u32,
+    /// When the session ends if nobody connects.
+    pub expires_at: Option<GroupTime>,
+    /// Number of subscriptions.
+    pub subscriptions: u32,
+    /// Received QoS 2 packet identifiers that were not released.
+    pub inbound: u32,
+}
+
+/// A reference as its receiver's node gets it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PulledReference {
+    /// Position in the queue.
+    pub sequence: Sequence,
+    /// The message; its bytes are shared.
+    pub message: Message,
+    /// QoS to deliver with.
+    pub qos: QoS,
+    /// RETAIN flag to send.
+    pub retain: bool,
+    /// Subscription identifiers to send.
+    pub subscription_ids: Vec<u32>,
+    /// The receiver's PUBREC was committed: only PUBREL is to be sent.
+    pub received: bool,
+    /// When the message expires.
+    pub expires_at: Option<GroupTime>,
+    /// When the message was stored; what is left of its expiry interval counts from here.
+    pub received_at: GroupTime,
+}
+
+/// A queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueView {
+    /// Which one.
+    pub queue: TargetQueue,
+    /// References.
+    pub len: u32,
+    /// Their bytes.
+    pub bytes: u64,
+    /// First reference that is not settled.
+    pub oldest: Option<Sequence>,
+    /// Sequence the next reference will get.
+    pub next: Sequence,
+}
+
+/// A will to be published.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DueWill {
+    /// Its session, which may have ended.
+    pub session: SessionId,
+    /// The connection it belonged to.
+    pub epoch: Epoch,
+    /// The message.
+    pub message: Message,
+}
+
+/// A retained write on its way to its topic's group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutboxWrite {
+    /// Its place in this group's log.
+    pub source: RetainedSource,
+    /// The message.
+    pub message: Message,
+    /// When it was stored.
+    pub received_at: GroupTime,
+    /// When it expires.
+    pub expires_at: Option<GroupTime>,
+}
+
+/// A retained message.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetainedView {
+    /// Topic.
+    pub topic: Arc<str>,
+    /// The message.
+    pub message: Message,
+    /// When it was stored.
+    pub received_at: GroupTime,
+    /// When it expires.
+    pub expires_at: Option<GroupTime>,
+}
+
+/// What the group holds, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Sessions.
+    pub sessions: u64,
+    /// Sessions with a connection.
+    pub sessions_connected: u64,
+    /// Subscriptions.
+    pub subscriptions: u64,
+    /// References in all queues.
+    pub queued_references: u64,
+    /// Their bytes: a message counts once per reference.
+    pub queued_bytes: u64,
+    /// Messages in queues and outbox.
+    pub messages: u64,
+    /// Their bytes: a message counts once.
+    pub message_bytes: u64,
+    /// Retained messages.
+    pub retained: u64,
+    /// Their bytes.
+    pub retained_bytes: u64,
+    /// Retained writes on their way to their topics' groups.
+    pub outbox: u64,
+    /// Wills to be published.
+    pub due_wills: u64,
+}
+
+impl GroupState {
+    /// The group.
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// Group time as of the last entry.
+    pub fn group_time(&self) -> GroupTime {
+        self.time
+    }
+
+    /// The session of a client identifier.
+    pub fn session(&self, client_id: &str) -> Option<SessionView> {
+        self.session_by_id(self.sessions.id_of(client_id)?)
+    }
+
+    /// A session.
+    pub fn session_by_id(&self, session: SessionId) -> Option<SessionView> {
+        Some(self.view(session, self.sessions.get(session)?))
+    }
+
+    /// Sessions in the order of their client identifiers, from behind `after`.
+    pub fn sessions(&self, after: Option<&str>) -> impl Iterator<Item = SessionView> {
+        self.sessions
+            .after(after)
+            .map(|(id, session)| self.view(id, session))
+    }
+
+    /// Whether the session exists: the question that other groups ask about the queues they hold for it (R17).
+    pub fn session_exists(&self, session: SessionId) -> bool {
+        self.sessions.contains(session)
+    }
+
+    fn view(&self, id: SessionId, session: &Session) -> SessionView {
+        SessionView {
+            session: id,
+            client_id: session.client_id.clone(),
+            epoch: session.epoch,
+            owner: session.owner(),
+            expiry_secs: session.expiry_secs,
+            expires_at: session.expires_at,
+            subscriptions: self.subscriptions.count(id),
+            inbound: self.inbound.of(id).len() as u32,
+        }
+    }
+
+    /// A session's subscriptions in the order of their filters.
+    pub fn subscriptions(&self, session: SessionId) -> impl Iterator<Item = Subscription> {
+        self.subscriptions.of(session)
+    }
+
+    /// A session's received QoS 2 packet identifiers that were not released, ascending.
+    pub fn inbound(&self, session: SessionId) -> &[PacketId] {
+        self.inbound.of(session)
+    }
+
+    /// The will of a session that is not due yet.
+    pub fn stored_will(&self, session: SessionId) -> Option<&WillMessage> {
+        self.wills.stored(session).map(|will| &will.will)
+    }
+
+    /// Appends a queue's references from `from` on to `out`, in order, until `count_max` references or `bytes_max`
+    /// bytes; one that is larger comes alone.
+    pub fn pull(
+        &self,
+        queue: &TargetQueue,
+        from: Sequence,
+        count_max: usize,
+        bytes_max: u64,
+        out: &mut Vec<PulledReference>,
+    ) {
+        let Some(queue) = self.queues.get(queue) else {
+            return;
+        };
+        let mut bytes = 0;
+        for (pulled, reference) in queue.iter_from(from.0).take(count_max).enumerate() {
+            let Stored {
+                message,
+                received_at,
+                expires_at,
+            } = self.messages.get(reference.slot);
+            bytes += counted_bytes(message);
+            if bytes > bytes_max && pulled > 0 {
+                return;
+            }
+            out.push(PulledReference {
+                sequence: Sequence(reference.sequence),
+                message: message.clone(),
+                qos: reference.delivery.qos(),
+                retain: reference.delivery.retain(),
+                subscription_ids: reference.delivery.ids().to_vec(),
+                received: reference.delivery.received(),
+                expires_at: *expires_at,
+                received_at: *received_at,
+            });
+        }
+    }
+
+    /// Sequences from `from` on of references whose message has expired, at most `count_max`: for the leader to
+    /// settle those that no owner can have sent (R22, R23). Looks at the whole queue.
+    pub fn expired(&self, queue: &TargetQueue, from: Sequence, count_max: usize) -> Vec<Sequence> {
+        let Some(queue) = self.queues.get(queue) else {
+            return Vec::new();
+        };
+        let is_expired = |at: Option<GroupTime>| at.is_some_and(|at| at <= self.time);
+        queue
+            .iter_from(from.0)
+            .filter(|reference| is_expired(self.messages.get(reference.slot).expires_at))
+            .map(|reference| Sequence(reference.sequence))
+            .take(count_max)
+            .collect()
+    }
+
+    /// First reference of a queue that is not settled.
+    pub fn oldest_unsettled(&self, queue: &TargetQueue) -> Option<Sequence> {
+        oldest(self.queues.get(queue)?)
+    }
+
+    /// References in a queue.
+    pub fn queue_len(&self, queue: &TargetQueue) -> u32 {
+        self.queues.get(queue).map_or(0, Queue::len)
+    }
+
+    /// Bytes of the references in a queue.
+    pub fn queue_bytes(&self, queue: &TargetQueue) -> u64 {
+        self.queues.get(queue).map_or(0, Queue::bytes)
+    }
+
+    /// Sequence the next reference of a queue will get; none for a queue that never had one.
+    pub fn next_sequence(&self, queue: &TargetQueue) -> Option<Sequence> {
+        self.queues.get(queue).map(|queue| Sequence(queue.next()))
+    }
+
+    /// All queues, empty ones too, in no particular order.
+    pub fn queues(&self) -> impl Iterator<Item = QueueView> {
+        self.queues.iter().map(|(key, queue)| QueueView {
+            queue: key,
+            len: queue.len(),
+            bytes: queue.bytes(),
+            oldest: oldest(queue),
+            next: Sequence(queue.next()),
+        })
+    }
+
+    /// Wills to be published, in the order of their sessions.
+    pub fn due_wills(&self) -> impl Iterator<Item = DueWill> {
+        self.wills.due().map(|(session, epoch, message)| DueWill {
+            session,
+            epoch,
+            message: message.clone(),
+        })
+    }
+
+    /// Retained writes behind `after`, in order, at most `count_max`.
+    pub fn outbox(&self, after: Option<RetainedSource>, count_max: usize) -> Vec<OutboxWrite> {
+        let after = after.map(|source| MessageKey {
+            index: source.index,
+            position: source.position,
+        });
+        let write = |(key, slot): (MessageKey, _)| {
+            let stored = self.messages.get(slot);
+            OutboxWrite {
+                source: RetainedSource {
+                    group: self.group,
+                    index: key.index,
+                    position: key.position,
+                },
+                message: stored.message.clone(),
+                received_at: stored.received_at,
+                expires_at: stored.expires_at,
+            }
+        };
+        self.outbox.after(after).take(count_max).map(write).collect()
+    }
+
+    /// The retained message of a topic, unless it has expired.
+    pub fn retained(&self, topic: &str) -> Option<RetainedView> {
+        let stored = self.retained.get(topic)?;
+        self.is_alive(stored)
+            .then(|| retained_view(&Arc::from(topic), stored))
+    }
+
+    /// Retained messages that a filter matches and that have not expired, by topic, from behind `after`, at most
+    /// `count_max`.
+    pub fn retained_matching(
+        &self,
+        filter: &str,
+        after: Option<&str>,
+        count_max: usize,
+    ) -> Vec<RetainedView> {
+        self.retained
+            .matching(filter, after)
+            .filter(|(_, stored)| self.is_alive(stored))
+            .map(|(topic, stored)| retained_view(topic, stored))
+            .take(count_max)
+            .collect()
+    }
+
+    /// Last retained write that this group took from another.
+    pub fn retained_mark(&self, source: GroupId) -> Option<RetainedSource> {
+        self.retained.mark(source)
+    }
+
+    /// Numbers for metrics.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            sessions: self.sessions.len() as u64,
+            sessions_connected: self.sessions.connected() as u64,
+            subscriptions: self.subscriptions.len() as u64,
+            queued_references: self.queues.references(),
+            queued_bytes: self.queues.bytes(),
+            messages: self.messages.len() as u64,
+            message_bytes: self.messages.bytes(),
+            retained: self.retained.len() as u64,
+            retained_bytes: self.retained.bytes(),
+            outbox: self.outbox.len() as u64,
+            due_wills: self.wills.due().count() as u64,
+        }
+    }
+
+    fn is_alive(&self, stored: &Stored) -> bool {
+        stored.expires_at.is_none_or(|at| at > self.time)
+    }
+}
+
+fn oldest(queue: &Queue) -> Option<Sequence> {
+    queue
+        .iter_from(0)
+        .next()
+        .map(|reference| Sequence(reference.sequence))
+}
+
+fn retained_view(topic: &Arc<str>, stored: &Stored) -> RetainedView {
+    RetainedView {
+        topic: topic.clone(),
+        message: stored.message.clone(),
+        received_at: stored.received_at,
+        expires_at: stored.expires_at,
+    }
+}

@@ -1,0 +1,220 @@
+//! The retained messages of the topics whose home is this group, and how far each group's writes were taken (R35).
+//!
+//! Invariants: a message is not empty; `bytes` adds up; a mark never goes back.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use quorate_proto::message::Message;
+use quorate_proto::topic;
+use quorate_storage::log::GroupId;
+
+use super::codec::{CodecError, Reader, put_varint};
+use super::messages::{MessageKey, Stored, compact, counted_bytes};
+use super::records::{Dirty, Key, Kind, RecordSink};
+use super::{GroupTime, RetainedSource};
+
+/// Limits of one write.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RetainedLimits {
+    pub(super) messages_max: u32,
+    pub(super) bytes_max: u64,
+}
+
+/// What a write did: the deadline that is off, and the one that is on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct DeadlineChange {
+    pub(super) off: Option<GroupTime>,
+    pub(super) on: Option<GroupTime>,
+}
+
+/// The retained messages of a group.
+#[derive(Debug, Default)]
+pub(super) struct RetainedStore {
+    topics: BTreeMap<Arc<str>, Stored>,
+    bytes: u64,
+    marks: BTreeMap<GroupId, MessageKey>,
+    dirty: Dirty<Arc<str>>,
+    dirty_marks: Dirty<GroupId>,
+}
+
+impl RetainedStore {
+    pub(super) fn len(&self) -> usize {
+        self.topics.len()
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn get(&self, topic: &str) -> Option<&Stored> {
+        self.topics.get(topic)
+    }
+
+    /// Last write taken from a group.
+    pub(super) fn mark(&self, group: GroupId) -> Option<RetainedSource> {
+        let mark = self.marks.get(&group)?;
+        Some(RetainedSource {
+            group,
+            index: mark.index,
+            position: mark.position,
+        })
+    }
+
+    /// Messages whose topic matches, by topic, from behind `after`.
+    pub(super) fn matching(
+        &self,
+        filter: &str,
+        after: Option<&str>,
+    ) -> impl Iterator<Item = (&Arc<str>, &Stored)> {
+        // All topics that can match begin with what stands before the first wildcard; of `a/#` that is `a`.
+        let fixed = filter.find(['+', '#']).map_or(filter, |at| &filter[..at]);
+        let fixed = if filter.ends_with('#') {
+            fixed.strip_suffix('/').unwrap_or(fixed)
+        } else {
+            fixed
+        };
+        let start = match after {
+            Some(after) if after >= fixed => Bound::Excluded(after),
+            _ => Bound::Included(fixed),
+        };
+        self.topics
+            .range::<str, _>((start, Bound::Unbounded))
+            .take_while(move |(topic, _)| topic.starts_with(fixed))
+            .filter(move |(topic, _)| topic::matches(filter, topic))
+    }
+
+    /// Notes a write's place; false when it was taken before, or a later one was.
+    pub(super) fn advance(&mut self, source: &RetainedSource) -> bool {
+        let at = MessageKey {
+            index: source.index,
+            position: source.position,
+        };
+        if self.marks.get(&source.group).is_some_and(|mark| *mark >= at) {
+            return false;
+        }
+        self.marks.insert(source.group, at);
+        self.dirty_marks.insert(source.group);
+        true
+    }
+
+    /// Sets a topic's message, or clears it when the payload is empty [MQTT-3.3.1-6]. None when a limit is in the way;
+    /// what the topic has stays then. A write that makes nothing larger is never refused.
+    pub(super) fn set(
+        &mut self,
+        message: &Message,
+        now: GroupTime,
+        limits: RetainedLimits,
+    ) -> Option<DeadlineChange> {
+        let topic = message.topic();
+        if message.payload().is_empty() {
+            return Some(DeadlineChange {
+                off: self.remove(topic).and_then(|old| old.expires_at),
+                on: None,
+            });
+        }
+        let (count, old_size) = match self.topics.get(topic) {
+            Some(old) => (self.topics.len(), counted_bytes(&old.message)),
+            None => (self.topics.len() + 1, 0),
+        };
+        let size = counted_bytes(message);
+        let grows_beyond = size > old_size && self.bytes - old_size + size > limits.bytes_max;
+        if grows_beyond || (old_size == 0 && count > limits.messages_max as usize) {
+            return None;
+        }
+        let topic: Arc<str> = Arc::from(topic);
+        let stored = Stored::now(compact(message), now);
+        let on = stored.expires_at;
+        self.bytes = self.bytes - old_size + size;
+        self.dirty.insert(topic.clone());
+        let off = self.topics.insert(topic, stored).and_then(|old| old.expires_at);
+        Some(DeadlineChange { off, on })
+    }
+
+    /// Removes a topic's message.
+    pub(super) fn remove(&mut self, topic: &str) -> Option<Stored> {
+        let (topic, stored) = self.topics.remove_entry(topic)?;
+        self.bytes -= counted_bytes(&stored.message);
+        self.dirty.insert(topic);
+        Some(stored)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Stored)> {
+        self.topics.iter()
+    }
+
+    pub(super) fn drain(&mut self, sink: &mut impl RecordSink) {
+        for topic in self.dirty.take() {
+            let key = Key::new(Kind::Retained).rest(&topic);
+            match self.topics.get(&topic) {
+                Some(stored) => sink.put(key, |out| stored.write(out)),
+                None => sink.delete(key),
+            }
+        }
+        for group in self.dirty_marks.take() {
+            if let Some(mark) = self.marks.get(&group) {
+                sink.put(mark_key(group), |out| write_mark(mark, out));
+            }
+        }
+    }
+
+    pub(super) fn write_all(&self, sink: &mut impl RecordSink) {
+        for (topic, stored) in &self.topics {
+            sink.put(Key::new(Kind::Retained).rest(topic), |out| stored.write(out));
+        }
+        for (group, mark) in &self.marks {
+            sink.put(mark_key(*group), |out| write_mark(mark, out));
+        }
+    }
+
+    /// Adds a stored message; false when it is not what its key says.
+    pub(super) fn load(&mut self, topic: &str, mut stored: Stored) -> bool {
+        if stored.message.topic() != topic || stored.message.payload().is_empty() {
+            return false;
+        }
+        stored.message = compact(&stored.message);
+        self.bytes += counted_bytes(&stored.message);
+        self.topics.insert(Arc::from(topic), stored);
+        true
+    }
+
+    pub(super) fn load_mark(&mut self, group: GroupId, mark: MessageKey) {
+        self.marks.insert(group, mark);
+    }
+
+    pub(super) fn check_invariants(&self) -> Result<(), String> {
+        let bytes: u64 = self
+            .topics
+            .values()
+            .map(|stored| counted_bytes(&stored.message))
+            .sum();
+        if bytes != self.bytes {
+            return Err(format!("retained: {bytes} bytes, counted {}", self.bytes));
+        }
+        match self
+            .topics
+            .iter()
+            .find(|(topic, stored)| stored.message.topic() != &***topic)
+        {
+            Some((topic, _)) => Err(format!("retained: {topic:?} holds another topic's message")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn mark_key(group: GroupId) -> Key {
+    Key::new(Kind::Mark).u16(group.0)
+}
+
+fn write_mark(mark: &MessageKey, out: &mut Vec<u8>) {
+    put_varint(out, mark.index);
+    put_varint(out, u64::from(mark.position));
+}
+
+pub(super) fn read_mark(reader: &mut Reader<'_>) -> Result<MessageKey, CodecError> {
+    Ok(MessageKey {
+        index: reader.varint("index")?,
+        position: reader.varint_u32("position")?,
+    })
+}
