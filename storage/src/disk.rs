@@ -130,12 +130,18 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)?;
         Ok(Arc::new(RealFile(file)))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(RealFile(OpenOptions::new().read(true).write(true).open(path)?)))
+        Ok(Arc::new(RealFile(
+            OpenOptions::new().read(true).write(true).open(path)?,
+        )))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -160,7 +166,12 @@ impl Disk for RealDisk {
     }
 
     fn try_lock(&self, path: &Path) -> io::Result<DiskLock> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(DiskLock::new(file)),
             Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
@@ -218,7 +229,10 @@ pub fn read_small(disk: &dyn Disk, path: &Path, bytes_max: usize) -> io::Result<
     };
     let size = file.size()?;
     if size > bytes_max as u64 {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{size} bytes, more than {bytes_max}")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{size} bytes, more than {bytes_max}"),
+        ));
     }
     let mut data = vec![0; size as usize];
     let read = file.read_at(0, &mut data)?;
@@ -236,7 +250,10 @@ mod tests {
         create_dir_all_synced(disk, &nested).unwrap();
         let path = nested.join("file");
         let file = disk.create(&path).unwrap();
-        assert_eq!(disk.create(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(
+            disk.create(&path).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
         file.write_at(0, b"hello").unwrap();
         file.write_at(8, b"world").unwrap();
         assert_eq!(file.size().unwrap(), 13);
@@ -249,17 +266,30 @@ mod tests {
         disk.sync_dir(&nested).unwrap();
         assert_eq!(disk.list(&nested).unwrap(), ["other"]);
         assert_eq!(disk.open(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
-        assert_eq!(read_small(disk, &nested.join("other"), 2).unwrap().unwrap(), b"he");
+        assert_eq!(
+            read_small(disk, &nested.join("other"), 2).unwrap().unwrap(),
+            b"he"
+        );
         assert!(read_small(disk, &nested.join("other"), 1).is_err());
         write_atomically(disk, &nested, "other", b"replaced").unwrap();
-        assert_eq!(read_small(disk, &nested.join("other"), 100).unwrap().unwrap(), b"replaced");
+        assert_eq!(
+            read_small(disk, &nested.join("other"), 100).unwrap().unwrap(),
+            b"replaced"
+        );
         disk.remove(&nested.join("other")).unwrap();
         assert_eq!(read_small(disk, &nested.join("other"), 100).unwrap(), None);
-        assert_eq!(file.read_at(0, &mut buffer).unwrap(), 2, "an open handle outlives the name");
+        assert_eq!(
+            file.read_at(0, &mut buffer).unwrap(),
+            2,
+            "an open handle outlives the name"
+        );
         assert!(disk.list(&nested.join("none")).is_err());
 
         let lock = disk.try_lock(&dir.join("lock")).unwrap();
-        assert_eq!(disk.try_lock(&dir.join("lock")).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            disk.try_lock(&dir.join("lock")).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
         drop(lock);
         drop(disk.try_lock(&dir.join("lock")).unwrap());
     }

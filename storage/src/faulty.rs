@@ -188,15 +188,23 @@ impl Inner {
 
     /// After the effect of an operation: its caller does not live to see it succeed when the power went off.
     fn outcome<T>(&self, value: T) -> io::Result<T> {
-        if self.down { Err(injected("power went off")) } else { Ok(value) }
+        if self.down {
+            Err(injected("power went off"))
+        } else {
+            Ok(value)
+        }
     }
 
     fn directory(&mut self, path: &Path) -> io::Result<&mut Directory> {
-        self.directories.get_mut(path).ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.directories
+            .get_mut(path)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn inode(&mut self, inode: u64) -> io::Result<&mut Inode> {
-        self.inodes.get_mut(&inode).ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.inodes
+            .get_mut(&inode)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn used(&self) -> u64 {
@@ -212,14 +220,22 @@ impl Inner {
             };
             let subset = mode == CrashMode::Sectors || (mode == CrashMode::Any && self.random.one_in(2));
             for (place, change) in directory.pending.drain(..).enumerate() {
-                if if subset { self.random.one_in(2) } else { place < kept } {
+                if if subset {
+                    self.random.one_in(2)
+                } else {
+                    place < kept
+                } {
                     apply_name_change(&mut directory.durable, &change);
                 }
             }
             directory.current = directory.durable.clone();
         }
-        let unlinked: Vec<PathBuf> =
-            self.directories.iter().filter(|(_, it)| !it.linked).map(|(path, _)| path.clone()).collect();
+        let unlinked: Vec<PathBuf> = self
+            .directories
+            .iter()
+            .filter(|(_, it)| !it.linked)
+            .map(|(path, _)| path.clone())
+            .collect();
         for path in unlinked {
             if mode == CrashMode::Lost || self.random.one_in(2) {
                 self.directories.retain(|other, _| !other.starts_with(&path));
@@ -230,8 +246,11 @@ impl Inner {
     }
 
     fn collect_inodes(&mut self) {
-        let named: BTreeSet<u64> =
-            self.directories.values().flat_map(|directory| directory.current.values().copied()).collect();
+        let named: BTreeSet<u64> = self
+            .directories
+            .values()
+            .flat_map(|directory| directory.current.values().copied())
+            .collect();
         let stale = &mut self.stale;
         self.inodes.retain(|number, inode| {
             let keep = named.contains(number);
@@ -253,7 +272,10 @@ fn split(path: &Path) -> io::Result<(&Path, String)> {
 impl FaultyDisk {
     /// An empty disk with the directory `/`; `seed` decides what is lost.
     pub fn new(seed: u64) -> Self {
-        let root = Directory { linked: true, ..Directory::default() };
+        let root = Directory {
+            linked: true,
+            ..Directory::default()
+        };
         Self(Arc::new(Mutex::new(Inner {
             random: SplitMix::new(seed),
             directories: BTreeMap::from([(PathBuf::from("/"), root)]),
@@ -341,12 +363,18 @@ impl FaultyDisk {
 
     /// Fails one write, after `skip` others, to a file whose path contains `path_part`; a part of it is written.
     pub fn fail_write(&self, path_part: &str, skip: u64) {
-        self.0.lock().write_fault = Some(Countdown { remaining: skip, path_part: path_part.to_owned() });
+        self.0.lock().write_fault = Some(Countdown {
+            remaining: skip,
+            path_part: path_part.to_owned(),
+        });
     }
 
     /// Fails one sync (of a file or a directory), after `skip` others, of a path that contains `path_part`.
     pub fn fail_sync(&self, path_part: &str, skip: u64) {
-        self.0.lock().sync_fault = Some(Countdown { remaining: skip, path_part: path_part.to_owned() });
+        self.0.lock().sync_fault = Some(Countdown {
+            remaining: skip,
+            path_part: path_part.to_owned(),
+        });
     }
 
     /// Makes every sync take this long.
@@ -358,7 +386,11 @@ impl FaultyDisk {
     pub fn flip_bit(&self, path: &Path, offset: u64, bit: u8) -> io::Result<()> {
         let (parent, name) = split(path)?;
         let mut inner = self.0.lock();
-        let number = *inner.directory(parent)?.current.get(&name).ok_or(io::ErrorKind::NotFound)?;
+        let number = *inner
+            .directory(parent)?
+            .current
+            .get(&name)
+            .ok_or(io::ErrorKind::NotFound)?;
         inner.inode(number)?.flip(offset, bit)
     }
 
@@ -466,15 +498,29 @@ impl Disk for FaultyDisk {
         directory.current.insert(name.clone(), number);
         directory.pending.push(NameChange::Link(name, number));
         inner.inodes.insert(number, Inode::default());
-        let file = FaultyFile { disk: self.clone(), inode: number, epoch: inner.epoch, path: path.to_owned() };
+        let file = FaultyFile {
+            disk: self.clone(),
+            inode: number,
+            epoch: inner.epoch,
+            path: path.to_owned(),
+        };
         inner.outcome(Arc::new(file) as Arc<dyn DiskFile>)
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let (parent, name) = split(path)?;
         let mut inner = self.0.lock();
-        let number = *inner.directory(parent)?.current.get(&name).ok_or(io::ErrorKind::NotFound)?;
-        let file = FaultyFile { disk: self.clone(), inode: number, epoch: inner.epoch, path: path.to_owned() };
+        let number = *inner
+            .directory(parent)?
+            .current
+            .get(&name)
+            .ok_or(io::ErrorKind::NotFound)?;
+        let file = FaultyFile {
+            disk: self.clone(),
+            inode: number,
+            epoch: inner.epoch,
+            path: path.to_owned(),
+        };
         inner.outcome(Arc::new(file) as Arc<dyn DiskFile>)
     }
 
@@ -506,7 +552,11 @@ impl Disk for FaultyDisk {
         let mut inner = self.0.lock();
         let mut names: Vec<String> = inner.directory(dir)?.current.keys().cloned().collect();
         let children = inner.directories.keys().filter(|path| path.parent() == Some(dir));
-        names.extend(children.filter_map(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned()));
+        names.extend(
+            children
+                .filter_map(|path| path.file_name())
+                .map(|name| name.to_string_lossy().into_owned()),
+        );
         names.sort();
         inner.outcome(names)
     }
@@ -536,7 +586,11 @@ impl Disk for FaultyDisk {
         if !inner.locks.insert(path.to_owned()) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let held = HeldLock { disk: self.clone(), path: path.to_owned(), epoch: inner.epoch };
+        let held = HeldLock {
+            disk: self.clone(),
+            path: path.to_owned(),
+            epoch: inner.epoch,
+        };
         inner.outcome(DiskLock::new(held))
     }
 }

@@ -9,3 +9,5 @@
 pub mod disk;
 pub mod faulty;
 pub mod log;
+pub mod volume;
+pub mod wal;

@@ -19,7 +19,8 @@ impl StaleBlocks {
     pub(super) fn keep(&mut self, inode: &Inode) {
         if !inode.current.is_empty() {
             self.0.clear();
-            self.0.extend_from_slice(&inode.current[..inode.current.len().min(STALE_BYTES_MAX)]);
+            self.0
+                .extend_from_slice(&inode.current[..inode.current.len().min(STALE_BYTES_MAX)]);
         }
     }
 }
@@ -66,7 +67,10 @@ impl Inode {
 
     pub(super) fn write(&mut self, offset: u64, data: &[u8]) {
         write_into(&mut self.current, offset, data);
-        self.pending.push(Change::Write { offset, data: data.to_vec() });
+        self.pending.push(Change::Write {
+            offset,
+            data: data.to_vec(),
+        });
     }
 
     pub(super) fn truncate(&mut self, length: u64) {
@@ -91,13 +95,18 @@ impl Inode {
 
     pub(super) fn flip(&mut self, offset: u64, bit: u8) -> io::Result<()> {
         let mask = 1 << (bit & 7);
-        *self.current.get_mut(offset as usize).ok_or(io::ErrorKind::UnexpectedEof)? ^= mask;
+        *self
+            .current
+            .get_mut(offset as usize)
+            .ok_or(io::ErrorKind::UnexpectedEof)? ^= mask;
         if let Some(byte) = self.durable.get_mut(offset as usize) {
             *byte ^= mask;
         }
         for change in &mut self.pending {
             if let Change::Write { offset: start, data } = change
-                && let Some(byte) = offset.checked_sub(*start).and_then(|at| data.get_mut(at as usize))
+                && let Some(byte) = offset
+                    .checked_sub(*start)
+                    .and_then(|at| data.get_mut(at as usize))
             {
                 *byte ^= mask;
             }
@@ -160,7 +169,11 @@ impl Inode {
             let mut start = offset;
             while start < end {
                 let stop = end.min((start / SECTOR + 1) * SECTOR);
-                let dropped = if rarely { random.one_in(8) } else { random.one_in(2) };
+                let dropped = if rarely {
+                    random.one_in(8)
+                } else {
+                    random.one_in(2)
+                };
                 if !dropped {
                     let piece = &data[(start - offset) as usize..(stop - offset) as usize];
                     write_into(&mut self.durable, start, piece);

@@ -1,0 +1,484 @@
+//! What only the segmented log does: torn ends, damage, segments, failure. The contract of every log is tested by
+//! `log_suite`.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
+
+use super::*;
+use crate::faulty::{CrashMode, FaultyDisk};
+
+const VOLUME: VolumeId = VolumeId([3; 16]);
+const GROUP: GroupId = GroupId(1);
+
+fn options() -> WalOptions {
+    WalOptions {
+        segment_bytes: 4096,
+        flusher: FlusherMode::Manual,
+        ..WalOptions::default()
+    }
+}
+
+fn open_with(disk: &FaultyDisk, options: WalOptions) -> Result<Wal, WalError> {
+    Wal::open(Arc::new(disk.clone()), Path::new("/wal"), VOLUME, options)
+}
+
+fn open(disk: &FaultyDisk) -> Wal {
+    open_with(disk, options()).unwrap()
+}
+
+fn position(index: u64) -> LogPosition {
+    LogPosition {
+        term: 1,
+        leader: 1,
+        index,
+    }
+}
+
+fn entry(index: u64, bytes: usize) -> LogEntry {
+    LogEntry {
+        position: position(index),
+        payload: Bytes::from(vec![index as u8; bytes]),
+    }
+}
+
+fn nothing() -> Completion {
+    Box::new(|_| {})
+}
+
+fn append(wal: &Wal, group: GroupId, index: u64, bytes: usize) {
+    wal.append(
+        group,
+        vec![entry(index, bytes)],
+        Box::new(|result| result.unwrap()),
+    );
+}
+
+fn flush(wal: &Wal) {
+    wal.flush_once().unwrap();
+    wal.check_invariants();
+}
+
+fn last_segment(disk: &FaultyDisk) -> (PathBuf, u64) {
+    let name = disk.list(Path::new("/wal")).unwrap().pop().unwrap();
+    let path = Path::new("/wal").join(name);
+    let size = disk.open(&path).unwrap().size().unwrap();
+    (path, size)
+}
+
+fn indexes(wal: &Wal, group: GroupId) -> Vec<u64> {
+    wal.read(group, 0, u64::MAX, usize::MAX)
+        .unwrap()
+        .iter()
+        .map(|entry| entry.position.index)
+        .collect()
+}
+
+#[test]
+fn an_unsynced_tail_is_cut_off_and_reported() {
+    let disk = FaultyDisk::new(1);
+    let wal = open(&disk);
+    append(&wal, GROUP, 1, 100);
+    flush(&wal);
+    let (path, size) = last_segment(&disk);
+    // The next flush dies half written.
+    disk.kill();
+    let file = disk.open(&path).unwrap();
+    file.write_at(size, &[7; 50]).unwrap();
+    drop(wal);
+    let wal = open(&disk);
+    let torn = wal.recovery().torn.clone().unwrap();
+    assert_eq!((torn.file, torn.offset, torn.bytes), (path, size, 50));
+    assert_eq!(indexes(&wal, GROUP), [1]);
+    append(&wal, GROUP, 2, 100);
+    wal.close().unwrap();
+    let wal = open(&disk);
+    assert_eq!(wal.recovery().torn, None, "it is cut off once");
+    assert_eq!(indexes(&wal, GROUP), [1, 2]);
+}
+
+#[test]
+fn every_flipped_bit_in_synced_data_is_corruption_and_names_the_place() {
+    let disk = FaultyDisk::new(1);
+    let wal = open(&disk);
+    for index in 1..=3 {
+        append(&wal, GROUP, index, 20);
+        flush(&wal);
+    }
+    wal.close().unwrap();
+    let (path, size) = last_segment(&disk);
+    // All but the last mark, which nothing acknowledged rests on.
+    for offset in 0..size - 35 {
+        let bit = (offset % 8) as u8;
+        disk.flip_bit(&path, offset, bit).unwrap();
+        disk.kill();
+        match open_with(&disk, options()) {
+            Err(WalError::Corrupt { file, offset: at, .. }) => {
+                assert_eq!(file, path);
+                assert!(at <= offset, "{at} is where the record of {offset} starts");
+            }
+            other => panic!("byte {offset}: {other:?}"),
+        }
+        disk.flip_bit(&path, offset, bit).unwrap();
+    }
+    disk.kill();
+    assert_eq!(indexes(&open(&disk), GROUP), [1, 2, 3]);
+}
+
+#[test]
+fn damage_in_a_closed_segment_is_corruption() {
+    let disk = FaultyDisk::new(1);
+    let wal = open(&disk);
+    for index in 1..=8 {
+        append(&wal, GROUP, index, 1500);
+        flush(&wal);
+    }
+    wal.close().unwrap();
+    assert!(wal.stats().segments > 2);
+    let first = Path::new("/wal").join(segment::file_name(1));
+    let size = disk.open(&first).unwrap().size().unwrap();
+    disk.flip_bit(&first, size - 1, 0).unwrap();
+    disk.kill();
+    assert!(matches!(open_with(&disk, options()), Err(WalError::Corrupt { file, .. }) if file == first));
+}
+
+#[test]
+fn a_missing_segment_is_corruption() {
+    let disk = FaultyDisk::new(1);
+    let wal = open(&disk);
+    for index in 1..=8 {
+        append(&wal, GROUP, index, 1500);
+        flush(&wal);
+    }
+    wal.close().unwrap();
+    let second = Path::new("/wal").join(segment::file_name(2));
+    disk.remove(&second).unwrap();
+    assert!(matches!(open_with(&disk, options()), Err(WalError::Corrupt { file, .. }) if file == second));
+}
+
+#[test]
+fn files_of_another_volume_are_refused() {
+    let disk = FaultyDisk::new(1);
+    let wal = open(&disk);
+    append(&wal, GROUP, 1, 10);
+    wal.close().unwrap();
+    let other = Wal::open(
+        Arc::new(disk.clone()),
+        Path::new("/wal"),
+        VolumeId([4; 16]),
+        options(),
+    );
+    assert!(matches!(other, Err(WalError::Foreign { .. })));
+}
+
+#[test]
+fn a_hole_in_the_unsynced_part_is_a_torn_tail_and_one_before_synced_data_is_not() {
+    let disk = FaultyDisk::new(1);
+    let wal = open(&disk);
+    wal.set_sync_policy(GROUP, SyncPolicy::Written);
+    append(&wal, GROUP, 1, 100);
+    wal.save_vote(GROUP, Bytes::from_static(b"vote"), nothing());
+    flush(&wal);
+    let (path, synced_end) = last_segment(&disk);
+    append(&wal, GROUP, 2, 600);
+    flush(&wal);
+    append(&wal, GROUP, 3, 600);
+    flush(&wal);
+    // The power cut kept entry 3 and lost entry 2.
+    disk.flip_bit(&path, synced_end + 100, 1).unwrap();
+    disk.kill();
+    drop(wal);
+    let wal = open(&disk);
+    let torn = wal.recovery().torn.clone().unwrap();
+    assert!(torn.offset >= synced_end - 35 && torn.bytes > 1200, "{torn:?}");
+    assert_eq!(indexes(&wal, GROUP), [1]);
+    assert_eq!(wal.state(GROUP).vote.unwrap(), "vote");
+}
+
+#[test]
+fn a_failed_sync_fails_the_log_for_ever_and_everybody_is_told() {
+    let disk = FaultyDisk::new(1);
+    let wal = open(&disk);
+    append(&wal, GROUP, 1, 10);
+    flush(&wal);
+    disk.fail_sync("wal", 0);
+    let failures = Arc::new(AtomicUsize::new(0));
+    let count = || -> Completion {
+        let failures = Arc::clone(&failures);
+        Box::new(move |result| {
+            assert!(result.is_err());
+            failures.fetch_add(1, Ordering::SeqCst);
+        })
+    };
+    wal.append(GROUP, vec![entry(2, 10)], count());
+    wal.save_vote(GROUP, Bytes::from_static(b"v"), count());
+    assert!(wal.flush_once().is_err());
+    assert_eq!(failures.load(Ordering::SeqCst), 2);
+    let syncs = disk.syncs();
+    wal.append(GROUP, vec![entry(3, 10)], count());
+    wal.purge(GROUP, position(1), count());
+    assert_eq!(
+        failures.load(Ordering::SeqCst),
+        4,
+        "later operations fail at once"
+    );
+    assert!(wal.flush_once().is_err());
+    assert_eq!(disk.syncs(), syncs, "the sync is not tried again");
+    assert!(wal.failure().is_some());
+}
+
+#[test]
+fn what_a_failed_sync_left_in_the_cache_is_written_again_before_it_is_believed() {
+    for seed in 0..50 {
+        let disk = FaultyDisk::new(seed);
+        disk.set_crash_mode(CrashMode::Lost);
+        let wal = open(&disk);
+        append(&wal, GROUP, 1, 700);
+        flush(&wal);
+        disk.fail_sync("wal", 0);
+        wal.append(GROUP, vec![entry(2, 700)], nothing());
+        assert!(wal.flush_once().is_err());
+        // Same boot: the page cache shows entry 2, the platter may not have it.
+        disk.kill();
+        drop(wal);
+        let wal = open(&disk);
+        assert_eq!(wal.state(GROUP).last, Some(position(2)));
+        disk.crash();
+        drop(wal);
+        assert_eq!(
+            indexes(&open(&disk), GROUP),
+            [1, 2],
+            "seed {seed}: what was told is durable"
+        );
+    }
+}
+
+#[test]
+fn a_full_disk_fails_the_log_and_loses_nothing_acknowledged() {
+    let disk = FaultyDisk::new(1);
+    disk.set_capacity(Some(6000));
+    let wal = open(&disk);
+    let acknowledged = Arc::new(AtomicU64::new(0));
+    for index in 1..20 {
+        let acknowledged = Arc::clone(&acknowledged);
+        let done: Completion = Box::new(move |result| {
+            if result.is_ok() {
+                acknowledged.store(index, Ordering::SeqCst);
+            }
+        });
+        wal.append(GROUP, vec![entry(index, 500)], done);
+        if wal.flush_once().is_err() {
+            break;
+        }
+    }
+    let acknowledged = acknowledged.load(Ordering::SeqCst);
+    assert!((3..15).contains(&acknowledged));
+    drop(wal);
+    disk.set_capacity(None);
+    disk.crash();
+    assert!(open(&disk).state(GROUP).last.unwrap().index >= acknowledged);
+}
+
+#[test]
+fn purged_segments_are_deleted_and_votes_survive_them() {
+    let disk = FaultyDisk::new(1);
+    let wal = open(&disk);
+    wal.save_vote(GROUP, Bytes::from_static(b"vote"), nothing());
+    wal.save_committed(GROUP, position(3));
+    for index in 1..=40 {
+        append(&wal, GROUP, index, 1000);
+        flush(&wal);
+    }
+    assert!(wal.stats().segments > 8);
+    wal.purge(GROUP, position(38), nothing());
+    while wal.flush_once().unwrap() {}
+    wal.check_invariants();
+    assert!(wal.stats().segments <= 2, "{:?}", wal.stats());
+    assert!(wal.oldest_segment_groups().iter().all(|(_, index)| *index >= 39));
+    disk.crash();
+    drop(wal);
+    let wal = open(&disk);
+    assert_eq!(indexes(&wal, GROUP), [39, 40]);
+    let state = wal.state(GROUP);
+    assert_eq!(state.vote.unwrap(), "vote");
+    assert_eq!(
+        (state.purged, state.committed),
+        (Some(position(38)), Some(position(3)))
+    );
+}
+
+#[test]
+fn a_lagging_group_does_not_pin_files() {
+    let disk = FaultyDisk::new(1);
+    let wal = open(&disk);
+    let lagging = GroupId(9);
+    append(&wal, lagging, 1, 200);
+    append(&wal, lagging, 2, 200);
+    for index in 1..=60 {
+        append(&wal, GROUP, index, 1000);
+        flush(&wal);
+        wal.purge(GROUP, position(index), nothing());
+        flush(&wal);
+    }
+    while wal.flush_once().unwrap() {}
+    assert!(wal.stats().segments <= 6, "{:?}", wal.stats());
+    assert!(wal.stats().entries_moved >= 2);
+    assert_eq!(
+        wal.read(lagging, 1, 3, usize::MAX).unwrap(),
+        [entry(1, 200), entry(2, 200)]
+    );
+    append(&wal, lagging, 3, 200);
+    flush(&wal);
+    disk.crash();
+    drop(wal);
+    assert_eq!(indexes(&open(&disk), lagging), [1, 2, 3]);
+}
+
+#[test]
+fn a_group_with_much_alive_is_named_and_not_copied() {
+    let disk = FaultyDisk::new(1);
+    let wal = open(&disk);
+    for index in 1..=30 {
+        append(&wal, GROUP, index, 1000);
+        flush(&wal);
+    }
+    assert_eq!(wal.stats().entries_moved, 0);
+    assert_eq!(wal.oldest_segment_groups(), [(GROUP, 1)]);
+}
+
+#[test]
+fn old_payloads_leave_memory_and_come_back_from_the_file() {
+    let disk = FaultyDisk::new(1);
+    let wal = open_with(
+        &disk,
+        WalOptions {
+            tail_bytes_max: 3000,
+            ..options()
+        },
+    )
+    .unwrap();
+    for index in 1..=20 {
+        append(&wal, GROUP, index, 1000);
+    }
+    wal.check_invariants();
+    flush(&wal);
+    let cached = wal.shared.state.lock().groups[&GROUP]
+        .slots()
+        .filter(|(_, slot)| slot.payload.is_some())
+        .count();
+    assert_eq!(cached, 3);
+    let expected: Vec<_> = (1..=20).map(|index| entry(index, 1000)).collect();
+    assert_eq!(wal.read(GROUP, 1, 21, usize::MAX).unwrap(), expected);
+    wal.truncate_after(GROUP, Some(10), nothing());
+    append(&wal, GROUP, 11, 1000);
+    flush(&wal);
+    assert_eq!(wal.read(GROUP, 1, 12, usize::MAX).unwrap(), expected[..11]);
+}
+
+#[test]
+fn damage_under_an_old_entry_is_an_error_when_it_is_read() {
+    let disk = FaultyDisk::new(1);
+    let wal = open_with(
+        &disk,
+        WalOptions {
+            tail_bytes_max: 0,
+            ..options()
+        },
+    )
+    .unwrap();
+    append(&wal, GROUP, 1, 100);
+    flush(&wal);
+    let (path, size) = last_segment(&disk);
+    disk.flip_bit(&path, size - 60, 0).unwrap();
+    let error = wal.read(GROUP, 1, 2, usize::MAX).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+}
+
+#[test]
+fn starts_without_writes_leave_no_files_behind() {
+    let disk = FaultyDisk::new(1);
+    for _ in 0..5 {
+        open(&disk).close().unwrap();
+    }
+    assert_eq!(disk.list(Path::new("/wal")).unwrap().len(), 1);
+}
+
+#[test]
+fn written_groups_complete_before_the_sync_but_not_before_their_vote() {
+    let disk = FaultyDisk::new(1);
+    let wal = open(&disk);
+    wal.set_sync_policy(GROUP, SyncPolicy::Written);
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let note = |what: &'static str| -> Completion {
+        let (order, disk, syncs) = (Arc::clone(&order), disk.clone(), disk.syncs());
+        Box::new(move |result| {
+            result.unwrap();
+            order.lock().push((what, disk.syncs() - syncs));
+        })
+    };
+    wal.append(GroupId(2), vec![entry(1, 10)], note("synced entry"));
+    wal.append(GROUP, vec![entry(1, 10)], note("written entry"));
+    wal.save_vote(GROUP, Bytes::from_static(b"v"), note("vote"));
+    wal.append(GROUP, vec![entry(2, 10)], note("entry after the vote"));
+    wal.flush_once().unwrap();
+    wal.append(GROUP, vec![entry(3, 10)], note("next flush"));
+    wal.flush_once().unwrap();
+    assert_eq!(
+        *order.lock(),
+        [
+            ("written entry", 0),
+            ("synced entry", 1),
+            ("vote", 1),
+            ("entry after the vote", 1),
+            ("next flush", 0)
+        ]
+    );
+    assert_eq!(wal.synced_index(GROUP), 2);
+    wal.request_sync();
+    wal.flush_once().unwrap();
+    assert_eq!(wal.synced_index(GROUP), 3);
+}
+
+#[test]
+fn the_flusher_thread_syncs_written_data_by_itself_and_shares_syncs() {
+    let disk = FaultyDisk::new(1);
+    let options = WalOptions {
+        sync_written_after: Duration::from_millis(20),
+        ..WalOptions::default()
+    };
+    let wal = Arc::new(open_with(&disk, options).unwrap());
+    wal.set_sync_policy(GROUP, SyncPolicy::Written);
+    append(&wal, GROUP, 1, 10);
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while wal.synced_index(GROUP) < 1 {
+        assert!(std::time::Instant::now() < deadline, "synced in the background");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    disk.set_sync_delay(Duration::from_millis(20));
+    let before = wal.stats().syncs;
+    let (sender, receiver) = std::sync::mpsc::channel();
+    for index in 1..=200 {
+        let sender = sender.clone();
+        let done: Completion = Box::new(move |result| sender.send(result.is_ok()).unwrap());
+        wal.append(GroupId(5), vec![entry(index, 10)], done);
+    }
+    assert!((0..200).all(|_| receiver.recv().unwrap()));
+    assert!(wal.stats().syncs - before < 20, "one sync serves many");
+}
+
+#[test]
+fn a_completion_may_hold_the_last_reference_and_submit() {
+    let disk = FaultyDisk::new(1);
+    let wal = Arc::new(open_with(&disk, WalOptions::default()).unwrap());
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let held = Arc::clone(&wal);
+    let done: Completion = Box::new(move |result| {
+        result.unwrap();
+        append(&held, GROUP, 2, 10);
+        drop(held);
+        sender.send(()).unwrap();
+    });
+    wal.append(GROUP, vec![entry(1, 10)], done);
+    drop(wal);
+    receiver.recv().unwrap();
+}
