@@ -30,20 +30,34 @@ impl<'a> Ack<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn decode(frame: Frame<'a>, version: ProtocolVersion) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(frame.body);
-        let mut ack = Self::new(reader.packet_id()?, ReasonCode::SUCCESS);
-        // Two bytes are success without properties, three a reason without them [MQTT5 3.4.2.1, 3.4.2.2.1].
-        if reader.is_empty() || version < ProtocolVersion::V5 {
-            return reader.finish().map(|()| ack);
+        let packet_id = reader.packet_id()?;
+        // Two bytes are success without properties [MQTT5 3.4.2.1].
+        if reader.is_empty() {
+            return Ok(Self::new(packet_id, ReasonCode::SUCCESS));
         }
-        ack.reason = ReasonCode(reader.u8()?);
-        if !ack.reason.is_allowed_in(frame.packet_type) {
-            return Err(DecodeError::REASON_NOT_ALLOWED);
-        }
-        if !reader.is_empty() {
-            ack.decode_properties(&mut reader)?;
+        Self::decode_with_reason(frame.packet_type, version, packet_id, reader)
+    }
+
+    #[inline(never)]
+    fn decode_with_reason(
+        packet_type: PacketType,
+        version: ProtocolVersion,
+        packet_id: PacketId,
+        mut reader: Reader<'a>,
+    ) -> Result<Self, DecodeError> {
+        let mut ack = Self::new(packet_id, ReasonCode::SUCCESS);
+        if version == ProtocolVersion::V5 {
+            ack.reason = ReasonCode(reader.u8()?);
+            if !ack.reason.is_allowed_in(packet_type) {
+                return Err(DecodeError::REASON_NOT_ALLOWED);
+            }
+            // Three bytes are a reason without properties [MQTT5 3.4.2.2.1].
+            if !reader.is_empty() {
+                ack.decode_properties(&mut reader)?;
+            }
         }
         reader.finish().map(|()| ack)
     }

@@ -205,14 +205,25 @@ fn publish_flags(flags: u8) -> DecodeError {
 /// The remaining length and the bytes it takes; `None` when its last byte is not there yet.
 #[inline]
 fn remaining_length(bytes: &[u8]) -> Result<Option<(usize, usize)>, DecodeError> {
+    match *bytes {
+        [first @ 0..0x80, ..] => Ok(Some((usize::from(first), 1))),
+        [first, second @ 1..0x80, ..] => Ok(Some((usize::from(first & 0x7F) | usize::from(second) << 7, 2))),
+        _ => long_remaining_length(bytes),
+    }
+}
+
+/// A remaining length of three or four bytes, or one that is incomplete or wrong.
+#[cold]
+fn long_remaining_length(bytes: &[u8]) -> Result<Option<(usize, usize)>, DecodeError> {
     let mut value = 0;
     for (index, &byte) in bytes.iter().take(4).enumerate() {
         value |= usize::from(byte & 0x7F) << (7 * index);
         if byte < 0x80 {
-            if byte == 0 && index > 0 {
-                return Err(LENGTH_PADDED);
-            }
-            return Ok(Some((value, index + 1)));
+            return if byte == 0 {
+                Err(LENGTH_PADDED)
+            } else {
+                Ok(Some((value, index + 1)))
+            };
         }
     }
     if bytes.len() < 4 {

@@ -7,6 +7,7 @@ use super::ping::{PINGREQ, PINGRESP};
 use super::primitive::Reader;
 use super::{
     Ack, Auth, Connack, Connect, Disconnect, Publish, ReasonCode, Suback, Subscribe, Unsuback, Unsubscribe,
+    publish,
 };
 
 /// Protocol version of a connection, as in the CONNECT packet's protocol level.
@@ -94,12 +95,30 @@ impl<'a> Packet<'a> {
     /// alone and for either direction; see also [`DecodeError::reason`].
     #[inline]
     pub fn decode(frame: Frame<'a>, version: ProtocolVersion) -> Result<Self, DecodeError> {
-        if frame.packet_type == PacketType::Publish {
-            return Publish::decode(frame, version).map(Self::Publish);
+        match frame.packet_type {
+            PacketType::Publish => {
+                let head = publish::Head::decode(frame, version)?;
+                match head.payload {
+                    Some(payload) => Ok(Self::Publish(Publish::plain(head, payload))),
+                    None => Publish::with_properties(&head).map(Self::Publish),
+                }
+            }
+            PacketType::Puback | PacketType::Pubrec | PacketType::Pubrel | PacketType::Pubcomp => {
+                frame.check_flags(version)?;
+                let ack = Ack::decode(frame, version)?;
+                Ok(match frame.packet_type {
+                    PacketType::Puback => Self::Puback(ack),
+                    PacketType::Pubrec => Self::Pubrec(ack),
+                    PacketType::Pubrel => Self::Pubrel(ack),
+                    _ => Self::Pubcomp(ack),
+                })
+            }
+            _ => Self::decode_control(frame, version),
         }
-        Self::decode_control(frame, version)
     }
 
+    /// Decodes what no message flow consists of.
+    #[inline(never)]
     fn decode_control(frame: Frame<'a>, version: ProtocolVersion) -> Result<Self, DecodeError> {
         frame.check_flags(version)?;
         let body = frame.body;

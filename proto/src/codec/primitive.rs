@@ -121,7 +121,7 @@ impl<'a> Reader<'a> {
     pub(super) fn string(&mut self) -> Result<&'a str, DecodeError> {
         let bytes = self.binary()?;
         let text = utf8(bytes)?;
-        if contains_any(bytes, [0]) {
+        if any_word(bytes, zero_bytes) {
             Err(NULL_CHARACTER)
         } else {
             Ok(text)
@@ -133,7 +133,7 @@ impl<'a> Reader<'a> {
     pub(super) fn topic_name(&mut self, wildcard: DecodeError) -> Result<&'a str, DecodeError> {
         let bytes = self.binary()?;
         let text = utf8(bytes)?;
-        if contains_any(bytes, [0, b'+', b'#']) {
+        if any_word(bytes, |word| zero_bytes(word) | wildcard_bytes(word)) {
             return Err(if bytes.contains(&0) {
                 NULL_CHARACTER
             } else {
@@ -155,53 +155,59 @@ fn utf8(bytes: &[u8]) -> Result<&str, DecodeError> {
     std::str::from_utf8(bytes).map_err(|_| NOT_UTF8)
 }
 
-/// Whether any byte of `bytes` is one of `needles`, eight bytes at a time: strings here are mostly 10 to 100 bytes,
-/// too short for a general search to pay off.
+/// Whether `test` finds something in `bytes`, eight of which it looks at at a time: strings here are mostly 10 to 100
+/// bytes, too short for a general search to pay off. What is missing from the last eight is filled up with 0xFF.
 #[inline]
-fn contains_any<const N: usize>(bytes: &[u8], needles: [u8; N]) -> bool {
+fn any_word(bytes: &[u8], test: impl Fn(u64) -> u64) -> bool {
     let (words, tail) = bytes.as_chunks::<8>();
-    if words.iter().any(|word| word_contains_any(*word, needles)) {
-        return true;
-    }
+    let found = words
+        .iter()
+        .fold(0, |found, word| found | test(u64::from_ne_bytes(*word)));
     if tail.is_empty() {
-        return false;
+        return found != 0;
     }
     // The last eight bytes overlap what has been searched, which is cheaper than going byte by byte.
-    match bytes.last_chunk::<8>() {
-        Some(word) => word_contains_any(*word, needles),
-        None => tail.iter().any(|byte| needles.contains(byte)),
-    }
+    let last = bytes.last_chunk::<8>().copied().unwrap_or_else(|| {
+        let mut padded = [0xFF; 8];
+        padded[..tail.len()].copy_from_slice(tail);
+        padded
+    });
+    found | test(u64::from_ne_bytes(last)) != 0
 }
 
-/// The classic test for a zero byte in a word, for each needle XORed onto it.
+const LOW_BITS: u64 = 0x0101_0101_0101_0101;
+
+/// Not 0 if any byte of the word is: the classic test, by the borrow that only a zero byte takes from its high bit.
 #[inline]
-fn word_contains_any<const N: usize>(word: [u8; 8], needles: [u8; N]) -> bool {
-    const LOW: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    let word = u64::from_ne_bytes(word);
-    needles.into_iter().fold(0, |found, needle| {
-        let difference = word ^ (LOW * u64::from(needle));
-        found | (difference.wrapping_sub(LOW) & !difference & HIGH)
-    }) != 0
+const fn zero_bytes(word: u64) -> u64 {
+    word.wrapping_sub(LOW_BITS) & !word & (LOW_BITS << 7)
+}
+
+/// Not 0 if any byte of the word is `+` or `#`, which differ in a single bit.
+#[inline]
+const fn wildcard_bytes(word: u64) -> u64 {
+    const DIFFERENCE: u64 = LOW_BITS * (b'+' ^ b'#') as u64;
+    zero_bytes((word | DIFFERENCE) ^ (LOW_BITS * (b'+' | b'#') as u64))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn search(bytes: &[u8]) -> bool {
+        any_word(bytes, |word| zero_bytes(word) | wildcard_bytes(word))
+    }
+
     #[test]
     fn search_finds_a_needle_at_every_place_of_every_length() {
         for length in 0..40 {
             let clean = vec![b'a'; length];
-            assert!(!contains_any(&clean, [0, b'+', b'#']), "length {length}");
+            assert!(!search(&clean), "length {length}");
             for position in 0..length {
                 for needle in [0, b'+', b'#'] {
                     let mut bytes = clean.clone();
                     bytes[position] = needle;
-                    assert!(
-                        contains_any(&bytes, [0, b'+', b'#']),
-                        "{needle} at {position} of {length}"
-                    );
+                    assert!(search(&bytes), "{needle} at {position} of {length}");
                 }
             }
         }
@@ -211,7 +217,7 @@ mod tests {
     fn search_takes_no_neighbour_for_a_needle() {
         let others: Vec<u8> = (1..=255).filter(|byte| !b"+#".contains(byte)).collect();
         for window in others.windows(8) {
-            assert!(!contains_any(window, [0, b'+', b'#']), "{window:?}");
+            assert!(!search(window), "{window:?}");
         }
     }
 }

@@ -65,45 +65,40 @@ impl<'a> Publish<'a> {
     /// 0x94 for a topic alias of 0.
     #[inline]
     pub fn decode(frame: Frame<'a>, version: ProtocolVersion) -> Result<Self, DecodeError> {
-        debug_assert_eq!(frame.packet_type, PacketType::Publish);
-        let qos = QoS::from_bits(frame.flags >> 1 & 0b11).ok_or(DecodeError::QOS_3)?;
-        let dup = frame.flags & 0b1000 != 0;
-        if dup && qos == QoS::AtMostOnce {
-            return Err(DecodeError::DUP_AT_QOS_0);
+        let head = Head::decode(frame, version)?;
+        match head.payload {
+            Some(payload) => Ok(Self::plain(head, payload)),
+            None => Self::with_properties(&head),
         }
-        let mut reader = Reader::new(frame.body);
-        let topic = reader.topic_name(TOPIC_WILDCARD)?;
-        let packet_id = if qos == QoS::AtMostOnce {
-            None
-        } else {
-            Some(reader.packet_id()?)
-        };
-        let mut publish = Self {
-            dup,
-            qos,
-            retain: frame.flags & 1 != 0,
-            topic,
-            packet_id,
+    }
+
+    /// The packet that a head without properties and its payload make.
+    #[inline(always)]
+    pub(super) const fn plain(head: Head<'a>, payload: &'a [u8]) -> Self {
+        Self {
+            dup: head.dup,
+            qos: head.qos,
+            retain: head.retain,
+            topic: head.topic,
+            packet_id: head.packet_id,
             topic_alias: None,
             message_expiry_secs: None,
             payload_is_utf8: false,
-            subscription_ids: SubscriptionIds::default(),
+            subscription_ids: SubscriptionIds::from_checked(&[]),
             response_topic: None,
             forwardable: Cow::Borrowed(&[]),
-            payload: &[],
-        };
-        if version == ProtocolVersion::V5 {
-            match reader.rest().split_first() {
-                Some((0, payload)) => reader = Reader::new(payload),
-                _ => publish.decode_properties(&mut reader)?,
-            }
+            payload,
         }
-        if topic.is_empty() && publish.topic_alias.is_none() {
-            return Err(if version == ProtocolVersion::V5 {
-                TOPIC_MISSING
-            } else {
-                TOPIC_EMPTY
-            });
+    }
+
+    /// The packet that a head and what follows it make.
+    #[inline(never)]
+    pub(super) fn with_properties(head: &Head<'a>) -> Result<Self, DecodeError> {
+        let mut reader = head.rest;
+        let mut publish = Self::plain(*head, &[]);
+        publish.decode_properties(&mut reader)?;
+        if publish.topic.is_empty() && publish.topic_alias.is_none() {
+            return Err(TOPIC_MISSING);
         }
         publish.payload = reader.rest();
         Ok(publish)
@@ -173,6 +168,65 @@ impl PutBody for Publish<'_> {
     }
 }
 
+/// What a PUBLISH has before its properties.
+///
+/// Decoding stops here on the way, and is always inlined, so that a packet without properties is built once and in
+/// its place: moving a packet right after its fields were written one by one stalls the processor for longer than
+/// reading the topic takes.
+#[derive(Clone, Copy)]
+pub(super) struct Head<'a> {
+    dup: bool,
+    qos: QoS,
+    retain: bool,
+    topic: &'a str,
+    packet_id: Option<PacketId>,
+    /// What follows: properties at MQTT 5, and the payload.
+    rest: Reader<'a>,
+    /// The payload, where there are no properties.
+    pub(super) payload: Option<&'a [u8]>,
+}
+
+impl<'a> Head<'a> {
+    #[inline(always)]
+    pub(super) fn decode(frame: Frame<'a>, version: ProtocolVersion) -> Result<Self, DecodeError> {
+        debug_assert_eq!(frame.packet_type, PacketType::Publish);
+        let qos = QoS::from_bits(frame.flags >> 1 & 0b11).ok_or(DecodeError::QOS_3)?;
+        let dup = frame.flags & 0b1000 != 0;
+        if dup && qos == QoS::AtMostOnce {
+            return Err(DecodeError::DUP_AT_QOS_0);
+        }
+        let retain = frame.flags & 1 != 0;
+        let mut rest = Reader::new(frame.body);
+        let topic = rest.topic_name(TOPIC_WILDCARD)?;
+        let packet_id = if qos == QoS::AtMostOnce {
+            None
+        } else {
+            Some(rest.packet_id()?)
+        };
+        let payload = match (version, rest.rest()) {
+            (ProtocolVersion::V3_1 | ProtocolVersion::V3_1_1, payload) => Some(payload),
+            (ProtocolVersion::V5, [0, payload @ ..]) => Some(payload),
+            (ProtocolVersion::V5, _) => None,
+        };
+        if topic.is_empty() && payload.is_some() {
+            return Err(if version == ProtocolVersion::V5 {
+                TOPIC_MISSING
+            } else {
+                TOPIC_EMPTY
+            });
+        }
+        Ok(Self {
+            dup,
+            qos,
+            retain,
+            topic,
+            packet_id,
+            rest,
+            payload,
+        })
+    }
+}
+
 /// A PUBLISH to be written to a client.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct OutboundPublish<'a> {
@@ -219,12 +273,16 @@ impl OutboundPublish<'_> {
         let remaining = self.remaining_len(version, properties_len);
         out.reserve(1 + 4 + remaining);
 
+        let first = first_byte(self.dup, self.qos, self.retain);
         let topic = clip(self.topic).as_bytes();
-        let (length, length_bytes) = variable_bytes(wire_length(remaining));
-        let [topic_high, topic_low] = (topic.len() as u16).to_be_bytes();
-        out.push(first_byte(self.dup, self.qos, self.retain));
-        out.extend_from_slice(&length[..length_bytes]);
-        out.extend_from_slice(&[topic_high, topic_low]);
+        let [high, low] = (topic.len() as u16).to_be_bytes();
+        // Arrays of a fixed size are single stores, where a slice of them would be a call.
+        match variable_bytes(wire_length(remaining)) {
+            ([a, ..], 1) => out.extend_from_slice(&[first, a, high, low]),
+            ([a, b, ..], 2) => out.extend_from_slice(&[first, a, b, high, low]),
+            ([a, b, c, _], 3) => out.extend_from_slice(&[first, a, b, c, high, low]),
+            ([a, b, c, d], _) => out.extend_from_slice(&[first, a, b, c, d, high, low]),
+        }
         out.extend_from_slice(topic);
         if let Some(packet_id) = self.packet_id {
             out.extend_from_slice(&packet_id.get().to_be_bytes());
