@@ -3,5 +3,6 @@
 //! - [`state`]: the replicated state of one group, pure: a function of its log.
 //! - [`raft`]: openraft behind our own types; nothing outside this folder names it.
 
+pub mod node;
 pub mod raft;
 pub mod state;

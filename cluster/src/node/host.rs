@@ -1,0 +1,122 @@
+//! What the node asks of the broker around it.
+
+use std::sync::Arc;
+
+use quorate_proto::codec::{QoS, SubscriptionOptions};
+use quorate_proto::message::Message;
+use quorate_storage::log::GroupId;
+
+use crate::state::{Event, Outcome, PulledReference, Sequence, SessionId, ShareKey, Target, TargetQueue};
+
+/// Address of a connection on this node: worker, place in its table, and the place's generation, so that a late
+/// message never reaches the place's next tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Location {
+    /// Index of the worker.
+    pub worker: u16,
+    /// Place in the worker's table.
+    pub slot: u32,
+    /// Generation of the place.
+    pub generation: u32,
+}
+
+/// How a proposal ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Completion {
+    /// Committed and applied.
+    Applied(Outcome),
+    /// Not carried out, and never will be: the group refused the batch.
+    Refused,
+}
+
+/// References of a session's queue, answer to a pull.
+#[derive(Debug)]
+pub struct References {
+    /// The connection that asked.
+    pub location: Location,
+    /// The group whose queue it is.
+    pub group: GroupId,
+    /// The references, in order.
+    pub references: Vec<PulledReference>,
+    /// Where to go on; the queue may hold more from here if `more`.
+    pub next: Sequence,
+    /// References below this position may have been sent by an earlier connection.
+    pub sent_before: Sequence,
+    /// Whether the queue holds more.
+    pub more: bool,
+    /// Group time at the pull.
+    pub now: crate::state::GroupTime,
+}
+
+/// A reference of a shared queue that was given to a member.
+#[derive(Clone, Debug)]
+pub struct SharedReference {
+    /// The member's connection.
+    pub location: Location,
+    /// The group that holds it.
+    pub group: GroupId,
+    /// The shared subscription.
+    pub share: ShareKey,
+    /// The reference.
+    pub reference: PulledReference,
+    /// The member's subscription.
+    pub options: SubscriptionOptions,
+    /// The member's subscription identifier.
+    pub subscription_id: Option<u32>,
+    /// Group time when it was given.
+    pub now: crate::state::GroupTime,
+}
+
+/// A connected member of a shared subscription.
+#[derive(Clone, Copy, Debug)]
+pub struct ShareMember {
+    /// Its session.
+    pub session: SessionId,
+    /// Its connection.
+    pub location: Location,
+    /// Its options.
+    pub options: SubscriptionOptions,
+    /// Its subscription identifier.
+    pub subscription_id: Option<u32>,
+}
+
+/// The broker around the node. Methods are called from the node's runtime and must not block.
+pub trait Host: Send + Sync + Sized + 'static {
+    /// Names who waits for a proposal.
+    type Ticket: Send + 'static;
+
+    /// Proposals ended.
+    fn complete(&self, completions: Vec<(Self::Ticket, Completion)>);
+
+    /// Apply did this, in this order; called before the proposals of the same entry complete.
+    fn handle_events(&self, group: GroupId, events: &[Event]);
+
+    /// Answers to pulls.
+    fn handle_references(&self, references: References);
+
+    /// Shared references for members.
+    fn handle_shared(&self, references: Vec<SharedReference>);
+
+    /// The durable queues that `message` goes to.
+    fn durable_targets(&self, message: &Message) -> Vec<Target>;
+
+    /// Delivers a message of the node itself (a will) to live subscribers.
+    fn deliver_live(&self, message: &Arc<Message>);
+
+    /// The connected members of a shared subscription.
+    fn share_members(&self, share: &ShareKey) -> Vec<ShareMember>;
+
+    /// Whether anybody still owns this queue: a session that exists, a share that has a durable member.
+    fn queue_is_known(&self, queue: &TargetQueue) -> bool;
+
+    /// The connection of a client identifier's home, for the message group of a will.
+    fn client_of(&self, session: SessionId) -> Option<crate::state::ClientId>;
+
+    /// The node cannot go on: its log or state store failed.
+    fn fatal(&self, what: String);
+}
+
+/// QoS a shared reference is delivered with to a member.
+pub(crate) fn shared_qos(published: QoS, options: &SubscriptionOptions) -> QoS {
+    published.min(options.qos)
+}

@@ -1,0 +1,159 @@
+//! Packs what waits for a group into entries and proposes them, one in flight while the next fills.
+//!
+//! No timer: whatever came while an entry was on its way leaves with the next one. Batches are numbered and repeated
+//! until their outcome is known (R10), so a publish is never answered on a guess (R13).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::{Completion, Group, Host};
+use crate::raft::ProposeError;
+use crate::state::{BatchHeader, BatchOutcome, Outcome};
+
+/// Bytes of commands in one entry, unless a single command is larger.
+const ENTRY_BYTES_MAX: usize = 64 * 1024;
+/// Commands in one entry.
+const ENTRY_COMMANDS_MAX: usize = 4_096;
+
+/// Who waits for an outcome.
+#[derive(Debug)]
+pub(super) enum Waiter<T> {
+    Nobody,
+    Ticket(T),
+    Task(oneshot::Sender<Completion>),
+}
+
+/// Commands that leave in one entry.
+#[derive(Debug)]
+struct Pack<T> {
+    commands: Vec<u8>,
+    waiters: Vec<(Waiter<T>, bool)>,
+}
+
+/// Commands that wait for a group.
+#[derive(Debug)]
+pub(super) struct Proposals<T> {
+    packs: Mutex<VecDeque<Pack<T>>>,
+    ready: Notify,
+}
+
+impl<T> Default for Proposals<T> {
+    fn default() -> Self {
+        Self { packs: Mutex::new(VecDeque::new()), ready: Notify::new() }
+    }
+}
+
+impl<T> Proposals<T> {
+    /// Appends a command; `retained` delays the completion until the topic's group has the value.
+    pub(super) fn push(&self, encode: impl FnOnce(&mut Vec<u8>), waiter: Waiter<T>, retained: bool) {
+        let mut packs = self.packs.lock();
+        let was_empty = packs.is_empty();
+        let full = packs
+            .back()
+            .is_none_or(|pack| pack.commands.len() >= ENTRY_BYTES_MAX || pack.waiters.len() >= ENTRY_COMMANDS_MAX);
+        if full {
+            packs.push_back(Pack { commands: Vec::new(), waiters: Vec::new() });
+        }
+        let pack = packs.back_mut().expect("just made sure there is one");
+        encode(&mut pack.commands);
+        pack.waiters.push((waiter, retained));
+        drop(packs);
+        if was_empty {
+            self.ready.notify_one();
+        }
+    }
+
+    /// Commands that wait, for metrics.
+    pub(super) fn waiting(&self) -> usize {
+        self.packs.lock().iter().map(|pack| pack.waiters.len()).sum()
+    }
+
+    async fn next(&self) -> Pack<T> {
+        loop {
+            if let Some(pack) = self.packs.lock().pop_front() {
+                return pack;
+            }
+            self.ready.notified().await;
+        }
+    }
+}
+
+impl<H: Host> Group<H> {
+    /// The proposer's task.
+    pub(super) async fn run_proposer(self: Arc<Self>) {
+        let mut number = 0;
+        loop {
+            let pack = self.proposals.next().await;
+            number += 1;
+            let entry = self.entry(number, pack.waiters.len(), &pack.commands);
+            let Some(outcome) = self.propose_until_known(entry).await else { return };
+            self.complete(pack.waiters, outcome);
+        }
+    }
+
+    fn entry(&self, number: u64, count: usize, commands: &[u8]) -> Bytes {
+        let header = BatchHeader {
+            view: 0,
+            node: self.settings.node,
+            incarnation: self.settings.incarnation,
+            number,
+            stamp: self.now(),
+            queue_limits: self.settings.queue_limits,
+        };
+        let mut entry = Vec::with_capacity(commands.len() + 64);
+        header.encode_with(&mut entry, commands, count);
+        entry.into()
+    }
+
+    /// Proposes an empty entry whose stamp lets due timers act.
+    pub(super) async fn tick(&self) -> bool {
+        let entry = self.entry(0, 0, &[]);
+        self.propose_until_known(entry).await.is_some()
+    }
+
+    /// Repeats an entry until its outcome is known; `None` when the node is going down.
+    async fn propose_until_known(&self, entry: Bytes) -> Option<BatchOutcome> {
+        let mut pause = Duration::from_millis(5);
+        loop {
+            match self.raft().propose(&entry).await {
+                Ok(outcome) => return Some(outcome),
+                Err(ProposeError::Fatal(what)) => {
+                    self.host.fatal(what);
+                    return None;
+                }
+                Err(error) => {
+                    tracing::debug!(group = self.id().0, %error, "proposal is repeated");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_millis(200));
+                }
+            }
+        }
+    }
+
+    fn complete(&self, waiters: Vec<(Waiter<H::Ticket>, bool)>, outcome: BatchOutcome) {
+        let mut outcomes = match outcome {
+            BatchOutcome::Applied(outcomes) => outcomes.into_iter(),
+            BatchOutcome::Refused => Vec::new().into_iter(),
+        };
+        let mut completions = Vec::with_capacity(waiters.len());
+        for (waiter, retained) in waiters {
+            let completion = outcomes.next().map_or(Completion::Refused, Completion::Applied);
+            let stored = matches!(completion, Completion::Applied(Outcome::Published { duplicate: false, .. }));
+            match waiter {
+                Waiter::Nobody => {}
+                Waiter::Ticket(ticket) if retained && stored => self.wait_for_retained(ticket, completion),
+                Waiter::Ticket(ticket) => completions.push((ticket, completion)),
+                // The task may have gone with its connection.
+                Waiter::Task(sender) => drop(sender.send(completion)),
+            }
+        }
+        if !completions.is_empty() {
+            self.host.complete(completions);
+        }
+    }
+}

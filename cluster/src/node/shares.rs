@@ -1,0 +1,220 @@
+//! Durable shared subscriptions: gives each reference of a shared queue to one connected member.
+//!
+//! Round robin over the members that have room. At QoS 0 and 1 a member that is lost gives its references back and
+//! they go to another at once; at QoS 2 the assignment is committed first and final (R37) [MQTT-4.8.2-4, -5].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use quorate_proto::codec::QoS;
+
+use super::host::{ShareMember, shared_qos};
+use super::{Group, Host, Location, SharedReference};
+use crate::state::{Command, PulledReference, Sequence, SessionId, ShareKey, TargetQueue};
+
+/// References of one group that one member may hold unsettled.
+const MEMBER_WINDOW: usize = 16;
+/// References looked at in one pull.
+const PULL_COUNT: usize = 64;
+
+/// Dispatch state of one shared queue.
+#[derive(Debug, Default)]
+struct Share {
+    /// Everything below was given to somebody once.
+    next: Sequence,
+    /// Given back by members that were lost.
+    returned: BTreeSet<Sequence>,
+    in_flight: BTreeMap<Sequence, SessionId>,
+    held: BTreeMap<SessionId, usize>,
+    /// Goes round the members.
+    turn: usize,
+}
+
+/// Dispatch state of a group's shared queues. Lost with the leader: a new one gives unsettled references again.
+#[derive(Debug, Default)]
+pub(super) struct ShareDispatch {
+    shares: BTreeMap<ShareKey, Share>,
+    marked: BTreeSet<ShareKey>,
+}
+
+impl ShareDispatch {
+    /// The share has references, or members with room.
+    pub(super) fn mark(&mut self, share: &ShareKey) {
+        if !self.marked.contains(share) {
+            self.marked.insert(share.clone());
+        }
+    }
+}
+
+impl<H: Host> Group<H> {
+    /// A member connected or got room.
+    pub fn share_ready(&self, share: &ShareKey) {
+        self.shares.lock().mark(share);
+        self.attend.notify_one();
+    }
+
+    /// The member is done with a reference: it is settled, and the member has room.
+    pub fn settle_shared(&self, share: &ShareKey, sequence: Sequence) {
+        let mut dispatch = self.shares.lock();
+        if let Some(state) = dispatch.shares.get_mut(share) {
+            state.release(sequence);
+            state.returned.remove(&sequence);
+        }
+        dispatch.mark(share);
+        drop(dispatch);
+        let queue = TargetQueue::Share(share.clone());
+        self.propose(&Command::Settle { queue, sequences: vec![sequence] }, None);
+        self.attend.notify_one();
+    }
+
+    /// The session's connection is gone: what it held goes to others.
+    pub fn share_member_lost(&self, session: SessionId) {
+        let mut dispatch = self.shares.lock();
+        let mut touched = Vec::new();
+        for (key, share) in &mut dispatch.shares {
+            if share.take_back(session) {
+                touched.push(key.clone());
+            }
+        }
+        for key in &touched {
+            dispatch.mark(key);
+        }
+        drop(dispatch);
+        if !touched.is_empty() {
+            self.attend.notify_one();
+        }
+    }
+
+    pub(super) fn dispatch_shares(self: &Arc<Self>) {
+        let marked = std::mem::take(&mut self.shares.lock().marked);
+        for key in marked {
+            let members = self.host.share_members(&key);
+            let given = self.dispatch_share(&key, &members);
+            if !given.is_empty() {
+                self.host.handle_shared(given);
+            }
+        }
+    }
+
+    fn dispatch_share(&self, key: &ShareKey, members: &[ShareMember]) -> Vec<SharedReference> {
+        let queue = TargetQueue::Share(key.clone());
+        let mut given = Vec::new();
+        let mut dispatch = self.shares.lock();
+        let share = dispatch.shares.entry(key.clone()).or_default();
+        loop {
+            let mut references = Vec::new();
+            {
+                let state = self.state();
+                for sequence in &share.returned {
+                    state.pull(&queue, *sequence, 1, u64::MAX, &mut references);
+                    // A returned reference that was settled meanwhile yields its successor: not ours to give here.
+                    references.pop_if(|reference| reference.sequence != *sequence);
+                }
+                state.pull(&queue, share.next, PULL_COUNT, u64::MAX, &mut references);
+            }
+            let mut progressed = false;
+            for reference in references {
+                let Some(member) = share.choose(members) else { return given };
+                progressed = true;
+                share.returned.remove(&reference.sequence);
+                share.next = share.next.max(Sequence(reference.sequence.0 + 1));
+                if let Some(reference) = self.give(key, share, &member, reference) {
+                    given.push(reference);
+                }
+            }
+            share.returned.clear();
+            if !progressed {
+                return given;
+            }
+        }
+    }
+
+    /// Hands a reference to a member; at QoS 2 by an entry that makes it the member's own.
+    fn give(
+        &self,
+        key: &ShareKey,
+        share: &mut Share,
+        member: &ShareMember,
+        reference: PulledReference,
+    ) -> Option<SharedReference> {
+        let queue = TargetQueue::Share(key.clone());
+        let retain = reference.message.retain && member.options.retain_as_published;
+        match shared_qos(reference.qos, &member.options) {
+            QoS::ExactlyOnce => {
+                let assign = Command::Assign {
+                    share: key.clone(),
+                    sequence: reference.sequence,
+                    session: member.session,
+                    qos: QoS::ExactlyOnce,
+                    subscription_ids: member.subscription_id.into_iter().collect(),
+                    retain,
+                };
+                self.propose(&assign, None);
+                return None;
+            }
+            QoS::AtMostOnce => {
+                self.propose(&Command::Settle { queue, sequences: vec![reference.sequence] }, None);
+            }
+            QoS::AtLeastOnce => share.hold(reference.sequence, member.session),
+        }
+        Some(SharedReference {
+            location: member.location,
+            group: self.id(),
+            share: key.clone(),
+            reference,
+            options: member.options,
+            subscription_id: member.subscription_id,
+            now: self.now(),
+        })
+    }
+}
+
+impl Share {
+    fn choose(&mut self, members: &[ShareMember]) -> Option<ShareMember> {
+        for step in 0..members.len() {
+            let member = &members[(self.turn + step) % members.len()];
+            if self.held.get(&member.session).copied().unwrap_or(0) < MEMBER_WINDOW {
+                self.turn = self.turn + step + 1;
+                return Some(*member);
+            }
+        }
+        None
+    }
+
+    fn hold(&mut self, sequence: Sequence, session: SessionId) {
+        self.in_flight.insert(sequence, session);
+        *self.held.entry(session).or_default() += 1;
+    }
+
+    fn release(&mut self, sequence: Sequence) {
+        if let Some(session) = self.in_flight.remove(&sequence)
+            && let Some(held) = self.held.get_mut(&session)
+        {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(&session);
+            }
+        }
+    }
+
+    fn take_back(&mut self, session: SessionId) -> bool {
+        if self.held.remove(&session).is_none() {
+            return false;
+        }
+        let returned: Vec<Sequence> =
+            self.in_flight.iter().filter(|(_, holder)| **holder == session).map(|(sequence, _)| *sequence).collect();
+        for sequence in returned {
+            self.in_flight.remove(&sequence);
+            self.returned.insert(sequence);
+        }
+        true
+    }
+}
+
+/// Where a member's connection is.
+impl ShareMember {
+    /// Its connection.
+    pub fn location(&self) -> Location {
+        self.location
+    }
+}

@@ -1,0 +1,201 @@
+//! Starts a node: its groups over one log and one state store, the end of its last start, and the tasks that serve.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::join_all;
+use quorate_storage::log::{GroupId, SyncPolicy};
+use tokio::task::JoinHandle;
+
+use super::group::GroupSettings;
+use super::replica::Replica;
+use super::{Completion, Group, GroupClock, GroupKind, Host, Placement};
+use crate::raft::{self, NodeAddress, NodeParts, RaftGroup};
+use crate::state::{Command, NodeId, NodeIncarnation, QueueLimits};
+
+/// How a node runs.
+#[derive(Clone, Debug)]
+pub struct NodeSettings {
+    /// This node.
+    pub node: NodeId,
+    /// This start of it (R25).
+    pub incarnation: NodeIncarnation,
+    /// Wall clock's time of the cluster's creation.
+    pub created_at: SystemTime,
+    /// Limits of one (session, group) queue.
+    pub queue_limits: QueueLimits,
+    /// Retained messages of one group.
+    pub retained_messages_max: u32,
+    /// Their bytes.
+    pub retained_bytes_max: u64,
+    /// Time between checkpoints.
+    pub checkpoint_interval: Duration,
+    /// Entries kept in the log behind a checkpoint.
+    pub log_entries_to_keep: u64,
+}
+
+/// A node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A group did not start.
+    #[error("group {group}: {error}")]
+    Group {
+        /// The group.
+        group: u16,
+        /// Why.
+        error: raft::StartError,
+    },
+    /// A group was not created, or stopped while it started.
+    #[error("group {group}: {what}")]
+    Stopped {
+        /// The group.
+        group: u16,
+        /// Why.
+        what: String,
+    },
+}
+
+/// A node's groups.
+pub struct Node<H: Host> {
+    groups: BTreeMap<GroupId, Arc<Group<H>>>,
+    tasks: parking_lot::Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl<H: Host> Node<H> {
+    /// Starts all groups and brings their state up to the end of their logs; call it within the runtime that is to
+    /// run them. A volume without groups becomes a cluster of this node alone.
+    ///
+    /// # Errors
+    /// What is stored cannot be used, or a group stopped.
+    pub async fn start(settings: NodeSettings, parts: NodeParts, host: Arc<H>) -> Result<Arc<Self>, StartError> {
+        let group_settings = GroupSettings {
+            node: settings.node,
+            incarnation: settings.incarnation,
+            queue_limits: settings.queue_limits,
+            retained_messages_max: settings.retained_messages_max,
+            retained_bytes_max: settings.retained_bytes_max,
+        };
+        let groups: BTreeMap<GroupId, Arc<Group<H>>> = Placement::groups()
+            .map(|group| (group, Arc::new(Group::new(group, host.clone(), group_settings))))
+            .collect();
+        let starts = groups.values().map(|group| start_group(group, &settings, &parts));
+        for started in join_all(starts).await {
+            started?;
+        }
+        let node = Arc::new(Self { groups, tasks: parking_lot::Mutex::default() });
+        node.spawn_tasks(settings.checkpoint_interval);
+        node.end_last_start(&settings).await?;
+        Ok(node)
+    }
+
+    fn spawn_tasks(self: &Arc<Self>, checkpoint_interval: Duration) {
+        let mut tasks = self.tasks.lock();
+        for group in self.groups.values() {
+            tasks.push(tokio::spawn(group.clone().run_proposer()));
+            tasks.push(tokio::spawn(group.clone().run_attendant(Arc::downgrade(self))));
+        }
+        tasks.push(tokio::spawn(run_checkpoints(Arc::downgrade(self), checkpoint_interval)));
+    }
+
+    /// Ends the connections of this node's last start in every group, before clients come (R25).
+    async fn end_last_start(&self, settings: &NodeSettings) -> Result<(), StartError> {
+        let Some(last) = settings.incarnation.0.checked_sub(1) else { return Ok(()) };
+        let command = Command::NodeLost { node: settings.node, incarnation: NodeIncarnation(last) };
+        let ends = Placement::data_groups().map(|group| {
+            let group = self.group(group);
+            let command = &command;
+            async move { (group.id(), group.propose_and_wait(command).await) }
+        });
+        for (group, completion) in join_all(ends).await {
+            if completion == Completion::Refused {
+                let what = "the end of the last start was refused".to_owned();
+                return Err(StartError::Stopped { group: group.0, what });
+            }
+        }
+        Ok(())
+    }
+
+    /// A group.
+    ///
+    /// # Panics
+    /// Every node of this version has every group.
+    pub fn group(&self, group: GroupId) -> &Arc<Group<H>> {
+        self.groups.get(&group).expect("a node has all groups")
+    }
+
+    /// The home group of a session.
+    pub fn home(&self, session: crate::state::SessionId) -> &Arc<Group<H>> {
+        self.group(session.home())
+    }
+
+    /// The data group of a packet identifier slot, 0 to 15.
+    pub fn group_of_slot(&self, slot: u8) -> &Arc<Group<H>> {
+        self.group(Placement::data_of_slot(slot))
+    }
+
+    /// All groups.
+    pub fn groups(&self) -> impl Iterator<Item = &Arc<Group<H>>> {
+        self.groups.values()
+    }
+
+    /// Writes the state of all data groups to the state store, so that the log behind it can go.
+    pub async fn checkpoint(&self) {
+        // Live groups have no state after a full stop, so there is nothing to keep; their log is cut all the same.
+        join_all(self.groups.values().map(|group| async move {
+            if let Err(error) = group.raft().checkpoint().await {
+                tracing::error!(group = group.id().0, %error, "checkpoint failed");
+            }
+        }))
+        .await;
+    }
+
+    /// Stops serving, checkpoints, stops the groups.
+    pub async fn shutdown(&self) {
+        self.checkpoint().await;
+        for task in self.tasks.lock().drain(..) {
+            task.abort();
+        }
+        join_all(self.groups.values().map(|group| group.raft().shutdown())).await;
+    }
+}
+
+async fn start_group<H: Host>(
+    group: &Arc<Group<H>>,
+    settings: &NodeSettings,
+    parts: &NodeParts,
+) -> Result<(), StartError> {
+    let id = group.id();
+    let stopped = |what: String| StartError::Stopped { group: id.0, what };
+    let sync = match Placement::kind(id) {
+        GroupKind::Data => SyncPolicy::Synced,
+        GroupKind::Live => SyncPolicy::Written,
+    };
+    let group_settings = raft::GroupSettings {
+        sync,
+        log_entries_to_keep: settings.log_entries_to_keep,
+        ..raft::GroupSettings::new(id)
+    };
+    let raft = RaftGroup::start(&group_settings, parts, Replica::new(group.clone()))
+        .await
+        .map_err(|error| StartError::Group { group: id.0, error })?;
+    raft.initialize_single(NodeAddress::default()).await.map_err(|error| stopped(error.to_string()))?;
+    raft.wait_for_leader().await.map_err(|error| stopped(error.to_string()))?;
+    // Everything in the log is applied: group time goes on from its last stamp.
+    raft.ensure_linearizable().await.map_err(|error| stopped(error.to_string()))?;
+    let last = group.state().group_time();
+    group.clock_started(GroupClock::resume(last, settings.created_at, SystemTime::now()));
+    group.started(raft);
+    Ok(())
+}
+
+async fn run_checkpoints<H: Host>(node: std::sync::Weak<Node<H>>, interval: Duration) {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        let Some(node) = node.upgrade() else { return };
+        node.checkpoint().await;
+    }
+}
