@@ -32,6 +32,8 @@ mod close;
 mod connection;
 mod delivery;
 mod exchanges;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handshake;
 mod in_flight;
 mod inbound;
@@ -45,6 +47,9 @@ mod peer;
 mod queue;
 mod settings;
 mod subscribe;
+
+#[cfg(test)]
+mod tests;
 
 pub use action::{
     Action, AuthenticationRequest, Credentials, Decision, OpenRequest, Opened, PublishOutcome,
