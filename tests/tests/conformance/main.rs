@@ -7,7 +7,14 @@
 
 mod catalogue;
 mod connect;
+mod delivery;
+mod errors;
+mod publish;
+mod retained;
 mod session;
+mod subscribe;
+mod text;
+mod topics;
 mod will;
 
 use std::sync::OnceLock;
