@@ -97,7 +97,7 @@ impl Run {
     }
 
     fn answer_open(&mut self, request: &OpenRequest, input: &mut Input<'_>) {
-        if input.byte() % 16 == 0 {
+        if input.below(16) == 0 {
             return self
                 .connection
                 .handle_refused(input.pick(&REASONS), None, &mut self.out);

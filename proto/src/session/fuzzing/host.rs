@@ -87,7 +87,7 @@ impl Run {
 
     fn connect(&mut self, input: &mut Input<'_>) {
         let version = self.client.version;
-        let mut connect = Connect::new(version, if input.byte() % 8 == 0 { "" } else { "client" });
+        let mut connect = Connect::new(version, if input.below(8) == 0 { "" } else { "client" });
         connect.clean_start = input.flag();
         connect.keep_alive_secs = u16::from(input.below(3)) * 10;
         connect.will = input

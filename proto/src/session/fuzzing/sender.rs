@@ -49,7 +49,7 @@ impl Run {
             subscription_ids: SubscriptionIds::default(),
             response_topic: None,
             forwardable: IS_UTF8.into(),
-            payload: if may_fail && input.byte() % 8 == 0 {
+            payload: if may_fail && input.below(8) == 0 {
                 &[0xFF]
             } else {
                 b"payload"
@@ -67,7 +67,7 @@ impl Run {
         let Some((packet_type, packet_id)) = (if input.rarely() { Some(any) } else { fitting }) else {
             return;
         };
-        let refuses = self.client.version == ProtocolVersion::V5 && input.byte() % 8 == 0;
+        let refuses = self.client.version == ProtocolVersion::V5 && input.below(8) == 0;
         let reason = if refuses {
             ReasonCode::UNSPECIFIED_ERROR
         } else {
