@@ -11,7 +11,11 @@
 //! - A sync that was made to fail drops a random part of what it should have covered for good, keeps showing it to
 //!   readers, and lets later syncs succeed, as Linux does.
 
+mod countdown;
+mod file;
 mod inode;
+mod names;
+mod random;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -22,7 +26,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::disk::{Disk, DiskFile, DiskLock};
+use countdown::Countdown;
+use file::FaultyFile;
 use inode::{Inode, StaleBlocks};
+use names::{Directory, NameChange, apply_name_change};
+pub use random::SplitMix;
 
 /// What a power cut leaves of unsynced changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,89 +43,6 @@ pub enum CrashMode {
     Sectors,
     /// One of the others, or everything, drawn for each file.
     Any,
-}
-
-/// Small deterministic generator (splitmix64); not for secrets.
-#[derive(Clone, Debug)]
-pub struct SplitMix(u64);
-
-impl SplitMix {
-    /// A generator for `seed`.
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// The next number.
-    pub fn next_u64(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `bound`, 0 where the bound is 0.
-    pub fn below(&mut self, bound: u64) -> u64 {
-        if bound == 0 { 0 } else { self.next_u64() % bound }
-    }
-
-    /// True in one of `out_of` cases.
-    pub fn one_in(&mut self, out_of: u64) -> bool {
-        self.below(out_of) == 0
-    }
-}
-
-#[derive(Debug)]
-enum NameChange {
-    Link(String, u64),
-    Unlink(String),
-    Rename(String, String, u64),
-}
-
-#[derive(Debug, Default)]
-struct Directory {
-    /// Whether the directory's own name is synced in its parent.
-    linked: bool,
-    current: BTreeMap<String, u64>,
-    durable: BTreeMap<String, u64>,
-    pending: Vec<NameChange>,
-}
-
-fn apply_name_change(names: &mut BTreeMap<String, u64>, change: &NameChange) {
-    match change {
-        NameChange::Link(name, inode) => {
-            names.insert(name.clone(), *inode);
-        }
-        NameChange::Unlink(name) => {
-            names.remove(name);
-        }
-        NameChange::Rename(from, to, inode) => {
-            names.remove(from);
-            names.insert(to.clone(), *inode);
-        }
-    }
-}
-
-/// A fault that strikes when a countdown of matching operations has run out.
-#[derive(Debug)]
-struct Countdown {
-    remaining: u64,
-    path_part: String,
-}
-
-impl Countdown {
-    fn strikes(fault: &mut Option<Self>, path: &Path) -> bool {
-        let Some(countdown) = fault else { return false };
-        if !path.to_string_lossy().contains(&countdown.path_part) {
-            return false;
-        }
-        if countdown.remaining > 0 {
-            countdown.remaining -= 1;
-            return false;
-        }
-        *fault = None;
-        true
-    }
 }
 
 #[derive(Debug)]
@@ -145,14 +70,6 @@ struct Inner {
 /// The disk; clones share it.
 #[derive(Clone, Debug)]
 pub struct FaultyDisk(Arc<Mutex<Inner>>);
-
-#[derive(Debug)]
-struct FaultyFile {
-    disk: FaultyDisk,
-    inode: u64,
-    epoch: u64,
-    path: PathBuf,
-}
 
 struct HeldLock {
     disk: FaultyDisk,
@@ -344,11 +261,12 @@ impl FaultyDisk {
         self.0.lock().syncs
     }
 
-    /// Counts an operation of a store that lives beside this disk in the same machine; fails when the power is off.
-    pub fn external_operation(&self) -> io::Result<()> {
+    /// Counts an operation of a store that lives beside this disk in the same machine: false when the power goes off
+    /// with it, so that any part of it may have happened; an error when the power was off before.
+    pub fn external_operation(&self) -> io::Result<bool> {
         let mut inner = self.0.lock();
         inner.step()?;
-        inner.outcome(())
+        Ok(!inner.down)
     }
 
     /// Lets syncs of files and directories succeed without any effect: a disk that lies.
@@ -405,74 +323,6 @@ impl Inner {
         self.down = false;
         self.crash_at = None;
         self.locks.clear();
-    }
-}
-
-impl FaultyFile {
-    fn inner(&self) -> io::Result<parking_lot::MutexGuard<'_, Inner>> {
-        let inner = self.disk.0.lock();
-        if inner.epoch != self.epoch || inner.down {
-            return Err(injected("handle of a machine that is gone"));
-        }
-        Ok(inner)
-    }
-}
-
-impl DiskFile for FaultyFile {
-    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut guard = self.inner()?;
-        let inner = &mut *guard;
-        inner.step()?;
-        let used = inner.used();
-        let grows = (offset + data.len() as u64).saturating_sub(inner.inode(self.inode)?.size());
-        if inner.capacity.is_some_and(|capacity| used + grows > capacity) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        if Countdown::strikes(&mut inner.write_fault, &self.path) {
-            let kept = inner.random.below(data.len() as u64 + 1) as usize;
-            inner.inode(self.inode)?.write(offset, &data[..kept]);
-            return Err(injected("write error"));
-        }
-        inner.inode(self.inode)?.write(offset, data);
-        inner.outcome(())
-    }
-
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(self.inner()?.inode(self.inode)?.read(offset, buffer))
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.inner()?.inode(self.inode)?.size())
-    }
-
-    fn truncate(&self, length: u64) -> io::Result<()> {
-        let mut inner = self.inner()?;
-        inner.step()?;
-        inner.inode(self.inode)?.truncate(length);
-        inner.outcome(())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        let delay = self.inner()?.sync_delay;
-        if !delay.is_zero() {
-            std::thread::sleep(delay);
-        }
-        let mut guard = self.inner()?;
-        let inner = &mut *guard;
-        inner.step()?;
-        if FaultyDisk::sync_strikes(inner, &self.path) {
-            let random = &mut inner.random;
-            if let Some(inode) = inner.inodes.get_mut(&self.inode) {
-                inode.fail_sync(random);
-            }
-            return Err(injected("sync error"));
-        }
-        // Power that goes off during a sync leaves it undone; what it had written by then is drawn by the crash.
-        if !inner.ignore_syncs && !inner.down {
-            inner.inode(self.inode)?.sync();
-            inner.syncs += 1;
-        }
-        inner.outcome(())
     }
 }
 

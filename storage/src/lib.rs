@@ -9,5 +9,6 @@
 pub mod disk;
 pub mod faulty;
 pub mod log;
+pub mod state;
 pub mod volume;
 pub mod wal;

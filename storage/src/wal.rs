@@ -24,6 +24,7 @@
 //!
 //! Every start begins a new segment; the file that an earlier run left is never appended to.
 
+mod batch;
 mod buffer;
 mod collect;
 mod error;

@@ -185,8 +185,8 @@ impl Inode {
         }
         if holes_stale {
             let end = self.durable.len().min(stale.0.len());
-            for at in synced..end {
-                if !written[at] {
+            for (at, written) in written.iter().enumerate().take(end).skip(synced) {
+                if !written {
                     self.durable[at] = stale.0[at];
                 }
             }

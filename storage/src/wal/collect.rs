@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Shared;
-use super::buffer::{Removal, State};
+use super::batch::Removal;
+use super::buffer::State;
 use super::group::Place;
 use super::record::SegmentMask;
 use super::segment;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::buffer::{Batch, Failure, Waiting};
+use super::batch::{Batch, Failure, Waiting};
 use super::{Shared, segment};
 use crate::disk::DiskFile;
 

@@ -1,0 +1,151 @@
+//! The store in sled 0.34, and the way this crate opens and syncs a sled database.
+//!
+//! `flush` of sled 0.34 writes its buffer and calls `sync_file_range`: that survives a killed process, not a power
+//! cut. So each sync here is `flush`, then fdatasync of sled's one file, `db`, through a handle of our own.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use parking_lot::Mutex;
+
+use super::{Change, Entry, StateError, StateStore};
+use crate::disk::{self, Disk, RealDisk};
+
+/// Settings of a store.
+#[derive(Clone, Debug)]
+pub struct SledOptions {
+    /// Bytes of sled's page cache.
+    pub cache_bytes: u64,
+}
+
+impl Default for SledOptions {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 64 << 20,
+        }
+    }
+}
+
+/// A sled database with a sync that syncs.
+#[derive(Debug)]
+pub(crate) struct SyncedDatabase {
+    database: sled::Db,
+    file: File,
+    /// The first failed sync: nothing after it is known to be durable.
+    failed: Mutex<Option<io::ErrorKind>>,
+}
+
+/// sled's error as an I/O error; damage becomes `InvalidData`.
+pub(crate) fn io_error(error: sled::Error) -> io::Error {
+    match error {
+        sled::Error::Io(error) => error,
+        other => io::Error::new(io::ErrorKind::InvalidData, other),
+    }
+}
+
+impl SyncedDatabase {
+    pub(crate) fn open(path: &Path, options: &SledOptions) -> io::Result<Self> {
+        disk::create_dir_all_synced(&RealDisk, path)?;
+        let config = sled::Config::new()
+            .path(path)
+            .mode(sled::Mode::HighThroughput)
+            .cache_capacity(options.cache_bytes)
+            .flush_every_ms(None)
+            .use_compression(false);
+        let database = config.open().map_err(io_error)?;
+        let file = File::options().read(true).write(true).open(path.join("db"))?;
+        let opened = Self {
+            database,
+            file,
+            failed: Mutex::new(None),
+        };
+        opened.sync()?;
+        RealDisk.sync_dir(path)?;
+        Ok(opened)
+    }
+
+    pub(crate) fn tree(&self, name: &str) -> io::Result<sled::Tree> {
+        self.database.open_tree(name).map_err(io_error)
+    }
+
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        if let Some(kind) = *self.failed.lock() {
+            return Err(io::Error::new(kind, "an earlier sync failed"));
+        }
+        let synced = self
+            .database
+            .flush()
+            .map_err(io_error)
+            .and_then(|_| self.file.sync_data());
+        if let Err(error) = &synced {
+            *self.failed.lock() = Some(error.kind());
+        }
+        synced
+    }
+}
+
+/// The state store of a node.
+#[derive(Debug)]
+pub struct SledStore {
+    tree: sled::Tree,
+    database: SyncedDatabase,
+}
+
+impl SledStore {
+    /// Opens the store in `path`, or creates an empty one: whether it may be empty is for the
+    /// [`Checkpointer`](super::Checkpointer) to know. A store that does not open is [`StateError::StateLost`].
+    pub fn open(path: &Path, options: &SledOptions) -> Result<Self, StateError> {
+        let opened = SyncedDatabase::open(path, options).and_then(|database| {
+            Ok(Self {
+                tree: database.tree("state")?,
+                database,
+            })
+        });
+        opened.map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => StateError::StateLost {
+                dir: path.to_owned(),
+                reason: format!("sled does not open: {error}"),
+            },
+            _ => StateError::Io(error),
+        })
+    }
+}
+
+impl StateStore for SledStore {
+    fn apply(&self, changes: Vec<Change>) -> Result<(), StateError> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in changes {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        Ok(self.tree.apply_batch(batch).map_err(io_error)?)
+    }
+
+    fn read(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(self.tree.get(key).map_err(io_error)?.map(|value| value.to_vec()))
+    }
+
+    fn range(&self, from: &[u8], until: &[u8], bytes_max: usize) -> Result<Vec<Entry>, StateError> {
+        let mut found = Vec::new();
+        let mut bytes = 0;
+        if from >= until {
+            return Ok(found);
+        }
+        for entry in self.tree.range(from..until) {
+            let (key, value) = entry.map_err(io_error)?;
+            bytes += key.len() + value.len();
+            if bytes > bytes_max && !found.is_empty() {
+                break;
+            }
+            found.push((key.to_vec(), value.to_vec()));
+        }
+        Ok(found)
+    }
+
+    fn sync(&self) -> Result<(), StateError> {
+        Ok(self.database.sync()?)
+    }
+}

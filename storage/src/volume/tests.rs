@@ -1,0 +1,176 @@
+//! Data directories: who may open them, what survives, what is refused.
+
+use super::*;
+use crate::disk::RealDisk;
+use crate::faulty::FaultyDisk;
+
+const DIR: &str = "/node/data";
+
+fn open(disk: &FaultyDisk) -> Result<Volume, VolumeError> {
+    open_on(disk, "boot")
+}
+
+fn open_on(disk: &FaultyDisk, boot: &str) -> Result<Volume, VolumeError> {
+    Volume::open_on_boot(Arc::new(disk.clone()), Path::new(DIR), boot)
+}
+
+fn membership() -> Membership {
+    Membership {
+        cluster: ClusterId([0xa5; 16]),
+        node: 7,
+    }
+}
+
+#[test]
+fn a_second_process_is_told_which_directory_is_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("data");
+    let volume = Volume::open(Arc::new(RealDisk), &path).unwrap();
+    let error = Volume::open(Arc::new(RealDisk), &path).unwrap_err();
+    assert!(matches!(error, VolumeError::Locked { .. }));
+    assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+    drop(volume);
+    let volume = Volume::open(Arc::new(RealDisk), &path).unwrap();
+    assert_eq!(volume.incarnation(), 2);
+    assert!(!volume.machine_restarted(), "same boot");
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_says_so() {
+    let disk = FaultyDisk::new(1);
+    disk.set_capacity(Some(10));
+    assert!(matches!(open(&disk), Err(VolumeError::NotWritable { .. })));
+}
+
+#[test]
+fn identity_is_kept_and_membership_is_set_once() {
+    let disk = FaultyDisk::new(1);
+    let volume = open(&disk).unwrap();
+    let id = volume.id();
+    assert_eq!(
+        (volume.membership(), volume.previous_run()),
+        (None, PreviousRun::None)
+    );
+    volume.set_membership(membership()).unwrap();
+    let other = Membership {
+        node: 8,
+        ..membership()
+    };
+    assert!(matches!(
+        volume.set_membership(other),
+        Err(VolumeError::OtherMember { .. })
+    ));
+    volume.set_membership(membership()).unwrap();
+    disk.crash();
+    drop(volume);
+    let volume = open(&disk).unwrap();
+    assert_eq!((volume.id(), volume.membership()), (id, Some(membership())));
+    assert_ne!(VolumeId::random(), VolumeId::random());
+}
+
+#[test]
+fn incarnations_rise_and_identity_holds_through_power_cuts_at_every_operation() {
+    for seed in 0..20 {
+        for at in 1..40 {
+            let disk = FaultyDisk::new(seed * 1000 + at);
+            let (mut highest, mut id, mut member) = (0, None, None);
+            disk.crash_at(Some(at));
+            for _ in 0..4 {
+                let opened = open(&disk).and_then(|volume| {
+                    assert!(volume.incarnation() > highest, "seed {seed}, power cut {at}");
+                    highest = volume.incarnation();
+                    assert_eq!(*id.get_or_insert(volume.id()), volume.id());
+                    if member.is_some() {
+                        assert_eq!(volume.membership(), member);
+                    }
+                    volume.set_membership(membership())?;
+                    member = Some(membership());
+                    volume.close_clean()
+                });
+                if opened.is_err() {
+                    assert!(disk.is_down(), "seed {seed}, power cut {at}: {opened:?}");
+                    disk.crash();
+                }
+            }
+            assert!(highest >= 3);
+        }
+    }
+}
+
+#[test]
+fn the_test_above_fails_on_a_disk_that_does_not_sync() {
+    let broken = (0..50).filter(|seed| {
+        let disk = FaultyDisk::new(*seed);
+        disk.set_ignore_syncs(true);
+        let first = open(&disk).unwrap();
+        disk.crash();
+        open(&disk).map_or(true, |second| second.incarnation() <= first.incarnation())
+    });
+    assert!(broken.count() > 0);
+}
+
+#[test]
+fn a_restart_of_the_machine_is_remembered_until_it_is_dealt_with() {
+    let disk = FaultyDisk::new(1);
+    let run = |boot: &str| {
+        let volume = open_on(&disk, boot).unwrap();
+        let seen = (volume.previous_run(), volume.machine_restarted());
+        (volume, seen)
+    };
+    let (volume, seen) = run("one");
+    assert_eq!(seen, (PreviousRun::None, false));
+    drop(volume);
+    let (volume, seen) = run("one");
+    assert_eq!(
+        seen,
+        (PreviousRun::Unclean, false),
+        "killed on the same boot: written data is still there"
+    );
+    volume.close_clean().unwrap();
+    let (volume, seen) = run("two");
+    assert_eq!(seen, (PreviousRun::Clean, false), "all was synced");
+    drop(volume);
+    let (volume, seen) = run("three");
+    assert_eq!(seen, (PreviousRun::Unclean, true));
+    volume.close_clean().unwrap();
+    let (volume, seen) = run("three");
+    assert_eq!(seen, (PreviousRun::Clean, true), "nobody has dealt with it yet");
+    volume.handle_restart_recovered().unwrap();
+    drop(volume);
+    let (_volume, seen) = run("three");
+    assert_eq!(seen, (PreviousRun::Unclean, false));
+}
+
+#[test]
+fn damage_and_missing_files_are_refused_and_named() {
+    for name in [IDENTITY, INCARNATION] {
+        let disk = FaultyDisk::new(1);
+        drop(open(&disk).unwrap());
+        let path = Path::new(DIR).join(name);
+        disk.flip_bit(&path, 9, 2).unwrap();
+        assert!(matches!(open(&disk), Err(VolumeError::Corrupt { file, .. }) if file == path));
+        disk.flip_bit(&path, 9, 2).unwrap();
+        disk.create_dir(&Path::new(DIR).join("wal")).unwrap();
+        disk.remove(&path).unwrap();
+        assert!(matches!(open(&disk), Err(VolumeError::Corrupt { file, .. }) if file == path));
+    }
+}
+
+#[test]
+fn a_directory_with_other_content_is_not_taken_over() {
+    let disk = FaultyDisk::new(1);
+    crate::disk::create_dir_all_synced(&disk, &Path::new(DIR).join("wal")).unwrap();
+    assert!(matches!(open(&disk), Err(VolumeError::Corrupt { .. })));
+}
+
+#[test]
+fn a_newer_format_is_told_from_damage() {
+    let disk = FaultyDisk::new(1);
+    drop(open(&disk).unwrap());
+    let data = Fields::new(FORMAT_VERSION + 1).encode();
+    disk::write_atomically(&disk, Path::new(DIR), IDENTITY, &data).unwrap();
+    assert!(matches!(
+        open(&disk),
+        Err(VolumeError::NewerFormat { version: 2, .. })
+    ));
+}
