@@ -8,13 +8,14 @@
 //! nothing while nobody proposes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
-use openraft::{ChangeMembers, Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, Instant as _, Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use quorate_storage::log::{GroupId, Log, SyncPolicy};
 use tokio::sync::{Mutex, mpsc};
 
@@ -22,8 +23,9 @@ use super::checkpoint::CheckpointService;
 use super::errors::{GroupStopped, MembershipError, ProposeError, StartError};
 use super::log::GroupLog;
 use super::machine::{AppliedIndex, Machine, ReplicatedState};
+use super::network::PeerFactory;
 use super::status::GroupStatus;
-use super::transport::{PeerFactory, Transport};
+use super::transport::Transport;
 use super::types::{Applied, EntryData, NodeAddress, OutcomeSender, TypeConfig};
 use crate::state::{BatchOutcome, NodeId};
 
@@ -110,6 +112,8 @@ struct Inner {
     node: NodeId,
     raft: Raft<TypeConfig, Machine>,
     applied: Arc<AppliedIndex>,
+    checkpoints: Arc<CheckpointService>,
+    lease: Duration,
     checkpointing: Mutex<()>,
     ticks: tokio::task::JoinHandle<()>,
     /// Closes when nothing of this replica uses the log or the state any more.
@@ -153,6 +157,8 @@ impl RaftGroup {
             node,
             raft,
             applied,
+            checkpoints: Arc::clone(&parts.checkpoints),
+            lease: Duration::from_millis(settings.election_millis_max),
             checkpointing: Mutex::default(),
             ticks,
             released: Mutex::new(released),
@@ -177,6 +183,48 @@ impl RaftGroup {
 
     pub(super) fn raft(&self) -> &Raft<TypeConfig, Machine> {
         &self.inner.raft
+    }
+
+    pub(super) fn spool_directory(&self) -> &Path {
+        self.inner.checkpoints.spool_directory()
+    }
+
+    pub(super) fn address_of(&self, node: NodeId) -> Option<NodeAddress> {
+        self.inner
+            .raft
+            .server_metrics()
+            .borrow_watched()
+            .membership_config
+            .get_node(&node.0)
+            .cloned()
+    }
+
+    /// This node's place among the voters other than `lost`; `None` where it does not vote.
+    pub(super) fn rank_without(&self, lost: NodeId) -> Option<u32> {
+        let membership = Arc::clone(
+            &self
+                .inner
+                .raft
+                .server_metrics()
+                .borrow_watched()
+                .membership_config,
+        );
+        let voters: BTreeSet<u64> = membership.voter_ids().filter(|voter| *voter != lost.0).collect();
+        let rank = voters.iter().position(|voter| *voter == self.inner.node.0)?;
+        u32::try_from(rank).ok()
+    }
+
+    /// How long the lease of whoever leads, or was voted for, still holds here; `None` once the replica has stopped.
+    pub(super) async fn lease_rest(&self) -> Option<Duration> {
+        let age = self
+            .inner
+            .raft
+            .with_raft_state(|state| state.vote_last_modified().map(|at| at.elapsed()))
+            .await;
+        Some(
+            age.ok()?
+                .map_or(Duration::ZERO, |age| self.inner.lease.saturating_sub(age)),
+        )
     }
 
     /// Creates the group with these members, all voters. Exactly one node does this once in a group's life. Returns

@@ -52,7 +52,8 @@ impl GroupLog {
         }
         let stored = self.log.read(self.group, start, end, bytes_max)?;
         let mut entries = Vec::with_capacity(stored.len());
-        for (expected, entry) in (start..).zip(stored) {
+        let first = stored.first().map_or(start, |entry| entry.position.index);
+        for (expected, entry) in (first..).zip(stored) {
             if entry.position.index != expected {
                 let message = format!("log entry {expected} is missing, found {}", entry.position.index);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, message));
@@ -111,28 +112,17 @@ impl RaftLogReader<TypeConfig> for GroupLog {
         self.read_held(start, end, READ_BYTES_MAX)
     }
 
-    /// Reads chunk by chunk: what apply has to catch up on may be far more than should be in memory. Apply asks for
-    /// committed entries only, so that one that is not there is an error and never the end of the stream.
+    /// Reads chunk by chunk: what apply has to catch up on may be far more than should be in memory. Ends where the
+    /// log does; the state machine refuses to go on behind an entry that it did not get.
     async fn entries_stream<RB>(&mut self, range: RB) -> impl Stream<Item = Result<Entry, io::Error>> + Send
     where
         RB: RangeBounds<u64> + Clone + Debug + Send,
     {
         let (start, end) = bounds(&range);
         let chunks = stream::try_unfold((self.clone(), start), move |(log, start)| async move {
-            if start >= end {
-                return Ok(None);
-            }
             let chunk = log.read_held(start, end, READ_BYTES_MAX)?;
-            match (chunk.first(), chunk.last()) {
-                (Some(first), Some(last)) if first.log_id.index == start => {
-                    let next = last.log_id.index + 1;
-                    Ok(Some((stream::iter(chunk.into_iter().map(Ok)), (log, next))))
-                }
-                _ => {
-                    let message = format!("committed log entry {start} of group {} is missing", log.group.0);
-                    Err(io::Error::new(io::ErrorKind::InvalidData, message))
-                }
-            }
+            let next = chunk.last().map(|last| last.log_id.index + 1);
+            Ok::<_, io::Error>(next.map(|next| (stream::iter(chunk.into_iter().map(Ok)), (log, next))))
         });
         Box::pin(chunks.try_flatten())
     }

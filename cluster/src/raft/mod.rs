@@ -13,20 +13,28 @@
 //! - `machine`: openraft's state machine over [`ReplicatedState`].
 //! - `checkpoint`, `lease`, `snapshot`: checkpoints of all groups of a node, and snapshots for replicas that lag.
 //! - `group`: starting, using and stopping a replica.
+//! - `transport`, `wire`, `peer`, `network`, `server`: the messages between nodes, all groups on one connection per
+//!   peer and direction, snapshots on connections of their own.
+//! - `failover`: elections as soon as a leader's process is known to be gone.
 
 mod checkpoint;
 mod codec;
 mod errors;
+mod failover;
 mod group;
 mod lease;
 mod log;
 mod machine;
-#[cfg(test)]
-mod memory_log;
+mod network;
+mod peer;
+mod server;
 mod snapshot;
 mod status;
+#[cfg(test)]
+mod tests;
 mod transport;
 mod types;
+mod wire;
 
 pub use checkpoint::{
     CheckpointService, CheckpointSettings, CheckpointStore, EntryIterator, EntryVisitor, GroupCheckpoint,
@@ -36,6 +44,7 @@ pub use codec::CodecError;
 pub use errors::{GroupStopped, MembershipError, ProposeError, StartError};
 pub use group::{ADDRESS_BYTES_MAX, BATCH_BYTES_MAX, GroupChanges, GroupSettings, NodeParts, RaftGroup};
 pub use machine::{ReplicatedState, StateError};
+pub use server::PeerService;
 pub use status::{GroupMember, GroupRole, GroupStatus};
-pub use transport::{NodeIdentity, Transport};
+pub use transport::{NodeIdentity, Transport, server_builder};
 pub use types::NodeAddress;

@@ -41,6 +41,7 @@ pub(super) enum SnapshotData {
 }
 
 /// The stored state of a group as of `position`, while the store still holds that.
+#[derive(Clone)]
 pub(super) struct StoredSnapshot {
     pub(super) store: Arc<dyn CheckpointStore>,
     pub(super) leases: Arc<GroupLeases>,

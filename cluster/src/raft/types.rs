@@ -77,6 +77,11 @@ impl EntryData {
         Self { encoded }
     }
 
+    /// Length of the batch in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.encoded.len().saturating_sub(1)
+    }
+
     /// The batch.
     pub(super) fn batch(&self) -> Bytes {
         self.encoded.slice(1..)
@@ -96,7 +101,7 @@ impl fmt::Debug for EntryData {
 
 impl fmt::Display for EntryData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "batch of {} bytes", self.encoded.len().saturating_sub(1))
+        write!(f, "batch of {} bytes", self.len())
     }
 }
 

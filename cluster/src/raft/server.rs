@@ -1,0 +1,299 @@
+//! The receiving side: requests of the peers, handed to the groups they are for.
+//!
+//! The appends of one stream reach their group in order and without waiting for each other's answers; everything else
+//! is answered whenever it is done.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use openraft::raft::AppendEntriesRequest;
+use parking_lot::Mutex;
+use quorate_storage::log::GroupId;
+use tokio::sync::{Semaphore, mpsc};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::codec;
+use super::group::RaftGroup;
+use super::machine::GroupSnapshot;
+use super::snapshot::{SnapshotData, SnapshotReceiver};
+use super::transport::Transport;
+use super::types::TypeConfig;
+use super::wire::proto::raft_peer_server::RaftPeer;
+use super::wire::proto::{
+    Answer, AnswerFrame, Append, RequestFrame, SnapshotAnswer, SnapshotFrame, SnapshotHeader,
+};
+use super::wire::{self, AnswerBody, RequestBody, WireError, proto};
+use crate::state::NodeId;
+
+/// Answers put into one frame.
+const FRAME_ANSWERS_MAX: usize = 256;
+/// Append requests of one stream that wait for the group: more than any sender has on the way.
+const APPENDS_WAITING_MAX: usize = 256;
+/// Snapshots received at once; others wait.
+const SNAPSHOTS_MAX: usize = 2;
+/// A snapshot of which nothing came for so long has failed.
+const SNAPSHOT_STALL_MAX: Duration = Duration::from_secs(15);
+
+/// Answers the peers' calls.
+pub struct PeerService {
+    transport: Arc<Transport>,
+    snapshots: Semaphore,
+}
+
+impl PeerService {
+    /// A service for the groups of `transport`.
+    pub(super) fn new(transport: Arc<Transport>) -> Self {
+        Self {
+            transport,
+            snapshots: Semaphore::new(SNAPSHOTS_MAX),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl RaftPeer for PeerService {
+    type ExchangeStream = Pin<Box<dyn Stream<Item = Result<AnswerFrame, Status>> + Send>>;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<RequestFrame>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let mut requests = request.into_inner();
+        let first = requests.message().await?.unwrap_or_default();
+        let peer = self.transport.check_hello(first.hello, None)?;
+        let (answers, mut answered) = mpsc::unbounded_channel();
+        let hello = AnswerFrame {
+            hello: Some(self.transport.hello_to(peer)),
+            answers: Vec::new(),
+        };
+        let connection = Connection {
+            transport: Arc::clone(&self.transport),
+            answers,
+            streams: HashMap::new(),
+        };
+        tokio::spawn(connection.serve(peer, requests));
+        let answers = futures_util::stream::poll_fn(move |context| {
+            let mut answers = Vec::new();
+            answered
+                .poll_recv_many(context, &mut answers, FRAME_ANSWERS_MAX)
+                .map(|count| {
+                    let hello = None;
+                    (count > 0).then(|| Ok(AnswerFrame { hello, answers }))
+                })
+        });
+        let hello = futures_util::stream::once(std::future::ready(Ok(hello)));
+        Ok(Response::new(Box::pin(hello.chain(answers))))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<SnapshotFrame>>,
+    ) -> Result<Response<SnapshotAnswer>, Status> {
+        let mut frames = request.into_inner();
+        let first = frames.message().await?.and_then(|frame| frame.header);
+        let header = first.ok_or_else(|| Status::invalid_argument("snapshot without header"))?;
+        self.transport.check_hello(header.hello.clone(), None)?;
+        let group = group_of(&self.transport, header.group).map_err(Status::unavailable)?;
+        let _one_of_few = self
+            .snapshots
+            .acquire()
+            .await
+            .map_err(|_| Status::unavailable("stopping"))?;
+        let (vote, snapshot) = receive(&group, header, frames).await?;
+        let installed = group.raft().install_full_snapshot(vote, snapshot).await;
+        let answer = installed.map_err(|fatal| Status::unavailable(fatal.to_string()))?;
+        let vote = Some(wire::vote_to_wire(&answer.vote));
+        Ok(Response::new(SnapshotAnswer { vote }))
+    }
+}
+
+fn group_of(transport: &Transport, group: u32) -> Result<RaftGroup, String> {
+    let number = u16::try_from(group).map_err(|_| format!("there is no group {group}"))?;
+    transport
+        .group(GroupId(number))
+        .ok_or_else(|| format!("group {group} has no replica here"))
+}
+
+/// Spools a snapshot to the disk, checked.
+async fn receive(
+    group: &RaftGroup,
+    header: SnapshotHeader,
+    mut frames: Streaming<SnapshotFrame>,
+) -> Result<(super::types::Vote, GroupSnapshot), Status> {
+    let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
+    let vote = wire::vote_from_wire(header.vote).map_err(|error| invalid(&error))?;
+    let meta = codec::decode_snapshot_meta(&header.meta).map_err(|error| invalid(&error))?;
+    let directory = group.spool_directory().to_owned();
+    let (chunks, mut received) = mpsc::channel(2);
+    let spooling = tokio::task::spawn_blocking(move || {
+        let mut spool = SnapshotReceiver::create(&directory)?;
+        while let Some(chunk) = received.blocking_recv() {
+            spool.push(chunk)?;
+        }
+        spool.finish()
+    });
+    loop {
+        let next = tokio::time::timeout(SNAPSHOT_STALL_MAX, frames.message()).await;
+        let Some(frame) = next.map_err(|_| Status::deadline_exceeded("no chunk came"))?? else {
+            break;
+        };
+        if chunks.send(frame.chunk).await.is_err() {
+            break;
+        }
+    }
+    drop(chunks);
+    let spooled = spooling
+        .await
+        .map_err(|error| Status::internal(error.to_string()))?;
+    let snapshot = SnapshotData::Received(spooled.map_err(|error| Status::data_loss(error.to_string()))?);
+    Ok((vote, GroupSnapshot { meta, snapshot }))
+}
+
+/// One peer's call.
+struct Connection {
+    transport: Arc<Transport>,
+    answers: mpsc::UnboundedSender<Answer>,
+    streams: HashMap<(GroupId, u64), mpsc::Sender<(u64, AppendEntriesRequest<TypeConfig>)>>,
+}
+
+impl Connection {
+    async fn serve(mut self, peer: NodeId, mut requests: Streaming<RequestFrame>) {
+        let reason = loop {
+            match requests.message().await {
+                Ok(Some(frame)) => {
+                    if let Some(reason) = frame
+                        .requests
+                        .into_iter()
+                        .find_map(|request| self.handle(request).err())
+                    {
+                        break reason;
+                    }
+                }
+                Ok(None) => break "closed by the peer".to_owned(),
+                Err(status) => break status.to_string(),
+            }
+        };
+        tracing::info!(node = peer.0, reason, "connection from a peer ended");
+        self.transport.connection_ended(peer);
+    }
+
+    /// Hands a request on. An error ends the connection.
+    fn handle(&mut self, request: proto::Request) -> Result<(), String> {
+        let number = request.number;
+        let body = request.body.ok_or("request without a body")?;
+        let group = match group_of(&self.transport, request.group) {
+            Ok(group) => group,
+            Err(reason) => {
+                self.answer(number, AnswerBody::Unavailable(reason));
+                return Ok(());
+            }
+        };
+        match body {
+            RequestBody::Append(append) if append.stream != 0 => {
+                self.append_in_order(&group, number, append)
+                    .map_err(|error| error.to_string())?;
+            }
+            RequestBody::EndAppendStream(stream) => {
+                self.streams.remove(&(group.group(), stream));
+            }
+            body => {
+                let answers = self.answers.clone();
+                tokio::spawn(async move {
+                    let body = carry_out(&group, body)
+                        .await
+                        .unwrap_or_else(AnswerBody::Unavailable);
+                    drop(answers.send(Answer {
+                        number,
+                        body: Some(body),
+                    }));
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&self, number: u64, body: AnswerBody) {
+        drop(self.answers.send(Answer {
+            number,
+            body: Some(body),
+        }));
+    }
+
+    fn append_in_order(&mut self, group: &RaftGroup, number: u64, append: Append) -> Result<(), WireError> {
+        let key = (group.group(), append.stream);
+        let append = wire::append_from_wire(append)?;
+        let stream = self.streams.entry(key).or_insert_with(|| {
+            let (appends, requests) = mpsc::channel(APPENDS_WAITING_MAX);
+            tokio::spawn(append_stream(group.clone(), requests, self.answers.clone()));
+            appends
+        });
+        match stream.try_send((number, append)) {
+            // A closed stream has failed, which its sender has been told.
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(WireError::Missing("restraint in its appends")),
+        }
+    }
+}
+
+/// Feeds one stream of appends to its group and passes the answers on, up to the first failure.
+async fn append_stream(
+    group: RaftGroup,
+    mut requests: mpsc::Receiver<(u64, AppendEntriesRequest<TypeConfig>)>,
+    answers: mpsc::UnboundedSender<Answer>,
+) {
+    let numbers = Arc::new(Mutex::new(VecDeque::new()));
+    let in_order = Arc::clone(&numbers);
+    let appends = futures_util::stream::poll_fn(move |context| requests.poll_recv(context)).map(
+        move |(number, append)| {
+            in_order.lock().push_back(number);
+            append
+        },
+    );
+    let mut results = pin!(group.raft().stream_append(appends));
+    while let Some(result) = results.next().await {
+        let body = match result {
+            Ok(result) => wire::appended_to_wire(result),
+            Err(fatal) => AnswerBody::Unavailable(fatal.to_string()),
+        };
+        let number = numbers.lock().pop_front();
+        let Some(number) = number else { return };
+        drop(answers.send(Answer {
+            number,
+            body: Some(body),
+        }));
+    }
+}
+
+async fn carry_out(group: &RaftGroup, body: RequestBody) -> Result<AnswerBody, String> {
+    let raft = group.raft();
+    let wrong = |error: WireError| error.to_string();
+    Ok(match body {
+        RequestBody::Append(append) => {
+            let append = wire::append_from_wire(append).map_err(wrong)?;
+            let previous = append.prev_log_id;
+            let last = append.entries.last().map(|entry| entry.log_id).or(previous);
+            let answer = raft
+                .append_entries(append)
+                .await
+                .map_err(|error| error.to_string())?;
+            wire::appended_to_wire(answer.into_stream_result(previous, last))
+        }
+        RequestBody::Vote(request) => {
+            let request = wire::vote_request_from_wire(request).map_err(wrong)?;
+            wire::vote_answer_to_wire(raft.vote(request).await.map_err(|error| error.to_string())?)
+        }
+        RequestBody::PreVote(request) => {
+            let request = wire::vote_request_from_wire(request).map_err(wrong)?;
+            wire::vote_answer_to_wire(raft.pre_vote(request).await.map_err(|error| error.to_string())?)
+        }
+        RequestBody::TransferLeader(request) => {
+            let request = wire::transfer_from_wire(request).map_err(wrong)?;
+            let answer = raft.handle_transfer_leader(request).await;
+            wire::transfer_answer_to_wire(answer.map_err(|error| error.to_string())?)
+        }
+        RequestBody::EndAppendStream(_) => return Err("not a request with an answer".to_owned()),
+    })
+}

@@ -1,0 +1,280 @@
+//! Groups of several nodes over loopback TCP.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use quorate_storage::log::Log;
+
+use super::harness::{Cluster, Node};
+use super::{GROUP, within};
+use crate::raft::transport::Transport;
+use crate::raft::{GroupSettings, MembershipError, NodeIdentity};
+use crate::state::{NodeId, NodeIncarnation};
+
+fn settings() -> GroupSettings {
+    GroupSettings::new(GROUP)
+}
+
+/// Keeps nothing behind a checkpoint.
+fn forgetful() -> GroupSettings {
+    GroupSettings {
+        log_entries_to_keep: 0,
+        ..settings()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_entries_reach_every_replica_once() {
+    let cluster = Cluster::start(3, &settings()).await;
+    let began = Instant::now();
+    cluster.propose_many("key", 10_000).await;
+    println!("10,000 entries on 3 nodes: {:?}", began.elapsed());
+    cluster.check_same().await;
+    for node in &cluster.nodes {
+        assert_eq!((node.table.rows(), node.table.count()), (10_000, 10_000));
+        assert_eq!(node.table.get("key-9999").as_deref(), Some("9999"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_was_away_catches_up_from_the_log() {
+    let mut cluster = Cluster::start(3, &settings()).await;
+    cluster.propose_many("before", 500).await;
+    let away = cluster.follower().await;
+    cluster.nodes[away].kill().await;
+    cluster.propose_many("meanwhile", 3_000).await;
+    cluster.nodes[away].start().await;
+    cluster.propose_many("after", 500).await;
+    cluster.check_same().await;
+    assert_eq!(cluster.nodes[away].table.count(), 4_000);
+    assert_eq!(
+        cluster.nodes[away].disk.log.state(GROUP).purged,
+        None,
+        "the whole log is there"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_behind_the_log_gets_a_snapshot() {
+    let mut cluster = Cluster::start(3, &forgetful()).await;
+    cluster.propose_many("before", 100).await;
+    cluster.settled().await;
+    let away = cluster.follower().await;
+    cluster.nodes[away].kill().await;
+    cluster.propose_many("meanwhile", 5_000).await;
+    cluster.propose("before-0=").await;
+    let leader = cluster.leader().await;
+    let stored = within(cluster.nodes[leader].group().checkpoint()).await.unwrap();
+    within(async {
+        // The leader keeps what it still tries to replicate, until the follower's absence shows.
+        while cluster.nodes[leader]
+            .disk
+            .log
+            .state(GROUP)
+            .purged
+            .map(|purged| purged.index)
+            != stored
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    cluster.nodes[away].start().await;
+    cluster.propose_many("after", 100).await;
+    cluster.check_same().await;
+    let received = &cluster.nodes[away];
+    assert_eq!(received.table.get("before-0"), None, "removed while it was away");
+    assert!(
+        received.disk.store.position(GROUP) >= stored,
+        "the snapshot is stored"
+    );
+    assert!(received.disk.log.state(GROUP).purged.map(|purged| purged.index) >= stored);
+
+    // What was installed survives a restart, and so does what came behind it.
+    cluster.nodes[away].kill().await;
+    cluster.nodes[away].start().await;
+    cluster.check_same().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_handed_over_without_a_gap_of_an_election() {
+    let cluster = Cluster::start(3, &settings()).await;
+    cluster.propose_many("key", 100).await;
+    let (old, new) = (cluster.leader().await, cluster.follower().await);
+    let began = Instant::now();
+    cluster.nodes[old]
+        .group()
+        .transfer_leader(cluster.nodes[new].id)
+        .await
+        .unwrap();
+    assert_eq!(cluster.propose("key=value").await, 101);
+    let took = began.elapsed();
+    println!("leadership transfer until the next outcome: {took:?}");
+    assert_eq!(cluster.leader().await, new);
+    assert!(
+        took < Duration::from_millis(300),
+        "an election timeout was waited for: {took:?}"
+    );
+    cluster.check_same().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_leader_is_succeeded_and_nothing_that_was_answered_is_lost() {
+    let mut cluster = Cluster::start(3, &settings()).await;
+    for round in 0..3 {
+        let before = cluster.propose(&format!("round-{round}=before")).await;
+        let old = cluster.leader().await;
+        let began = Instant::now();
+        cluster.nodes[old].kill().await;
+        let killed = began.elapsed();
+        cluster.propose(&format!("round-{round}=after")).await;
+        let took = began.elapsed();
+        println!("failover: {took:?}, of which the killing {killed:?}");
+        assert!(took < Duration::from_millis(1_200), "{took:?}");
+        assert_ne!(cluster.leader().await, old);
+        cluster.nodes[old].start().await;
+        cluster.check_same().await;
+        for node in &cluster.nodes {
+            assert_eq!(
+                node.table.get(&format!("round-{round}")).as_deref(),
+                Some("after")
+            );
+            assert!(node.table.count() > before);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_a_quorum_takes_nothing() {
+    let mut cluster = Cluster::start(3, &settings()).await;
+    cluster.propose("key=value").await;
+    let leader = cluster.leader().await;
+    for node in (0..3).filter(|node| *node != leader) {
+        cluster.nodes[node].kill().await;
+    }
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let group = cluster.nodes[leader].group();
+    let read = within(group.ensure_linearizable()).await;
+    assert!(
+        matches!(read, Err(crate::raft::ProposeError::NotLeader { .. })),
+        "{read:?}"
+    );
+    let proposed = within(group.propose(&bytes::Bytes::from_static(b"key=lost"))).await;
+    assert!(
+        matches!(proposed, Err(crate::raft::ProposeError::NotLeader { .. })),
+        "{proposed:?}"
+    );
+    for node in (0..3).filter(|node| *node != leader) {
+        cluster.nodes[node].start().await;
+    }
+    assert_eq!(cluster.propose("key=again").await, 2);
+    cluster.check_same().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_come_as_learners_and_go() {
+    let mut cluster = Cluster::start(1, &forgetful()).await;
+    cluster.propose_many("key", 5_000).await;
+    within(cluster.nodes[0].group().checkpoint()).await.unwrap();
+    // The group of one rested; it has to wake up for its new members, and send them a snapshot.
+    for id in [2, 3] {
+        let mut node = Node::new(id, &forgetful()).await;
+        node.start().await;
+        let address = node.node_address();
+        cluster.nodes[0]
+            .group()
+            .add_learner(node.id, address)
+            .await
+            .unwrap();
+        cluster.nodes.push(node);
+    }
+    cluster.check_same().await;
+    assert_eq!(cluster.voters().await, BTreeSet::from([NodeId(1)]));
+    let all = BTreeSet::from([NodeId(1), NodeId(2), NodeId(3)]);
+    within(cluster.nodes[0].group().set_voters(all.clone()))
+        .await
+        .unwrap();
+    assert_eq!(cluster.voters().await, all);
+    let unknown = within(cluster.nodes[0].group().set_voters(BTreeSet::from([NodeId(9)]))).await;
+    assert!(matches!(unknown, Err(MembershipError::Refused(_))), "{unknown:?}");
+
+    cluster.nodes[0].kill().await;
+    cluster.propose("key=without-the-first").await;
+    let rest = BTreeSet::from([NodeId(2), NodeId(3)]);
+    let leader = cluster.leader().await;
+    within(cluster.nodes[leader].group().set_voters(rest.clone()))
+        .await
+        .unwrap();
+    within(cluster.nodes[leader].group().remove_learner(NodeId(1)))
+        .await
+        .unwrap();
+    assert_eq!(cluster.voters().await, rest);
+    assert!(
+        !cluster.nodes[leader]
+            .group()
+            .status()
+            .members
+            .contains_key(&NodeId(1))
+    );
+    cluster.check_same().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_of_another_cluster_is_not_talked_to() {
+    let mut cluster = Cluster::start(1, &settings()).await;
+    let mut stranger = Node::new(2, &settings()).await.in_cluster(8);
+    stranger.start().await;
+    let address = stranger.node_address();
+    cluster.nodes[0]
+        .group()
+        .add_learner(stranger.id, address)
+        .await
+        .unwrap();
+    cluster.nodes.push(stranger);
+    cluster.propose("key=secret").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(cluster.nodes[1].group().applied_index(), None);
+    assert_eq!(cluster.nodes[1].disk.log.state(GROUP).last, None);
+}
+
+#[test]
+fn only_the_right_hello_is_accepted() {
+    let transport = |cluster, node, incarnation| {
+        Transport::new(NodeIdentity {
+            cluster,
+            node: NodeId(node),
+            incarnation: NodeIncarnation(incarnation),
+        })
+    };
+    let (me, you) = (transport(7, 1, 1), NodeId(1));
+    let hello = |cluster, node, incarnation| Some(transport(cluster, node, incarnation).hello_to(you));
+    assert_eq!(me.check_hello(hello(7, 2, 5), None).unwrap(), NodeId(2));
+    assert_eq!(
+        me.check_hello(hello(7, 2, 6), Some(NodeId(2))).unwrap(),
+        NodeId(2)
+    );
+    assert_eq!(
+        me.check_hello(hello(7, 2, 6), None).unwrap(),
+        NodeId(2),
+        "the same start again"
+    );
+    assert!(me.check_hello(hello(7, 2, 5), None).is_err(), "an earlier start");
+    assert!(me.check_hello(hello(8, 2, 7), None).is_err(), "another cluster");
+    assert!(me.check_hello(hello(7, 1, 7), None).is_err(), "this node itself");
+    assert!(
+        me.check_hello(hello(7, 3, 7), Some(NodeId(2))).is_err(),
+        "another node than expected"
+    );
+    assert!(
+        me.check_hello(Some(transport(7, 2, 7).hello_to(NodeId(4))), None)
+            .is_err(),
+        "meant for another node"
+    );
+    assert!(me.check_hello(None, None).is_err(), "no hello");
+    let mut old = hello(7, 2, 7).unwrap();
+    old.protocol_version = 0;
+    assert!(
+        me.check_hello(Some(old), None).is_err(),
+        "a version that is not spoken"
+    );
+}
