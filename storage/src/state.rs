@@ -48,8 +48,8 @@ pub use faulty::FaultyStore;
 pub(crate) use file::fuzz_decode;
 pub use layout::{KEY_BYTES_MAX, META_BYTES_MAX, VALUE_BYTES_MAX};
 pub use replacement::Replacement;
-pub(crate) use sled_store::SyncedDatabase;
 pub use sled_store::{SledOptions, SledStore};
+pub(crate) use sled_store::{SyncedDatabase, io_error};
 pub use snapshot::{Chunk, SnapshotReader};
 
 /// Why state cannot be read or written; one variant per decision of the caller.

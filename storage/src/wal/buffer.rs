@@ -438,7 +438,11 @@ impl State {
     /// torn one. Returns where it goes and its bytes.
     pub(crate) fn take_idle_mark(&mut self) -> Option<(Arc<dyn DiskFile>, Place, [u8; RECORD_HEADER_BYTES])> {
         let place = self.end();
-        if self.has_pending() || self.synced != place || place.offset == SEGMENT_HEADER_BYTES {
+        if self.failed.is_some()
+            || self.has_pending()
+            || self.synced != place
+            || place.offset == SEGMENT_HEADER_BYTES
+        {
             return None;
         }
         let file = self.segments.get(&self.active)?.file.clone()?;

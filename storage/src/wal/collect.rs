@@ -61,6 +61,10 @@ impl State {
     }
 
     fn next_step(&mut self, segment_bytes: u64, segments_kept: usize) -> Step {
+        // What is in memory no longer says what is on its way to the disk.
+        if self.failed.is_some() {
+            return Step::Nothing;
+        }
         let files = self.segments.len();
         let Some((&oldest, segment)) = self.segments.iter().next() else {
             return Step::Nothing;
