@@ -382,6 +382,11 @@ impl Client {
         self.inbox.pop_front().expect("just filled")
     }
 
+    /// A message that has already arrived.
+    pub fn waiting(&mut self) -> Option<Publish> {
+        self.inbox.pop_front()
+    }
+
     /// The next message must have this payload.
     pub async fn expect(&mut self, payload: impl AsRef<[u8]> + Debug) -> Publish {
         let publish = self.receive().await;

@@ -9,6 +9,7 @@ pub mod catalogue;
 pub mod client;
 pub mod proxy;
 pub mod scope;
+pub mod scram;
 pub mod transport;
 pub mod wire;
 

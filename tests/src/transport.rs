@@ -37,7 +37,7 @@ impl Transport {
         Ok(Self::Tcp(stream))
     }
 
-    /// Connects over WebSocket, path `/mqtt`, offering the subprotocols.
+    /// Connects over WebSocket, offering the subprotocols.
     ///
     /// # Errors
     ///
@@ -47,13 +47,29 @@ impl Transport {
         path: &str,
         subprotocols: &[&str],
     ) -> Result<(Self, Response), Error> {
+        Self::websocket_behind(address, &[], path, subprotocols).await
+    }
+
+    /// Like [`Self::websocket`], with bytes before the handshake.
+    ///
+    /// # Errors
+    ///
+    /// What the broker answered instead of an upgrade.
+    pub async fn websocket_behind(
+        address: SocketAddr,
+        header: &[u8],
+        path: &str,
+        subprotocols: &[&str],
+    ) -> Result<(Self, Response), Error> {
         let uri = format!("ws://{address}{path}").parse().expect("a correct URI");
-        let mut request = ClientRequestBuilder::new(uri);
-        for subprotocol in subprotocols {
-            request = request.with_sub_protocol(*subprotocol);
-        }
-        let stream = TcpStream::connect(address).await?;
+        let request = subprotocols
+            .iter()
+            .fold(ClientRequestBuilder::new(uri), |request, subprotocol| {
+                request.with_sub_protocol(*subprotocol)
+            });
+        let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
+        stream.write_all(header).await?;
         let (socket, response) = client_async(request, stream).await?;
         Ok((Self::WebSocket(Box::new(socket)), response))
     }

@@ -61,6 +61,8 @@ pub struct Connack {
     pub session_present: bool,
     pub code: u8,
     pub properties: Properties,
+    /// Bytes of the whole packet.
+    pub size: usize,
 }
 
 /// PUBLISH to a subscriber.
@@ -254,6 +256,7 @@ impl Body<'_> {
             session_present: flags == 1,
             code,
             properties: self.properties()?,
+            size: self.size,
         })
     }
 

@@ -5,16 +5,26 @@
 //! One broker serves all tests whose behaviour does not depend on its configuration; names come from a
 //! [`Scope`](quorate_tests::scope::Scope), so that tests run side by side.
 
+mod auth;
 mod catalogue;
 mod connect;
 mod delivery;
 mod errors;
+mod expiry;
+mod keep_alive;
+mod limits_of_clients;
+mod limits_of_servers;
+mod offers;
 mod publish;
+mod reasons;
 mod retained;
 mod session;
+mod shared;
 mod subscribe;
 mod text;
 mod topics;
+mod transport;
+mod websocket;
 mod will;
 
 use std::sync::OnceLock;
