@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::aliases::OutboundAliases;
 use super::keep_alive::{self, KeepAlive};
-use super::local_ids::LocalIds;
 use super::outbound::Outbound;
 use super::peer::{NO_ROOM, Peer};
 use super::{Close, ConnectionSettings, Credentials, Instant, OpenRequest, Opened, SessionWill};
@@ -191,11 +190,15 @@ impl Handshake {
     ) -> Result<Granted, Close> {
         self.write_connack(opened, method, settings, peer, out)?;
         let aliases = OutboundAliases::new(self.topic_alias_maximum, settings.topic_alias_max_out);
-        let local_ids = LocalIds::new(self.expiry_secs > 0, opened.local_start);
         let keep_alive_secs = self.keep_alive_imposed_secs.unwrap_or(self.keep_alive_secs);
         Ok(Granted {
             keep_alive: KeepAlive::new(keep_alive_secs, now),
-            outbound: Outbound::new(self.window_out(settings), local_ids, aliases),
+            outbound: Outbound::new(
+                self.window_out(settings),
+                self.expiry_secs > 0,
+                opened.local_start,
+                aliases,
+            ),
         })
     }
 

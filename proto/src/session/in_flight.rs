@@ -6,7 +6,8 @@
 //!                            └─ PUBREC >= 0x80 ─> settled
 //! ```
 //!
-//! Invariants: never more than the window; identifiers are unique.
+//! Invariants: never more than the window; identifiers are unique; what nobody keeps track of leaves a durable
+//! session's share of the window to what is tracked.
 
 use super::local_ids::is_derived;
 use super::packet_id_map::PacketIdMap;
@@ -42,13 +43,21 @@ enum Stage {
 pub(super) struct InFlight {
     exchanges: PacketIdMap<Exchange>,
     window: u16,
+    /// Exchanges without a token, and how many there may be.
+    untracked: u16,
+    untracked_max: u16,
 }
 
 impl InFlight {
-    pub(super) fn new(window: u16) -> Self {
+    /// The queue of a connection refills a window before the host can, so a steady stream without replication would
+    /// starve the replicated references of a durable session: a quarter of the window is kept for those.
+    pub(super) fn new(window: u16, durable: bool) -> Self {
+        let untracked_max = if durable { window - window / 4 } else { window };
         Self {
             exchanges: PacketIdMap::default(),
             window,
+            untracked: 0,
+            untracked_max,
         }
     }
 
@@ -59,6 +68,12 @@ impl InFlight {
     #[inline]
     pub(super) fn free(&self) -> usize {
         usize::from(self.window).saturating_sub(self.exchanges.len())
+    }
+
+    /// Room for what nobody keeps track of.
+    #[inline]
+    pub(super) fn free_untracked(&self) -> usize {
+        self.free().min(usize::from(self.untracked_max - self.untracked))
     }
 
     #[inline]
@@ -74,6 +89,7 @@ impl InFlight {
         } else {
             Stage::AwaitingPuback
         };
+        self.untracked += u16::from(token.is_none());
         self.exchanges.insert(packet_id, Exchange { stage, token });
     }
 
@@ -165,7 +181,11 @@ impl InFlight {
                 token,
                 reason: ack.reason,
             },
-            _ => Action::None,
+            Some(Exchange { token: None, .. }) => {
+                self.untracked -= 1;
+                Action::None
+            }
+            None => Action::None,
         }
     }
 
@@ -177,6 +197,20 @@ impl InFlight {
         assert!(
             self.exchanges.len() <= usize::from(self.window),
             "more in flight than the window"
+        );
+        let untracked = self
+            .exchanges
+            .iter()
+            .filter(|(_, exchange)| exchange.token.is_none())
+            .count();
+        assert_eq!(
+            untracked,
+            usize::from(self.untracked),
+            "exchanges without a token"
+        );
+        assert!(
+            self.untracked <= self.untracked_max,
+            "the share of tracked deliveries is used up"
         );
         let committing =
             |(_, exchange): (_, Exchange)| exchange.stage == Stage::Committing && exchange.token.is_none();

@@ -52,10 +52,15 @@ const AT_MOST_ONCE: Exchange = Exchange {
 };
 
 impl Outbound {
-    pub(super) fn new(window: u16, local_ids: LocalIds, aliases: Option<OutboundAliases>) -> Self {
+    pub(super) fn new(
+        window: u16,
+        durable: bool,
+        local_start: u64,
+        aliases: Option<OutboundAliases>,
+    ) -> Self {
         Self {
-            in_flight: InFlight::new(window),
-            local_ids,
+            in_flight: InFlight::new(window, durable),
+            local_ids: LocalIds::new(durable, local_start),
             aliases: aliases.map(Box::new),
             queue: None,
         }
@@ -91,9 +96,8 @@ impl Outbound {
         if is_expired(delivery.expires_at, now) {
             return DeliverResult::Dropped(DropReason::Expired);
         }
-        if self.is_queue_empty()
-            && let Some(packet_id) = self.free_id()
-        {
+        if let Some(packet_id) = self.free_untracked_id() {
+            debug_assert!(self.is_queue_empty(), "a message waits although it could leave");
             return self.publish(delivery, packet_id, peer, now, out).into();
         }
         match self
@@ -107,15 +111,21 @@ impl Outbound {
         }
     }
 
-    /// An identifier for a delivery without replication, if the window has room.
+    /// An identifier for a delivery nobody keeps track of, if the window has room.
+    #[inline]
+    fn free_untracked_id(&mut self) -> Option<PacketId> {
+        if self.in_flight.free_untracked() == 0 {
+            return None;
+        }
+        self.free_id()
+    }
+
+    /// An identifier that is not derived.
     #[inline]
     fn free_id(&mut self) -> Option<PacketId> {
         let Self {
             in_flight, local_ids, ..
         } = self;
-        if in_flight.free() == 0 {
-            return None;
-        }
         local_ids.next_free(|packet_id| in_flight.contains(packet_id))
     }
 
@@ -146,7 +156,7 @@ impl Outbound {
     }
 
     fn send_waiting(&mut self, peer: &Peer, now: Instant, out: &mut Vec<u8>) {
-        while let Some(packet_id) = self.free_id() {
+        while let Some(packet_id) = self.free_untracked_id() {
             let Some(queued) = self.queue.as_mut().and_then(|waiting| waiting.queue.pop()) else {
                 return;
             };
@@ -284,7 +294,7 @@ impl Outbound {
         }
         let mut local_ids = self.local_ids;
         let no_place = || {
-            self.in_flight.free() == 0
+            self.in_flight.free_untracked() == 0
                 || local_ids
                     .next_free(|packet_id| self.in_flight.contains(packet_id))
                     .is_none()

@@ -333,3 +333,50 @@ fn the_window_that_an_acknowledgement_opens_is_used_at_once() {
         assert_eq!(side.receive_publishes().len(), 1);
     }
 }
+
+/// The queue refills the window before the host can, so it may not have all of it.
+#[test]
+fn a_quarter_of_a_durable_window_is_kept_for_what_is_tracked() {
+    let settings = ConnectionSettings {
+        window_out_max: 8,
+        ..Default::default()
+    };
+    for version in EVERY {
+        let (mut side, _) = Side::with(version, settings.clone(), ask_durable);
+        let message = message("m");
+        let sent = (0..10)
+            .filter(|_| side.deliver(&message, QoS::AtLeastOnce) == DeliverResult::Sent)
+            .count();
+        assert_eq!((sent, side.connection.window_free()), (6, 2));
+        assert_eq!(
+            side.deliver_tracked(&tracked(&message, 1, QoS::AtLeastOnce)),
+            DeliverResult::Sent
+        );
+        assert_eq!(
+            side.deliver_tracked(&tracked(&message, 2, QoS::AtLeastOnce)),
+            DeliverResult::Sent
+        );
+        assert_eq!(
+            side.deliver_tracked(&tracked(&message, 3, QoS::AtLeastOnce)),
+            DeliverResult::Busy
+        );
+        side.receive();
+        side.send(Packet::Puback(ack(2))).unwrap();
+        assert!(
+            side.receive().is_empty(),
+            "the place of a tracked one stays for the next of them"
+        );
+        side.send(Packet::Puback(ack(61_681))).unwrap();
+        assert_eq!(side.receive_publishes().len(), 1);
+        assert_eq!(side.connection.window_free(), 1);
+
+        let (mut side, _) = Side::with(version, settings.clone(), |_| {});
+        let sent = (0..10)
+            .filter(|_| side.deliver(&message, QoS::AtLeastOnce) == DeliverResult::Sent)
+            .count();
+        assert_eq!(
+            sent, 8,
+            "a session that ends with its connection has nothing else"
+        );
+    }
+}
