@@ -73,7 +73,7 @@ pub struct WebSocketTransport<S> {
     /// What the latest ping wants to have back.
     pong: Option<Vec<u8>>,
     outgoing: Outgoing,
-    /// The peer has closed, or broken a rule: nothing more is read.
+    /// The peer has sent a close frame, or broken a rule: nothing more is read.
     input_ended: bool,
 }
 
@@ -131,7 +131,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocketTransport<S> {
             }
             // Nothing is lost with the future: it holds no data while it waits.
             if ready!(pin!(self.stream.read_buf(buf)).poll(cx))? == 0 {
-                self.input_ended = true;
                 return Poll::Ready(Ok(0));
             }
             if let Err(violation) = self.take_frames(buf, start) {

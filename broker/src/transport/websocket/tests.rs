@@ -208,6 +208,24 @@ async fn the_server_closes() {
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
 }
 
+#[tokio::test]
+async fn nothing_follows_a_close_frame() {
+    let (near, mut far) = tokio::io::duplex(1_000);
+    let mut server = WebSocketTransport::new(near, &WebSocketSettings::default());
+    poll_fn(|cx| server.poll_close(cx)).await.unwrap();
+    // What the peer had sent before it saw the frame is still read; its ping stays without an answer.
+    far.write_all(&[0x89, 0x80, 0, 0, 0, 0, 0x82, 0x81, 0, 0, 0, 0, b'x'])
+        .await
+        .unwrap();
+    let mut buf = Vec::new();
+    assert_eq!(poll_fn(|cx| server.poll_read(cx, &mut buf)).await.unwrap(), 1);
+    poll_fn(|cx| server.poll_close(cx)).await.unwrap();
+    drop(server);
+    let mut sent = Vec::new();
+    far.read_to_end(&mut sent).await.unwrap();
+    assert_eq!(sent, [0x88, 2, 0x03, 0xE8]);
+}
+
 /// A peer that does not read: what is held for it is bounded, and nothing is lost once it reads.
 #[tokio::test]
 async fn back_pressure() {
