@@ -1,8 +1,18 @@
 //! The quorate process.
 
+pub mod admin;
 pub mod auth;
+pub mod cli;
 pub mod config;
+mod listener;
+pub mod logging;
 pub mod metrics;
+mod node;
+pub mod router;
+pub mod serve;
+mod store;
+pub mod transport;
+mod worker;
 
 /// Version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,3 +1,5 @@
 //! The `quorate` program.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    quorate::cli::main()
+}

@@ -11,12 +11,26 @@
 //! refusal never tells whether the user exists, neither by its reason nor by the time it takes. A user name is part of
 //! an [`Identity`] only where something has proved it.
 
+mod acl;
+mod base64;
+mod configured;
+mod password_pool;
+mod scram;
+mod users;
+
+pub use acl::{AclRules, RuleError, check_rule_filter};
+pub use configured::ConfiguredAuthenticator;
+pub use password_pool::PasswordPool;
+pub use scram::{ITERATIONS_DEFAULT, ITERATIONS_MAX, ITERATIONS_MIN, ScramSha256, Verifier, VerifierError};
+
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use quorate_proto::codec::ReasonCode;
+
+use crate::config::{AclConfig, AuthConfig};
 
 /// What a client shows of itself in CONNECT.
 #[derive(Clone, Copy)]
@@ -179,4 +193,19 @@ pub trait Authorizer: Send + Sync {
 
     /// Changes whenever decisions can have changed.
     fn generation(&self) -> u64;
+}
+
+/// The authenticator of a configuration that passed its checks.
+///
+/// # Errors
+///
+/// Where the operating system gives no thread for password checks.
+pub fn authenticator(config: &AuthConfig) -> std::io::Result<Box<dyn Authenticator>> {
+    Ok(Box::new(ConfiguredAuthenticator::start(config)?))
+}
+
+/// The authorizer of a configuration that passed its checks; `None` where it allows everything.
+pub fn authorizer(config: &AclConfig) -> Option<Box<dyn Authorizer>> {
+    let rules = AclRules::new(config);
+    (!rules.allows_everything()).then(|| Box::new(rules) as Box<dyn Authorizer>)
 }

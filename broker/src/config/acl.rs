@@ -35,14 +35,17 @@ section! {
 }
 
 section! {
-    /// One rule. A subscription is allowed only where everything it can match is allowed.
+    /// One rule. An allowing rule fits a subscription where the filter covers everything the subscription can match;
+    /// a denying rule where it covers any of it. An allowing filter that begins with a wildcard does not reach topics
+    /// that begin with `$`; a denying one does.
     pub struct AclRuleConfig {
         /// Outcome.
         effect: AclEffect = AclEffect::Deny, "", Any, Live, required;
         /// What the rule is about.
         action: AclAction = AclAction::All, "", Any, Live;
-        /// Topic filter; `%c` stands for the client identifier, `%u` for the user name. A client whose identifier or
-        /// name contains `+`, `#` or `/` never fits an allowing rule with them, and always fits a denying one.
+        /// Topic filter; `%c` stands for the client identifier, `%u` for the proved user name, within one level. For a
+        /// client without that name, or with `+`, `#` or `/` in it, such a level fits nothing in an allowing rule and
+        /// everything in a denying one.
         filter: String = String::new(), "", Length(1, 65_535), Live, required;
         /// The rule holds for this user only.
         user: Option<String> = None, "", Length(1, 1_024), Live;

@@ -39,17 +39,8 @@ section! {
         retained_bytes_max: u64 = 1_073_741_824, "bytes", Range(0, 1_099_511_627_776), Restart;
         /// Time a publisher waits for its acknowledgement before its connection is closed.
         publish_wait_secs_max: u16 = 10, "seconds", Range(1, 300), Restart;
-        /// Response information for MQTT 5 clients that ask for it; `%c` stands for the client identifier. Unset
-        /// gives none.
+        /// Response information for MQTT 5 clients that ask for it, by custom the beginning of a topic for answers.
+        /// Unset gives none.
         response_information: Option<String> = None, "", Length(1, 1_024), Restart;
-    }
-}
-
-impl LimitsConfig {
-    /// The response information of one client, where any is configured.
-    pub fn response_information_for(&self, client_id: &str) -> Option<String> {
-        self.response_information
-            .as_ref()
-            .map(|template| template.replace("%c", client_id))
     }
 }

@@ -25,6 +25,7 @@ mod report;
 mod schema;
 mod session;
 mod source;
+mod table;
 mod value;
 
 #[cfg(test)]

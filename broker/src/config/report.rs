@@ -160,12 +160,16 @@ impl<'a> Report<'a> {
     }
 
     fn push(&mut self, origin: Origin, key: &str, problem: impl Into<String>, allowed: impl Into<String>) {
-        self.errors.push(ConfigError {
+        let error = ConfigError {
             origin,
             key: key.to_owned(),
             problem: problem.into(),
             allowed: allowed.into(),
-        });
+        };
+        // One wrong key can be wrong for each of several listeners; saying it once is enough.
+        if !self.errors.contains(&error) {
+            self.errors.push(error);
+        }
     }
 
     /// Reports an unknown key with the nearest known one.

@@ -206,7 +206,7 @@ macro_rules! section {
                 at: &str,
                 report: &mut $crate::config::report::Report<'_>,
             ) {
-                $crate::config::value::apply_section(self, input, at, report);
+                $crate::config::table::apply_section(self, input, at, report);
             }
 
             fn shape(&self, _: $crate::config::schema::Bounds) -> $crate::config::schema::Shape {

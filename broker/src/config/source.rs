@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::report::{Layer, Report};
 use super::schema::{Input, Section};
-use super::{Config, ConfigErrors, ListenerConfig, ListenerKind, check, nearest, value};
+use super::{Config, ConfigErrors, ListenerConfig, ListenerKind, check, nearest, table};
 
 /// Beginning of every environment variable that is configuration.
 const PREFIX: &str = "QUORATE_";
@@ -104,7 +104,7 @@ fn apply_file<'a>(config: &mut Config, path: &'a str, text: &'a str, report: &mu
     // After a syntax error keys can have landed in the wrong table; complaints about them would be noise.
     if errors.is_empty() {
         let root = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
-        value::apply_section(config, Input::Toml(&root), "", report);
+        table::apply_section(config, Input::Toml(&root), "", report);
     }
 }
 
@@ -133,7 +133,7 @@ fn apply_variable<'a>(config: &mut Config, name: &'a str, value: &'a str, report
         );
         return;
     }
-    value::apply_section(
+    table::apply_section(
         config,
         Input::Text {
             rest: &path,
@@ -181,7 +181,7 @@ fn apply_flag(config: &mut Config, flag: &Flag, report: &mut Report<'_>) {
         config.listener.push(ListenerConfig::loopback(name, kind, 0));
     }
     let path: Vec<String> = flag.key.split('.').map(str::to_owned).collect();
-    value::apply_section(
+    table::apply_section(
         config,
         Input::Text {
             rest: &path,

@@ -64,10 +64,23 @@ impl Scope {
         samples: impl Fn() -> Samples + Send + Sync + 'static,
     ) {
         debug_assert!(
-            name.ends_with("_total"),
+            format!("{}{name}", self.prefix).ends_with("_total"),
             "counters end in _total, {name} does not"
         );
         self.declare(name, help, labels, MetricType::COUNTER, Box::new(samples));
+    }
+
+    /// Declares a histogram without labels, observed by its owner off the hot path.
+    ///
+    /// # Panics
+    ///
+    /// As for gauges.
+    pub fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Histogram {
+        let options =
+            prometheus::HistogramOpts::new(format!("quorate_{}{name}", self.prefix), help).buckets(buckets.to_vec());
+        let histogram = prometheus::Histogram::with_opts(options).expect("buckets rise");
+        self.metrics.register(Box::new(histogram.clone()));
+        histogram
     }
 
     fn declare(

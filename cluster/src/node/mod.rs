@@ -10,6 +10,7 @@
 //! [`Group`] ties one group together. [`Host`] is the broker: it routes by the events, delivers references to
 //! connections and takes the outcomes of proposals.
 
+mod checkpoints;
 mod clock;
 mod duties;
 mod group;
@@ -21,6 +22,7 @@ mod replica;
 mod shares;
 mod start;
 
+pub use checkpoints::StateCheckpoints;
 pub use clock::GroupClock;
 pub use group::Group;
 pub use host::{Completion, Host, Location, References, ShareMember, SharedReference};

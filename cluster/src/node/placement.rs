@@ -69,6 +69,14 @@ impl Placement {
         GroupId(DATA_FIRST + u16::from(slot))
     }
 
+    /// Name of a group, for logs and metrics.
+    pub fn name(group: GroupId) -> String {
+        match Self::kind(group) {
+            GroupKind::Data => format!("data-{}", group.0 - DATA_FIRST),
+            GroupKind::Live => format!("live-{}", group.0 - LIVE_FIRST),
+        }
+    }
+
     /// The home group of a session, which its identifier names.
     pub fn home_of(session: SessionId) -> GroupId {
         GroupId(u16::try_from(session.0 >> 56).expect("8 bits"))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Group, Host};
+use super::{Group, GroupKind, Host, Placement};
 use crate::raft::{ReplicatedState, StateChanges, StateError};
 use crate::state::{Batch, BatchOutcome, Event, TargetQueue};
 
@@ -60,7 +60,12 @@ impl<H: Host> ReplicatedState for Replica<H> {
     }
 
     fn changes(&mut self) -> StateChanges {
-        self.group.state().take_changes()
+        let changes = self.group.state().take_changes();
+        match Placement::kind(self.group.id()) {
+            GroupKind::Data => changes,
+            // A live group starts empty after a full stop (R41): its state never goes to disk.
+            GroupKind::Live => StateChanges::new(),
+        }
     }
 
     fn load(

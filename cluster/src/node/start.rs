@@ -171,6 +171,10 @@ async fn start_group<H: Host>(
         GroupKind::Data => SyncPolicy::Synced,
         GroupKind::Live => SyncPolicy::Written,
     };
+    if Placement::kind(id) == GroupKind::Live {
+        // Its last member starts: nothing of it counts any more (R41).
+        reset_log(parts, id).await.map_err(|error| stopped(error.to_string()))?;
+    }
     let group_settings = raft::GroupSettings {
         sync,
         log_entries_to_keep: settings.log_entries_to_keep,
@@ -187,6 +191,12 @@ async fn start_group<H: Host>(
     group.clock_started(GroupClock::resume(last, settings.created_at, SystemTime::now()));
     group.started(raft);
     Ok(())
+}
+
+async fn reset_log(parts: &NodeParts, group: GroupId) -> std::io::Result<()> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    parts.log.reset(group, Box::new(move |result| drop(sender.send(result))));
+    receiver.await.unwrap_or_else(|_| Err(std::io::Error::other("the log has stopped")))
 }
 
 async fn run_checkpoints<H: Host>(node: std::sync::Weak<Node<H>>, interval: Duration) {

@@ -1,0 +1,164 @@
+//! The HTTP interface for operators, probes and Prometheus.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/metrics` | all metrics in the exposition format |
+//! | `/livez` | 200 while the process answers |
+//! | `/readyz` | 200 when every condition is met, else 503, with the reasons ([`Readiness`]) |
+//! | `/api/v1/status` | what this node is |
+//!
+//! Errors are problem details [RFC 9457]. `/api` is closed on any address but loopback: there is no token yet to ask
+//! for. Probes and metrics are open everywhere.
+//!
+//! Invariants: a handler takes no lock that traffic waits for; the number of connections and the time each may be
+//! idle are bounded ([`connection`]).
+
+mod connection;
+mod problem;
+mod readiness;
+
+#[cfg(test)]
+mod tests;
+
+pub use readiness::Readiness;
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use tokio::net::TcpListener;
+
+use crate::metrics::{self, Metrics};
+use connection::BoundedListener;
+use problem::Problem;
+
+/// What the handlers need. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct AdminState(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    node: String,
+    metrics: Metrics,
+    readiness: Readiness,
+    started: Instant,
+}
+
+impl AdminState {
+    /// For the node of that name; the uptime counts from now.
+    pub fn new(node: &str, metrics: Metrics, readiness: Readiness) -> Self {
+        Self(Arc::new(Inner {
+            node: node.to_owned(),
+            metrics,
+            readiness,
+            started: Instant::now(),
+        }))
+    }
+}
+
+/// Serves until `shutdown` resolves, then ends open connections once each is done with its request.
+///
+/// # Errors
+///
+/// Where the listener has no address.
+pub async fn serve(
+    listener: TcpListener,
+    state: AdminState,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let is_loopback = listener.local_addr()?.ip().is_loopback();
+    let router = router(state, is_loopback);
+    axum::serve(BoundedListener::new(listener), router)
+        .with_graceful_shutdown(shutdown)
+        .await
+}
+
+fn router(state: AdminState, is_loopback: bool) -> Router {
+    let mut api = Router::new().route("/status", get(status));
+    if !is_loopback {
+        api = api.layer(middleware::from_fn(closed));
+    }
+    Router::new()
+        .route("/metrics", get(metrics_text))
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .nest("/api/v1", api)
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .with_state(state)
+}
+
+async fn closed(_: Request, _: Next) -> Problem {
+    let detail = "/api is served on a loopback address only: this version has no tokens";
+    Problem::new(StatusCode::FORBIDDEN, detail)
+}
+
+async fn not_found(request: Request) -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        format!("there is no {}", request.uri().path()),
+    )
+}
+
+async fn method_not_allowed(request: Request) -> Problem {
+    let detail = format!("{} does not take {}", request.uri().path(), request.method());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+}
+
+async fn metrics_text(State(state): State<AdminState>) -> Response {
+    (
+        [(header::CONTENT_TYPE, metrics::CONTENT_TYPE)],
+        state.0.metrics.encode(),
+    )
+        .into_response()
+}
+
+/// Text for people and probes, JSON for who accepts it.
+async fn ready(State(state): State<AdminState>, headers: HeaderMap) -> Response {
+    let report = state.0.readiness.report();
+    let status = if report.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    if accept.contains("application/json") {
+        (status, Json(report)).into_response()
+    } else {
+        (status, report.to_string()).into_response()
+    }
+}
+
+/// `/api/v1/status`.
+#[derive(serde::Serialize)]
+struct Status<'a> {
+    node: &'a str,
+    version: &'static str,
+    commit: &'static str,
+    uptime_secs: u64,
+    connections: u64,
+    ready: bool,
+}
+
+async fn status(State(state): State<AdminState>) -> Response {
+    let state = &state.0;
+    Json(Status {
+        node: &state.node,
+        version: crate::VERSION,
+        commit: crate::COMMIT,
+        uptime_secs: state.started.elapsed().as_secs(),
+        connections: state.metrics.connections(),
+        ready: state.readiness.report().ready,
+    })
+    .into_response()
+}

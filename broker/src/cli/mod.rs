@@ -1,0 +1,74 @@
+//! The command line.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Messages for a person go to standard error, results
+//! to standard output.
+
+mod config;
+mod reload;
+mod serve;
+
+#[cfg(test)]
+mod tests;
+
+pub use reload::reload;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Faster than the system's for many small allocations of several threads, which is what a broker does. Once here for
+/// every program made of this crate.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Wrong usage or configuration.
+const USAGE: u8 = 2;
+
+/// Version and commit, as `--version` shows them.
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (commit ",
+    env!("QUORATE_COMMIT"),
+    ")"
+);
+
+/// A clustered MQTT broker whose acknowledgement means: on a majority of disks.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version = LONG_VERSION)]
+struct Arguments {
+    /// Without a command the node serves with its defaults.
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node.
+    Serve(serve::ServeArguments),
+    /// Check and explain the configuration.
+    Config(config::ConfigArguments),
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Also --help and --version, which go to standard output and are no failure.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+    };
+    match arguments.command {
+        None => serve::serve(&serve::ServeArguments::default()),
+        Some(Command::Serve(arguments)) => serve::serve(&arguments),
+        Some(Command::Config(arguments)) => config::run(&arguments),
+    }
+}
+
+/// Tells a person what is wrong, one line for each error.
+fn complain(error: &dyn std::fmt::Display) {
+    for line in error.to_string().lines() {
+        eprintln!("quorate: {line}");
+    }
+}

@@ -1,0 +1,365 @@
+//! What all threads of the process share, and the broker as the node's groups see it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use quorate_cluster::node::{
+    Completion, Host, Location, Node, Placement, References, ShareMember, SharedReference,
+};
+use quorate_cluster::state::{
+    ClientId, Event, NodeId, NodeIncarnation, SessionId, SessionLimits, ShareKey, Target, TargetQueue,
+};
+use quorate_proto::codec::{QoS, ReasonCode};
+use quorate_proto::message::Message;
+use quorate_proto::session::{Instant, OpenRequest};
+use quorate_storage::log::GroupId;
+
+use crate::auth::{Authenticator, Authorizer};
+use crate::router::{QueueGauge, Router};
+use crate::worker::{Mail, Mailbox, Ticket};
+
+/// Settings that hold for the whole process.
+#[derive(Clone, Debug)]
+pub struct SharedSettings {
+    /// Limits on sessions, stamped into the entries that create them (R28).
+    pub session_limits: SessionLimits,
+    /// Messages that may wait for a durable session.
+    pub queue_messages_max: u32,
+    /// Their bytes.
+    pub queue_bytes_max: u64,
+    /// This node.
+    pub node: NodeId,
+    /// Its start.
+    pub incarnation: NodeIncarnation,
+}
+
+/// Connections that wait to open a session.
+type Gate = HashMap<Arc<str>, VecDeque<(Location, Box<OpenRequest>)>, foldhash::fast::RandomState>;
+
+/// What workers, groups and listeners share.
+pub struct Shared {
+    pub(crate) settings: SharedSettings,
+    pub(crate) router: Router,
+    pub(crate) mailboxes: Vec<Mailbox>,
+    pub(crate) authenticator: Box<dyn Authenticator>,
+    pub(crate) authorizer: Option<Box<dyn Authorizer>>,
+    /// Runtime for what must not run on a worker.
+    pub(crate) control: tokio::runtime::Handle,
+    node: OnceLock<Arc<Node<Shared>>>,
+    gate: Mutex<Gate>,
+    started: std::time::Instant,
+    ready: AtomicBool,
+    assigned: AtomicU64,
+    fatal: tokio::sync::watch::Sender<Option<String>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// The shared part of a process with `workers` workers.
+    pub fn new(
+        settings: SharedSettings,
+        workers: usize,
+        authenticator: Box<dyn Authenticator>,
+        authorizer: Option<Box<dyn Authorizer>>,
+        control: tokio::runtime::Handle,
+    ) -> Self {
+        Self {
+            settings,
+            router: Router::default(),
+            mailboxes: (0..workers).map(|_| Mailbox::default()).collect(),
+            authenticator,
+            authorizer,
+            control,
+            node: OnceLock::new(),
+            gate: Mutex::default(),
+            started: std::time::Instant::now(),
+            ready: AtomicBool::new(false),
+            assigned: AtomicU64::new(0),
+            fatal: tokio::sync::watch::Sender::new(None),
+        }
+    }
+
+    /// The node's groups; present before any listener accepts.
+    pub(crate) fn node(&self) -> &Arc<Node<Self>> {
+        self.node.get().expect("workers get connections after the node has started")
+    }
+
+    /// The groups have started.
+    pub(crate) fn node_started(&self, node: Arc<Node<Self>>) {
+        assert!(self.node.set(node).is_ok(), "a node starts once");
+        self.ready.store(true, Ordering::Release);
+    }
+
+    /// Whether clients are accepted.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// No more clients are accepted.
+    pub(crate) fn set_draining(&self) {
+        self.ready.store(false, Ordering::Release);
+    }
+
+    /// Changes when the node cannot go on.
+    pub(crate) fn watch_fatal(&self) -> tokio::sync::watch::Receiver<Option<String>> {
+        self.fatal.subscribe()
+    }
+
+    /// Milliseconds since the process started.
+    pub(crate) fn now(&self) -> Instant {
+        Instant(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// A client identifier that nobody has: node, its start, a counter.
+    pub(crate) fn assign_client_id(&self) -> String {
+        let number = self.assigned.fetch_add(1, Ordering::Relaxed);
+        format!("auto-{:x}-{:x}-{number:x}", self.settings.node.0, self.settings.incarnation.0)
+    }
+
+    /// Whether a durable session takes no more messages.
+    pub(crate) fn queue_is_full(&self, queue: &QueueGauge) -> bool {
+        queue.messages() >= self.settings.queue_messages_max || queue.bytes() >= self.settings.queue_bytes_max
+    }
+
+    /// Lets a connection open its session now, or makes it wait for the one that is at it.
+    pub(crate) fn gate_enter(&self, location: Location, request: Box<OpenRequest>) -> Option<Box<OpenRequest>> {
+        let mut gate = self.gate.lock();
+        match gate.get_mut(&request.client_id) {
+            Some(waiting) => {
+                waiting.push_back((location, request));
+                None
+            }
+            None => {
+                gate.insert(request.client_id.clone(), VecDeque::new());
+                Some(request)
+            }
+        }
+    }
+
+    /// A connection is done opening: the next one that waits goes on.
+    pub(crate) fn gate_next(&self, client_id: &Arc<str>) {
+        let mut gate = self.gate.lock();
+        let Some(waiting) = gate.get_mut(client_id) else { return };
+        match waiting.pop_front() {
+            None => {
+                gate.remove(client_id);
+            }
+            Some((location, request)) => {
+                drop(gate);
+                self.mail(location, Mail::Proceed { location, request });
+            }
+        }
+    }
+
+    /// A session's connection is there: shared subscriptions have a member more.
+    pub(crate) fn shares_ready(&self, session: SessionId) {
+        let shares = self.router.read(|table| table.shares_of(session));
+        for share in shares {
+            for group in Placement::data_groups() {
+                self.node().group(group).share_ready(&share);
+            }
+        }
+    }
+
+    /// A session's connection is gone: what it held of shared subscriptions goes to others.
+    pub(crate) fn share_member_lost(&self, session: SessionId) {
+        let has_shares = self.router.read(|table| !table.shares_of(session).is_empty());
+        if has_shares {
+            for group in Placement::data_groups() {
+                self.node().group(group).share_member_lost(session);
+            }
+        }
+    }
+
+    fn mail(&self, location: Location, mail: Mail) {
+        self.mailboxes[usize::from(location.worker)].send(mail);
+    }
+
+    fn route_event(&self, table: &mut crate::router::RouteTable, event: &Event) -> bool {
+        match event {
+            Event::SessionOwner { client_id, session, owner, .. } => {
+                let left = table.set_owner(client_id, *session, owner.map(|owner| owner.epoch));
+                if let Some(location) = left {
+                    self.kick(location);
+                }
+                left.is_some()
+            }
+            Event::SessionEnded { session, .. } => {
+                let (left, changed) = table.remove_session(*session);
+                if let Some(location) = left {
+                    self.kick(location);
+                }
+                changed
+            }
+            Event::Subscribed { session, subscription } => {
+                table.subscribe(*session, subscription);
+                true
+            }
+            Event::Unsubscribed { session, filter } => {
+                table.unsubscribe(*session, filter);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn kick(&self, location: Location) {
+        let what = "the session was taken over";
+        self.mail(location, Mail::Kick { location, reason: ReasonCode::SESSION_TAKEN_OVER, what });
+    }
+
+    fn queue_event(&self, group: GroupId, event: &Event) {
+        let (Event::Queued { queue: TargetQueue::Session(session), .. }
+        | Event::Removed { queue: TargetQueue::Session(session), .. }) = event
+        else {
+            return;
+        };
+        self.router.read(|table| {
+            let Some(route) = table.session(*session) else { return };
+            let Some(queue) = &route.queue else { return };
+            match event {
+                Event::Queued { count, bytes, .. } => {
+                    queue.add(*count, *bytes);
+                    let slot = Placement::packet_id_slot(group);
+                    if let Some(location) = route.location
+                        && queue.tell(slot)
+                    {
+                        self.mail(location, Mail::Pending { location, slot });
+                    }
+                }
+                Event::Removed { count, bytes, .. } => queue.remove(*count, *bytes),
+                _ => {}
+            }
+        });
+    }
+}
+
+impl Host for Shared {
+    type Ticket = Ticket;
+
+    fn complete(&self, completions: Vec<(Ticket, Completion)>) {
+        let mut by_worker: Vec<Vec<(Ticket, Completion)>> = (0..self.mailboxes.len()).map(|_| Vec::new()).collect();
+        for (ticket, completion) in completions {
+            by_worker[usize::from(ticket.location.worker)].push((ticket, completion));
+        }
+        for (mailbox, completions) in self.mailboxes.iter().zip(by_worker) {
+            if !completions.is_empty() {
+                mailbox.send(Mail::Completions(completions));
+            }
+        }
+    }
+
+    fn handle_events(&self, group: GroupId, events: &[Event]) {
+        let routes = |event: &&Event| {
+            matches!(
+                event,
+                Event::SessionOwner { .. }
+                    | Event::SessionEnded { .. }
+                    | Event::Subscribed { .. }
+                    | Event::Unsubscribed { .. }
+            )
+        };
+        if events.iter().any(|event| routes(&event)) {
+            self.router.write(|table| {
+                let mut changed = false;
+                for event in events {
+                    changed |= self.route_event(table, event);
+                }
+                ((), changed)
+            });
+        }
+        for event in events {
+            self.queue_event(group, event);
+        }
+    }
+
+    fn handle_references(&self, references: References) {
+        self.mail(references.location, Mail::References(references));
+    }
+
+    fn handle_shared(&self, references: Vec<SharedReference>) {
+        let mut by_worker: Vec<Vec<SharedReference>> = (0..self.mailboxes.len()).map(|_| Vec::new()).collect();
+        for reference in references {
+            by_worker[usize::from(reference.location.worker)].push(reference);
+        }
+        for (mailbox, references) in self.mailboxes.iter().zip(by_worker) {
+            if !references.is_empty() {
+                mailbox.send(Mail::SharedReferences(references));
+            }
+        }
+    }
+
+    fn durable_targets(&self, message: &Message) -> Vec<Target> {
+        let plan = self.router.plan(message.topic());
+        let mut targets = Vec::new();
+        for target in &plan.targets {
+            let qos = message.qos.min(target.terms.qos);
+            if let Some(queue) = &target.queue
+                && qos > QoS::AtMostOnce
+                && !self.queue_is_full(queue)
+            {
+                targets.push(Target {
+                    queue: TargetQueue::Session(target.session),
+                    qos,
+                    retain: message.retain && target.terms.retain_as_published,
+                    subscription_ids: target.terms.subscription_ids.to_vec(),
+                });
+            }
+        }
+        for share in plan.shares.iter().filter(|share| share.durable && message.qos > QoS::AtMostOnce) {
+            targets.push(Target {
+                queue: TargetQueue::Share(share.key.clone()),
+                qos: message.qos,
+                retain: message.retain,
+                subscription_ids: Vec::new(),
+            });
+        }
+        targets
+    }
+
+    fn deliver_live(&self, message: &Arc<Message>) {
+        let plan = self.router.plan(message.topic());
+        for target in &plan.targets {
+            let durable = target.queue.is_some() && message.qos.min(target.terms.qos) > QoS::AtMostOnce;
+            if let (Some(location), false) = (target.location, durable) {
+                let terms = target.terms.clone();
+                self.mail(location, Mail::Own { location, message: message.clone(), terms });
+            }
+        }
+        for share in plan.shares.iter().filter(|share| !share.durable || message.qos == QoS::AtMostOnce) {
+            let turn = share.turn.fetch_add(1, Ordering::Relaxed) as usize;
+            let Some(member) = share.members.get(turn % share.members.len().max(1)) else { continue };
+            if let Some(location) = member.location {
+                let terms = member.terms.clone();
+                self.mail(location, Mail::Own { location, message: message.clone(), terms });
+            }
+        }
+    }
+
+    fn share_members(&self, share: &ShareKey) -> Vec<ShareMember> {
+        self.router.read(|table| table.share_members(share))
+    }
+
+    fn queue_is_known(&self, queue: &TargetQueue) -> bool {
+        self.router.read(|table| match queue {
+            TargetQueue::Session(session) => table.session(*session).is_some(),
+            TargetQueue::Share(share) => table.share_is_durable(share),
+        })
+    }
+
+    fn client_of(&self, session: SessionId) -> Option<ClientId> {
+        self.router.read(|table| table.session(session).map(|route| route.client_id.clone()))
+    }
+
+    fn fatal(&self, what: String) {
+        self.fatal.send_replace(Some(what));
+    }
+}

@@ -1,0 +1,341 @@
+//! The process: starts everything in order, waits for a signal or a failure, stops everything in order.
+//!
+//! Order of the start: sockets are bound (so that a taken port is told before anything is written), the volume is
+//! opened, the groups start and replay their logs, the workers start, the sockets are accepted from.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use quorate_cluster::node::{DATA_GROUPS, LIVE_GROUPS, Node, NodeSettings};
+use quorate_cluster::state::{QueueLimits, SessionLimits};
+use quorate_proto::session::ConnectionSettings;
+use tokio::runtime::Runtime;
+
+use crate::admin::{self, AdminState, Readiness};
+use crate::auth::{AclRules, Authenticator, Authorizer, ConfiguredAuthenticator};
+use crate::config::{Config, DurabilityClass, ListenerConfig};
+use crate::listener::{self, ListenerContext};
+use crate::metrics::Metrics;
+use crate::node::{Shared, SharedSettings};
+use crate::store::{self, Store, StoreError};
+use crate::transport::websocket::WebSocketSettings;
+use crate::worker::{Mail, Worker};
+use crate::{COMMIT, VERSION};
+
+/// Time between checkpoints of the state.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
+/// Entries kept in the log behind a checkpoint while there are no followers.
+const LOG_ENTRIES_TO_KEEP: u64 = 1_000;
+/// Packets a WebSocket message may hold beside the largest one.
+const WEB_SOCKET_SLACK: usize = 64 * 1024;
+/// How long a stop may take before the process gives up on an orderly end.
+const STOP_WAIT: Duration = Duration::from_secs(20);
+
+/// The process could not start, or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// An address could not be bound.
+    #[error("cannot listen on {address} for {what}: {error}{}", hint(.error))]
+    Bind {
+        /// What for.
+        what: String,
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// The configuration asks for something this version does not have.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A group did not start.
+    #[error("cannot start from what the data directory holds: {0}")]
+    Groups(#[from] quorate_cluster::node::StartError),
+    /// The system refused a thread or a runtime.
+    #[error("cannot start: {0}")]
+    System(#[from] std::io::Error),
+    /// The node cannot go on.
+    #[error("the node stops: {0}")]
+    Fatal(String),
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "; another program, or another quorate, uses this port",
+        std::io::ErrorKind::PermissionDenied => "; ports below 1024 need privileges",
+        std::io::ErrorKind::AddrNotAvailable => "; this machine has no such address",
+        _ => "",
+    }
+}
+
+/// A bound listener.
+struct Bound {
+    socket: std::net::TcpListener,
+    context: Arc<ListenerContext>,
+}
+
+/// Serves until the process is told to stop.
+///
+/// # Errors
+/// See [`ServeError`].
+pub fn run(config: &Config) -> Result<(), ServeError> {
+    refuse_unsupported(config)?;
+    tracing::info!(version = VERSION, commit = COMMIT, node = %config.node.name, "quorate starts");
+    let open = Arc::new(AtomicU32::new(0));
+    let refused = Arc::new(AtomicU64::new(0));
+    let mut bound = Vec::new();
+    for listener in &config.listener {
+        bound.push(bind_listener(config, listener, &open, &refused)?);
+    }
+    let admin_socket = bind("the admin interface", config.admin.bind)?;
+
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
+    let metrics = Metrics::new();
+    let store = store::open(&config.node, &metrics)?;
+    let shared = Arc::new(shared_state(config, &store, &runtime, &metrics)?);
+    let readiness = Readiness::default();
+    readiness.set("groups", Some("the groups are starting".to_owned()));
+    let node = runtime.block_on(start_node(config, &store, &shared))?;
+    shared.node_started(node.clone());
+    declare_metrics(&metrics, &shared, &open, &refused);
+
+    let workers = start_workers(config, &shared, &metrics)?;
+    start_listeners(&runtime, bound, &shared);
+    start_admin(&runtime, admin_socket, config, &metrics, &readiness)?;
+    readiness.set("groups", None);
+    tracing::info!(groups = DATA_GROUPS + LIVE_GROUPS, workers = workers.len(), "ready");
+
+    let ended = runtime.block_on(wait_for_end(&shared));
+    readiness.set("draining", Some("the node is stopping".to_owned()));
+    stop(&runtime, &shared, workers, &node, &store);
+    ended
+}
+
+fn refuse_unsupported(config: &Config) -> Result<(), ServeError> {
+    let unsupported = |what: String| Err(ServeError::Unsupported(what));
+    if let Some(listener) = config.listener.iter().find(|listener| listener.kind.is_tls()) {
+        return unsupported(format!(
+            "listener {:?} has kind {:?}: TLS is not part of this version; put a TLS proxy before a plain listener",
+            listener.name,
+            listener.kind.as_str()
+        ));
+    }
+    if !config.cluster.join.is_empty() || config.cluster.bootstrap_expect.is_some_and(|nodes| nodes > 1) {
+        return unsupported("cluster.join, cluster.bootstrap_expect: this version runs a single node".to_owned());
+    }
+    let weaker = config.durability.iter().map(|rule| rule.class).chain(config.listener.iter().map(|each| each.durability));
+    if weaker.into_iter().any(|class| class != DurabilityClass::Quorum) {
+        return unsupported("durability: this version has the class \"quorum\" alone".to_owned());
+    }
+    Ok(())
+}
+
+fn bind(what: &str, address: SocketAddr) -> Result<std::net::TcpListener, ServeError> {
+    listener::bind(address).map_err(|error| ServeError::Bind { what: what.to_owned(), address, error })
+}
+
+fn bind_listener(
+    config: &Config,
+    listener: &ListenerConfig,
+    open: &Arc<AtomicU32>,
+    refused: &Arc<AtomicU64>,
+) -> Result<Bound, ServeError> {
+    let socket = bind(&format!("listener {:?}", listener.name), listener.bind)?;
+    let settings = Arc::new(connection_settings(config, listener));
+    let context = ListenerContext {
+        name: listener.name.clone(),
+        kind: listener.kind,
+        web_socket: WebSocketSettings {
+            path: listener.path.clone(),
+            message_bytes_max: settings.maximum_packet_size as usize + WEB_SOCKET_SLACK,
+            ..WebSocketSettings::default()
+        },
+        settings,
+        proxy_protocol: listener.proxy_protocol,
+        anonymous_allowed: config.allows_anonymous(listener),
+        connect_timeout_ms: u64::from(config.limits.connect_timeout_secs) * 1000,
+        open: open.clone(),
+        open_max: config.limits.connections_max,
+        refused: refused.clone(),
+        keeps_peer: !config.auth.user.is_empty() || !config.acl.rule.is_empty(),
+    };
+    Ok(Bound { socket, context: Arc::new(context) })
+}
+
+fn connection_settings(config: &Config, listener: &ListenerConfig) -> ConnectionSettings {
+    let offered = config.capabilities(listener);
+    let limits = &config.limits;
+    ConnectionSettings {
+        receive_maximum_in: offered.receive_maximum,
+        window_out_max: limits.inflight_max,
+        maximum_packet_size: offered.maximum_packet_size,
+        topic_alias_max_in: offered.topic_alias_maximum,
+        topic_alias_max_out: limits.topic_alias_outbound_max,
+        session_expiry_secs_max: config.session.expiry_secs_max,
+        server_keep_alive_secs: offered.server_keep_alive_secs,
+        maximum_qos: offered.maximum_qos,
+        retain_available: offered.retain_available,
+        wildcard_available: offered.wildcard_available,
+        shared_available: offered.shared_available,
+        subscription_ids_available: offered.subscription_ids_available,
+        response_information: limits.response_information.as_deref().map(Arc::from),
+        client_id_bytes_max: limits.client_id_bytes_max,
+        topic_levels_max: limits.topic_levels_max,
+        topic_bytes_max: limits.topic_bytes_max,
+        queue_messages_max: config.session.queue_messages_max,
+        queue_bytes_max: u32::try_from(config.session.queue_bytes_max).unwrap_or(u32::MAX),
+        output_bytes_max: limits.connection_output_bytes_max,
+        validate_payload_format: true,
+        ..ConnectionSettings::default()
+    }
+}
+
+fn shared_state(
+    config: &Config,
+    store: &Store,
+    runtime: &Runtime,
+    metrics: &Metrics,
+) -> Result<Shared, ServeError> {
+    let limits = &config.limits;
+    let per_group = |total: u64, groups: u16| u32::try_from(total.div_ceil(u64::from(groups))).unwrap_or(u32::MAX);
+    let settings = SharedSettings {
+        // Homes are spread by hash: a group may hold a quarter more than its even share.
+        session_limits: SessionLimits {
+            sessions_max: per_group(limits.sessions_max + limits.sessions_max / 4, DATA_GROUPS),
+            subscriptions_max: limits.subscriptions_per_session_max,
+        },
+        queue_messages_max: config.session.queue_messages_max,
+        queue_bytes_max: config.session.queue_bytes_max,
+        node: store.node,
+        incarnation: store.incarnation,
+    };
+    let authenticator = ConfiguredAuthenticator::start(&config.auth)?;
+    authenticator.register(metrics);
+    let authenticator: Box<dyn Authenticator> = Box::new(authenticator);
+    // Without rules nobody is asked, on the publish path least of all.
+    let rules = AclRules::new(&config.acl);
+    let authorizer = (!rules.allows_everything()).then(|| Box::new(rules) as Box<dyn Authorizer>);
+    Ok(Shared::new(settings, config.workers(), authenticator, authorizer, runtime.handle().clone()))
+}
+
+async fn start_node(config: &Config, store: &Store, shared: &Arc<Shared>) -> Result<Arc<Node<Shared>>, ServeError> {
+    let limits = &config.limits;
+    let retained = limits.retained_messages_max + limits.retained_messages_max / 4;
+    let settings = NodeSettings {
+        node: store.node,
+        incarnation: store.incarnation,
+        created_at: store.created_at,
+        queue_limits: QueueLimits {
+            messages_max: config.session.queue_messages_max,
+            bytes_max: config.session.queue_bytes_max,
+        },
+        retained_messages_max: u32::try_from(retained.div_ceil(u64::from(DATA_GROUPS))).unwrap_or(u32::MAX),
+        retained_bytes_max: (limits.retained_bytes_max + limits.retained_bytes_max / 4).div_ceil(u64::from(DATA_GROUPS)),
+        checkpoint_interval: CHECKPOINT_INTERVAL,
+        log_entries_to_keep: LOG_ENTRIES_TO_KEEP,
+    };
+    Ok(Node::start(settings, store.parts(), shared.clone()).await?)
+}
+
+fn start_workers(config: &Config, shared: &Arc<Shared>, metrics: &Metrics) -> Result<Vec<JoinHandle<()>>, ServeError> {
+    let mut workers = Vec::new();
+    for index in 0..config.workers() {
+        let index = u16::try_from(index).expect("the configuration bounds the number of workers");
+        workers.push(Worker::spawn(index, shared.clone(), metrics.add_worker())?);
+    }
+    Ok(workers)
+}
+
+fn start_listeners(runtime: &Runtime, bound: Vec<Bound>, shared: &Arc<Shared>) {
+    let turn = Arc::new(AtomicUsize::new(0));
+    for Bound { socket, context } in bound {
+        if let Ok(address) = socket.local_addr() {
+            tracing::info!(name = %context.name, kind = context.kind.as_str(), %address, "listening");
+        }
+        let shared = shared.clone();
+        let turn = turn.clone();
+        runtime.spawn(async move {
+            if let Err(error) = listener::accept(socket, context.clone(), shared.clone(), turn).await {
+                quorate_cluster::node::Host::fatal(&*shared, format!("listener {:?} failed: {error}", context.name));
+            }
+        });
+    }
+}
+
+fn start_admin(
+    runtime: &Runtime,
+    socket: std::net::TcpListener,
+    config: &Config,
+    metrics: &Metrics,
+    readiness: &Readiness,
+) -> Result<(), ServeError> {
+    let address = socket.local_addr()?;
+    let _entered = runtime.enter();
+    let socket = tokio::net::TcpListener::from_std(socket)?;
+    let state = AdminState::new(&config.node.name, metrics.clone(), readiness.clone());
+    runtime.spawn(async move {
+        if let Err(error) = admin::serve(socket, state, std::future::pending()).await {
+            tracing::error!(%error, "the admin interface failed");
+        }
+    });
+    tracing::info!(name = "admin", kind = "http", %address, "listening");
+    Ok(())
+}
+
+fn declare_metrics(metrics: &Metrics, shared: &Arc<Shared>, open: &Arc<AtomicU32>, refused: &Arc<AtomicU64>) {
+    let scope = metrics.scope("");
+    let connections = open.clone();
+    scope.gauge("sockets_open", "Connections accepted and not closed, of all listeners.", move || {
+        f64::from(connections.load(Ordering::Relaxed))
+    });
+    let connections = refused.clone();
+    scope.counter("connections_refused_total", "Connections refused because there were too many.", move || {
+        connections.load(Ordering::Relaxed)
+    });
+    store::declare_state_metrics(&scope, shared);
+}
+
+async fn wait_for_end(shared: &Shared) -> Result<(), ServeError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut fatal = shared.watch_fatal();
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
+        _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
+        failed = fatal.wait_for(Option::is_some) => {
+            let what = failed.ok().and_then(|what| what.clone()).unwrap_or_default();
+            return Err(ServeError::Fatal(what));
+        }
+    }
+    Ok(())
+}
+
+/// Clients first, so that what they were told is in the groups; then the groups, with a last checkpoint; then the log.
+fn stop(runtime: &Runtime, shared: &Shared, workers: Vec<JoinHandle<()>>, node: &Node<Shared>, store: &Store) {
+    shared.set_draining();
+    for mailbox in &shared.mailboxes {
+        mailbox.send(Mail::Stop);
+    }
+    for worker in workers {
+        if worker.join().is_err() {
+            tracing::error!("a worker panicked");
+        }
+    }
+    let stopped = runtime.block_on(async { tokio::time::timeout(STOP_WAIT, node.shutdown()).await });
+    if stopped.is_err() {
+        tracing::warn!("the groups did not stop in time; the log will be replayed at the next start");
+        return;
+    }
+    store.close();
+    tracing::info!("stopped");
+}

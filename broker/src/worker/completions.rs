@@ -1,0 +1,162 @@
+//! Outcomes of proposals come back to the connections that wait for them.
+
+use std::rc::Rc;
+
+use quorate_cluster::node::{Completion, Location};
+use quorate_cluster::state::{Outcome, RefusedReason};
+use quorate_proto::codec::ReasonCode;
+use quorate_proto::message::Message;
+use quorate_proto::session::{Close, PublishOutcome, PublishToken};
+
+use super::connection::Conn;
+use super::publish::Published;
+use super::subscribe::fenced;
+use super::ticket::WaitsFor;
+use super::{Ticket, Worker};
+
+impl Worker {
+    pub(super) fn handle_completions(self: &Rc<Self>, completions: Vec<(Ticket, Completion)>) {
+        for (ticket, completion) in completions {
+            let Ticket { location, waits_for } = ticket;
+            match self.connection(location) {
+                Some(conn) => {
+                    if let Err(close) = self.complete(&conn, waits_for, completion) {
+                        self.close(&conn, &close);
+                    }
+                    self.after_completion(&conn);
+                }
+                None => self.complete_without_connection(location, waits_for, &completion),
+            }
+        }
+    }
+
+    /// Output may have come, and input that was held back may go on.
+    fn after_completion(self: &Rc<Self>, conn: &Rc<Conn>) {
+        let (output, input) = {
+            let state = conn.state.borrow();
+            (!state.out.is_empty(), !state.partial.is_empty() && state.protocol.ready_for_frames())
+        };
+        if output {
+            self.mark_dirty(conn);
+        }
+        if input {
+            conn.update(|flags| flags.resume = true);
+        }
+        // Its task may be waiting for the protocol to take input again.
+        conn.wake();
+    }
+
+    fn complete(self: &Rc<Self>, conn: &Rc<Conn>, waits_for: WaitsFor, completion: Completion) -> Result<(), Close> {
+        match waits_for {
+            WaitsFor::Publish { token, matched } => self.published(conn, token, matched, &completion),
+            WaitsFor::ExactlyOnce { token, message } => self.published_once(conn, token, &message, &completion),
+            WaitsFor::Release(packet_id) => {
+                let Completion::Applied(Outcome::Released(found)) = completion else { return Err(fenced()) };
+                let state = &mut *conn.state.borrow_mut();
+                self.lend_buffer(&mut state.out);
+                state.protocol.handle_released(packet_id, found, &mut state.out);
+                Ok(())
+            }
+            WaitsFor::Received { packet_id, token } => {
+                if token.is_some() || self.is_in_no_queue(conn, packet_id) {
+                    self.release_delivery(conn, packet_id);
+                }
+                Ok(())
+            }
+            WaitsFor::OtherSessionEnded(request) => {
+                self.open_session(conn, request);
+                Ok(())
+            }
+            WaitsFor::Opened(request) => self.opened(conn, &request, completion),
+            WaitsFor::Subscribed(subscribing) => self.subscribed(conn, *subscribing, &completion),
+            WaitsFor::Unsubscribed(unsubscribing) => self.unsubscribed(conn, *unsubscribing, &completion),
+            WaitsFor::RetainedAppended => {
+                conn.state.borrow_mut().rare().replays.appended();
+                self.replay(conn);
+                Ok(())
+            }
+            WaitsFor::Closed(_) => Ok(()),
+        }
+    }
+
+    fn published(
+        &self,
+        conn: &Rc<Conn>,
+        token: Option<PublishToken>,
+        matched: bool,
+        completion: &Completion,
+    ) -> Result<(), Close> {
+        let outcome = publish_outcome(completion, matched)?;
+        let Some(token) = token else { return Ok(()) };
+        let state = &mut *conn.state.borrow_mut();
+        self.lend_buffer(&mut state.out);
+        state.protocol.handle_publish_outcome(token, outcome, &mut state.out)
+    }
+
+    /// A QoS 2 publish of a durable session is committed: live subscribers get it now, unless it was a repeat (R11).
+    fn published_once(
+        self: &Rc<Self>,
+        conn: &Rc<Conn>,
+        token: PublishToken,
+        message: &Message,
+        completion: &Completion,
+    ) -> Result<(), Close> {
+        let mut matched = false;
+        if let Completion::Applied(Outcome::Published { duplicate: false, .. }) = completion {
+            let publisher = conn.session().map(|(session, _)| session);
+            matched = self.deliver_live(&self.plan(message.topic()), &Published::of(message, publisher));
+        }
+        self.published(conn, Some(token), matched, completion)
+    }
+
+    /// The connection is gone; what others have to see of the outcome still happens.
+    fn complete_without_connection(
+        self: &Rc<Self>,
+        location: Location,
+        waits_for: WaitsFor,
+        completion: &Completion,
+    ) {
+        match (waits_for, completion) {
+            (
+                WaitsFor::ExactlyOnce { message, .. },
+                Completion::Applied(Outcome::Published { duplicate: false, .. }),
+            ) => {
+                self.deliver_live(&self.plan(message.topic()), &Published::of(&message, None));
+            }
+            (WaitsFor::Opened(request), Completion::Applied(Outcome::Opened { session, epoch, .. })) => {
+                self.close_opened(&request, *session, *epoch);
+            }
+            _ => tracing::trace!(?location, "an outcome came after its connection had gone"),
+        }
+    }
+
+    /// Whether no pulled or waiting reference stands for a packet identifier of an earlier connection; those are
+    /// answered with PUBREL when their turn comes.
+    fn is_in_no_queue(&self, conn: &Conn, packet_id: quorate_proto::codec::PacketId) -> bool {
+        let mut state = conn.state.borrow_mut();
+        state.queue.as_mut().is_none_or(|queue| !queue.expects(packet_id))
+    }
+}
+
+fn publish_outcome(completion: &Completion, live: bool) -> Result<PublishOutcome, Close> {
+    match completion {
+        Completion::Applied(Outcome::Published { duplicate: true, .. }) => {
+            Ok(PublishOutcome::Accepted { matched: true })
+        }
+        Completion::Applied(Outcome::Published { stored, refused, .. }) => {
+            let matched = live || *stored > 0;
+            Ok(if *refused > 0 && !matched {
+                PublishOutcome::Refused(ReasonCode::QUOTA_EXCEEDED)
+            } else {
+                PublishOutcome::Accepted { matched }
+            })
+        }
+        Completion::Applied(Outcome::Refused(RefusedReason::LimitReached)) => Ok(if live {
+            PublishOutcome::Accepted { matched: true }
+        } else {
+            PublishOutcome::Refused(ReasonCode::QUOTA_EXCEEDED)
+        }),
+        // Fenced, or the group refused: a later connection has the session.
+        _ => Err(fenced()),
+    }
+}

@@ -1,0 +1,113 @@
+//! One connection of a worker: the protocol's state machine, its buffers, and what it holds of its session.
+//!
+//! An idle connection holds no buffers: input is read into the worker's scratch space and only an incomplete packet
+//! stays behind; output comes from the worker's pool and goes back when it has been written.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Waker;
+
+use quorate_cluster::node::Location;
+use quorate_cluster::state::{Epoch, SessionId};
+use quorate_proto::session::Connection;
+use tokio::net::tcp::OwnedWriteHalf;
+
+use super::queue::DurableQueue;
+use super::retained::Replays;
+use super::shared::SharedHolds;
+use crate::auth::ClientInfo;
+use crate::listener::ListenerContext;
+
+/// What a connection is doing beside the protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Flags {
+    /// Output waits for the flusher.
+    pub(super) dirty: bool,
+    /// The socket takes no more output for now.
+    pub(super) blocked: bool,
+    /// Input that was held back may be taken up again.
+    pub(super) resume: bool,
+    /// The protocol has ended; output is being flushed and input discarded.
+    pub(super) ending: bool,
+    /// Nothing is left to do: the task ends.
+    pub(super) ended: bool,
+}
+
+/// How output leaves.
+#[derive(Debug)]
+pub(super) enum Writer {
+    /// Straight to the socket.
+    Tcp(OwnedWriteHalf),
+    /// By the connection's task, which owns the WebSocket.
+    Task,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) location: Location,
+    pub(super) listener: Arc<ListenerContext>,
+    pub(super) writer: Writer,
+    pub(super) flags: Cell<Flags>,
+    pub(super) waker: RefCell<Option<Waker>>,
+    pub(super) state: RefCell<ConnState>,
+}
+
+/// The part of a connection that changes.
+#[derive(Debug)]
+pub(super) struct ConnState {
+    pub(super) protocol: Connection,
+    /// Output that has not been written.
+    pub(super) out: Vec<u8>,
+    /// Input that is not a whole packet yet, or was held back.
+    pub(super) partial: Vec<u8>,
+    /// The open session and this connection's epoch in it.
+    pub(super) session: Option<(SessionId, Epoch)>,
+    /// What most connections do not have.
+    pub(super) rare: Option<Box<Rare>>,
+    /// The durable session's queues.
+    pub(super) queue: Option<Box<DurableQueue>>,
+}
+
+/// Parts that an idle plain subscriber does without.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    /// References of shared subscriptions that the client holds.
+    pub(super) shared: SharedHolds,
+    /// Retained messages that are still to be sent for new subscriptions.
+    pub(super) replays: Replays,
+    /// An enhanced authentication that is going on.
+    pub(super) exchange: Option<super::ExchangeInProgress>,
+    /// Who the client is, where an authorizer asks.
+    pub(super) client: Option<Arc<ClientInfo>>,
+    /// Peer address.
+    pub(super) peer: Option<SocketAddr>,
+}
+
+impl ConnState {
+    pub(super) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+}
+
+impl Conn {
+    /// Sets a flag.
+    pub(super) fn update(&self, change: impl FnOnce(&mut Flags)) {
+        let mut flags = self.flags.get();
+        change(&mut flags);
+        self.flags.set(flags);
+    }
+
+    /// Wakes the connection's task.
+    pub(super) fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// The open session.
+    pub(super) fn session(&self) -> Option<(SessionId, Epoch)> {
+        self.state.borrow().session
+    }
+}

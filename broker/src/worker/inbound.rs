@@ -1,0 +1,193 @@
+//! Input: cuts it into frames, feeds the protocol, does what the protocol asks.
+
+use std::rc::Rc;
+
+use quorate_cluster::state::{Command, Sequence, TargetQueue};
+use quorate_proto::codec::{Frame, PacketId, ReasonCode};
+use quorate_proto::session::{Action, Close, DeliveryToken};
+
+use super::connection::Conn;
+use super::queue::{SLOT_SIZE, token_parts};
+use super::ticket::WaitsFor;
+use super::{Ticket, Worker};
+use crate::metrics::DropReason;
+
+impl Worker {
+    /// Takes what a socket gave.
+    pub(super) fn take_input(self: &Rc<Self>, conn: &Rc<Conn>, input: &[u8]) {
+        self.counters.bytes_received.add(input.len() as u64);
+        if conn.flags.get().ending {
+            return;
+        }
+        let mut partial = std::mem::take(&mut conn.state.borrow_mut().partial);
+        if partial.is_empty() {
+            let consumed = self.take_frames(conn, input);
+            if consumed < input.len() && !conn.flags.get().ending {
+                conn.state.borrow_mut().partial = input[consumed..].to_vec();
+            }
+        } else {
+            partial.extend_from_slice(input);
+            self.take_partial(conn, partial);
+        }
+    }
+
+    /// Goes on with input that was held back.
+    pub(super) fn take_up_input(self: &Rc<Self>, conn: &Rc<Conn>) {
+        if conn.flags.get().ending {
+            return;
+        }
+        let partial = std::mem::take(&mut conn.state.borrow_mut().partial);
+        if !partial.is_empty() {
+            self.take_partial(conn, partial);
+        }
+    }
+
+    fn take_partial(self: &Rc<Self>, conn: &Rc<Conn>, mut partial: Vec<u8>) {
+        let consumed = self.take_frames(conn, &partial);
+        if consumed < partial.len() && !conn.flags.get().ending {
+            partial.drain(..consumed);
+            conn.state.borrow_mut().partial = partial;
+        }
+    }
+
+    /// Handles whole frames while the protocol takes them; answers how many bytes they were.
+    fn take_frames(self: &Rc<Self>, conn: &Rc<Conn>, input: &[u8]) -> usize {
+        let size_max = conn.listener.settings.maximum_packet_size;
+        let mut consumed = 0;
+        while consumed < input.len() && self.takes_frames(conn) {
+            let result = match Frame::parse(&input[consumed..], size_max) {
+                Ok(None) => break,
+                Ok(Some(frame)) => {
+                    consumed += frame.size;
+                    self.handle_frame(conn, frame)
+                }
+                Err(error) => Err(error.into()),
+            };
+            if let Err(close) = result {
+                self.close(conn, &close);
+                return consumed;
+            }
+        }
+        if !conn.state.borrow().out.is_empty() {
+            self.mark_dirty(conn);
+        }
+        consumed
+    }
+
+    fn takes_frames(&self, conn: &Conn) -> bool {
+        !conn.flags.get().ending && conn.state.borrow().protocol.ready_for_frames()
+    }
+
+    fn handle_frame(self: &Rc<Self>, conn: &Rc<Conn>, frame: Frame<'_>) -> Result<(), Close> {
+        self.counters.packets_received.of(frame.packet_type).increment();
+        let action = {
+            let state = &mut *conn.state.borrow_mut();
+            self.lend_buffer(&mut state.out);
+            state.protocol.handle_frame(frame, self.now(), &mut state.out)?
+        };
+        self.act(conn, action)
+    }
+
+    pub(super) fn act(self: &Rc<Self>, conn: &Rc<Conn>, action: Action<'_>) -> Result<(), Close> {
+        match action {
+            Action::None => {
+                // A PINGREQ, or an acknowledgement of a delivery that is not tracked: room for more.
+                self.window_moved(conn);
+                Ok(())
+            }
+            Action::Authenticate(request) => self.authenticate(conn, request),
+            Action::Open(request) => {
+                self.open(conn, request);
+                Ok(())
+            }
+            Action::Publish(request) => self.handle_publish(conn, request),
+            Action::Release { packet_id } => {
+                self.release(conn, packet_id);
+                Ok(())
+            }
+            Action::Subscribe(request) => self.subscribe(conn, &request),
+            Action::Unsubscribe(request) => self.unsubscribe(conn, &request),
+            Action::Settled { token, reason } => {
+                self.settle(conn, token, reason);
+                self.window_moved(conn);
+                Ok(())
+            }
+            Action::Received { packet_id, token } => {
+                self.received(conn, packet_id, token);
+                Ok(())
+            }
+            Action::Disconnected => {
+                self.end(conn);
+                Ok(())
+            }
+        }
+    }
+
+    /// PUBREL of a durable session: PUBCOMP leaves only when the release is committed (R8).
+    fn release(&self, conn: &Conn, packet_id: PacketId) {
+        let Some((session, epoch)) = conn.session() else { return };
+        let group = self.shared.node().home(session);
+        let ticket = Ticket { location: conn.location, waits_for: WaitsFor::Release(packet_id) };
+        group.propose(&Command::Release { session, epoch, packet_id }, Some(ticket));
+    }
+
+    /// The client is done with a delivery.
+    pub(super) fn settle(self: &Rc<Self>, conn: &Rc<Conn>, token: DeliveryToken, reason: ReasonCode) {
+        if reason.is_error() {
+            self.counters.messages_dropped.of(DropReason::RefusedBySubscriber).increment();
+        }
+        let Some((slot, sequence)) = token_parts(token) else {
+            self.settle_shared(conn, token);
+            return;
+        };
+        let Some((session, _)) = conn.session() else { return };
+        self.propose_settled(session, slot, sequence);
+    }
+
+    pub(super) fn propose_settled(&self, session: quorate_cluster::state::SessionId, slot: u8, sequence: Sequence) {
+        let queue = TargetQueue::Session(session);
+        let settle = Command::Settle { queue, sequences: vec![sequence] };
+        self.shared.node().group_of_slot(slot).propose(&settle, None);
+    }
+
+    /// PUBREC: committed before PUBREL is sent.
+    fn received(&self, conn: &Rc<Conn>, packet_id: PacketId, token: Option<DeliveryToken>) {
+        let Some((session, _)) = conn.session() else { return };
+        let place = match token {
+            Some(token) => match token_parts(token) {
+                Some(place) => Some(place),
+                None => return self.release_delivery(conn, packet_id),
+            },
+            None => self.place_of(session, packet_id),
+        };
+        let Some((slot, sequence)) = place else { return self.release_delivery(conn, packet_id) };
+        let received = Command::Received { session, sequences: vec![sequence] };
+        let ticket = Ticket { location: conn.location, waits_for: WaitsFor::Received { packet_id, token } };
+        self.shared.node().group_of_slot(slot).propose(&received, Some(ticket));
+    }
+
+    /// Sends PUBREL.
+    pub(super) fn release_delivery(&self, conn: &Rc<Conn>, packet_id: PacketId) {
+        {
+            let state = &mut *conn.state.borrow_mut();
+            self.lend_buffer(&mut state.out);
+            state.protocol.handle_received_committed(packet_id, &mut state.out);
+        }
+        self.mark_dirty(conn);
+    }
+
+    /// The unsettled QoS 2 reference that a packet identifier of an earlier connection stands for.
+    fn place_of(&self, session: quorate_cluster::state::SessionId, packet_id: PacketId) -> Option<(u8, Sequence)> {
+        let number = u64::from(packet_id.get()) - 1;
+        let slot = u8::try_from(number / SLOT_SIZE).ok().filter(|slot| *slot < 16)?;
+        let queue = TargetQueue::Session(session);
+        let group = self.shared.node().group_of_slot(slot);
+        let state = group.state();
+        let oldest = state.oldest_unsettled(&queue)?.0;
+        let ahead = (number % SLOT_SIZE + SLOT_SIZE - oldest % SLOT_SIZE) % SLOT_SIZE;
+        let sequence = Sequence(oldest + ahead);
+        let mut found = Vec::new();
+        state.pull(&queue, sequence, 1, u64::MAX, &mut found);
+        found.first().filter(|reference| reference.sequence == sequence).map(|_| (slot, sequence))
+    }
+}

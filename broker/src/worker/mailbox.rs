@@ -1,0 +1,98 @@
+//! What reaches a worker from other threads: one queue, one wake-up for all that waits.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use quorate_cluster::node::{Completion, Location, References, SharedReference};
+use quorate_proto::codec::ReasonCode;
+use quorate_proto::message::Message;
+use quorate_proto::session::OpenRequest;
+use tokio::sync::Notify;
+
+use super::batch::LiveBatch;
+use super::open::AuthenticationAnswer;
+use super::ticket::Ticket;
+use crate::listener::ListenerContext;
+use crate::router::Terms;
+
+/// Something for a worker to do.
+#[derive(Debug)]
+pub(crate) enum Mail {
+    /// A client connected.
+    Accept(Box<Accepted>),
+    /// Live deliveries of another worker.
+    Live(LiveBatch),
+    /// A message of the broker itself for one connection.
+    Own { location: Location, message: Arc<Message>, terms: Terms },
+    /// A message of a shared subscription that is not replicated, for a member.
+    Shared(Box<LiveShared>),
+    /// Proposals ended.
+    Completions(Vec<(Ticket, Completion)>),
+    /// A data group has references for a session.
+    Pending { location: Location, slot: u8 },
+    /// References of a session.
+    References(References),
+    /// References of a shared subscription.
+    SharedReferences(Vec<SharedReference>),
+    /// The gate is open for a connection that waited to open its session.
+    Proceed { location: Location, request: Box<OpenRequest> },
+    /// The answer of an authenticator that took its time.
+    Authenticated(Box<AuthenticationAnswer>),
+    /// Close a connection.
+    Kick { location: Location, reason: ReasonCode, what: &'static str },
+    /// Close all connections, then stop.
+    Stop,
+}
+
+/// A new connection.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) socket: std::net::TcpStream,
+    pub(crate) peer: SocketAddr,
+    pub(crate) listener: Arc<ListenerContext>,
+}
+
+/// A message for a member of a shared subscription without durable member (R40).
+#[derive(Debug, Clone)]
+pub(crate) struct LiveShared {
+    pub(crate) location: Location,
+    pub(crate) share: quorate_cluster::state::ShareKey,
+    pub(crate) message: Arc<Message>,
+    pub(crate) terms: Terms,
+    pub(crate) expires_at: Option<quorate_proto::session::Instant>,
+}
+
+/// The queue of a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Mailbox {
+    queue: Mutex<Vec<Mail>>,
+    wake: Notify,
+}
+
+impl Mailbox {
+    /// Adds mail and wakes the worker where nothing waited before.
+    pub(crate) fn send(&self, mail: Mail) {
+        let mut queue = self.queue.lock();
+        let was_empty = queue.is_empty();
+        queue.push(mail);
+        drop(queue);
+        if was_empty {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Waits for mail and takes all of it, in exchange for an empty vector.
+    pub(super) async fn receive(&self, into: &mut Vec<Mail>) {
+        loop {
+            {
+                let mut queue = self.queue.lock();
+                if !queue.is_empty() {
+                    std::mem::swap(&mut *queue, into);
+                    return;
+                }
+            }
+            self.wake.notified().await;
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! A worker: one thread, one current-thread runtime, its share of the connections.
+//!
+//! ```text
+//! socket -> io -> inbound -> publish -> (own connections | other workers' mailboxes | the node's groups)
+//! mailbox -> deliver / queue / completions -> connection's output -> flusher -> socket
+//! ```
+//!
+//! Everything of a connection happens on its worker's thread, so nothing here is locked; what other threads want
+//! arrives in the mailbox. Output is appended to connections during a turn and written once by the flusher, which
+//! runs after the tasks that were ready: many packets, one system call.
+
+mod batch;
+mod completions;
+mod connection;
+mod counting;
+mod deliver;
+mod inbound;
+mod io;
+mod lifecycle;
+mod mailbox;
+mod open;
+mod output;
+mod publish;
+mod queue;
+mod retained;
+mod shared;
+mod subscribe;
+mod ticket;
+mod timers;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use quorate_cluster::node::{Host, Location};
+use quorate_proto::session::Instant;
+use slab::Slab;
+use tokio::runtime::LocalOptions;
+
+use self::batch::LiveBatch;
+use self::connection::Conn;
+use self::output::DirtyList;
+use self::timers::Wheel;
+pub(crate) use self::open::ExchangeInProgress;
+pub(crate) use self::mailbox::{Accepted, LiveShared, Mail, Mailbox};
+pub use self::ticket::Ticket;
+use crate::metrics::WorkerMetrics;
+use crate::node::Shared;
+use crate::router::Plan;
+
+/// Bytes read at once.
+const SCRATCH_BYTES: usize = 64 * 1024;
+/// Plans kept; all are dropped when there are more.
+const PLANS_MAX: usize = 16 * 1024;
+
+/// One worker.
+pub(crate) struct Worker {
+    index: u16,
+    shared: Arc<Shared>,
+    counters: WorkerMetrics,
+    connections: RefCell<Slab<Rc<Conn>>>,
+    generation: Cell<u32>,
+    plans: RefCell<HashMap<Box<str>, Rc<Plan>, foldhash::fast::RandomState>>,
+    /// Batches that fill for the other workers in this turn.
+    outgoing: RefCell<Vec<LiveBatch>>,
+    scratch: Cell<Vec<u8>>,
+    dirty: DirtyList,
+    wheel: RefCell<Wheel>,
+    stopping: Cell<bool>,
+}
+
+impl Worker {
+    /// Starts the thread of worker `index`; it ends when it was told to stop.
+    ///
+    /// # Errors
+    /// When the thread or its runtime cannot be created.
+    pub(crate) fn spawn(
+        index: u16,
+        shared: Arc<Shared>,
+        counters: WorkerMetrics,
+    ) -> std::io::Result<std::thread::JoinHandle<()>> {
+        std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            let runtime = match builder.enable_io().enable_time().build_local(LocalOptions::default()) {
+                Ok(runtime) => runtime,
+                Err(error) => return Host::fatal(&*shared, format!("worker {index} cannot start: {error}")),
+            };
+            let worker = Rc::new(Self::new(index, shared, counters));
+            // As a task of its own: a wake-up of the future that is blocked on costs a system call.
+            runtime.block_on(async {
+                if tokio::task::spawn_local(worker.run()).await.is_err() {
+                    tracing::error!(worker = index, "the worker panicked");
+                }
+            });
+        })
+    }
+
+    fn new(index: u16, shared: Arc<Shared>, counters: WorkerMetrics) -> Self {
+        let workers = shared.mailboxes.len();
+        Self {
+            index,
+            counters,
+            connections: RefCell::default(),
+            generation: Cell::new(0),
+            plans: RefCell::default(),
+            outgoing: RefCell::new((0..workers).map(|_| LiveBatch::default()).collect()),
+            scratch: Cell::new(vec![0; SCRATCH_BYTES]),
+            dirty: DirtyList::default(),
+            wheel: RefCell::new(Wheel::new(shared.now())),
+            stopping: Cell::new(false),
+            shared,
+        }
+    }
+
+    async fn run(self: Rc<Self>) {
+        tokio::task::spawn_local(self.clone().run_flusher());
+        tokio::task::spawn_local(self.clone().run_timers());
+        let mut mails = Vec::new();
+        loop {
+            self.shared.mailboxes[usize::from(self.index)].receive(&mut mails).await;
+            for mail in mails.drain(..) {
+                self.handle_mail(mail);
+            }
+            if self.stopping.get() {
+                self.stopped().await;
+                return;
+            }
+        }
+    }
+
+    fn handle_mail(self: &Rc<Self>, mail: Mail) {
+        match mail {
+            Mail::Accept(accepted) => self.accept(*accepted),
+            Mail::Live(batch) => self.deliver_batch(batch),
+            Mail::Own { location, message, terms } => self.deliver_own(location, &message, &terms),
+            Mail::Shared(shared) => self.deliver_live_shared(*shared),
+            Mail::Completions(completions) => self.handle_completions(completions),
+            Mail::Pending { location, slot } => self.handle_pending(location, slot),
+            Mail::References(references) => self.handle_references(references),
+            Mail::SharedReferences(references) => self.handle_shared_references(references),
+            Mail::Proceed { location, request } => self.handle_proceed(location, request),
+            Mail::Authenticated(answer) => self.handle_authenticated(*answer),
+            Mail::Kick { location, reason, what } => self.kick(location, reason, what),
+            Mail::Stop => self.stop(),
+        }
+    }
+
+    /// The connection at a location of this worker, unless another has taken its place.
+    fn connection(&self, location: Location) -> Option<Rc<Conn>> {
+        let connections = self.connections.borrow();
+        connections
+            .get(location.slot as usize)
+            .filter(|conn| conn.location.generation == location.generation)
+            .cloned()
+    }
+
+    fn now(&self) -> Instant {
+        self.shared.now()
+    }
+
+    /// The plan for a topic, from the cache while the routes have not changed.
+    fn plan(&self, topic: &str) -> Rc<Plan> {
+        let epoch = self.shared.router.epoch();
+        let mut plans = self.plans.borrow_mut();
+        if let Some(plan) = plans.get(topic)
+            && plan.epoch == epoch
+        {
+            return plan.clone();
+        }
+        let plan = Rc::new(self.shared.router.plan(topic));
+        if plans.len() >= PLANS_MAX {
+            plans.clear();
+        }
+        plans.insert(topic.into(), plan.clone());
+        plan
+    }
+
+    fn return_scratch(&self, mut scratch: Vec<u8>) {
+        // A WebSocket may have left it shorter or longer.
+        scratch.resize(SCRATCH_BYTES, 0);
+        scratch.shrink_to(SCRATCH_BYTES);
+        self.scratch.set(scratch);
+    }
+}

@@ -1,0 +1,152 @@
+//! Output: appended to connections during a turn, written once by the flusher.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use super::connection::{Conn, Writer};
+use super::{Mail, Worker};
+
+/// Emptied buffers kept for the next output.
+const POOL_MAX: usize = 256;
+/// Capacity beyond which a buffer is not kept.
+const POOLED_BYTES_MAX: usize = 256 * 1024;
+
+/// Connections with output, and the flusher's waker.
+#[derive(Debug, Default)]
+pub(super) struct DirtyList {
+    connections: RefCell<Vec<Rc<Conn>>>,
+    batches: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+    pool: RefCell<Vec<Vec<u8>>>,
+}
+
+impl DirtyList {
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Worker {
+    /// Notes that a connection has output; it is written when the tasks that are ready now have run.
+    pub(super) fn mark_dirty(&self, conn: &Rc<Conn>) {
+        let flags = conn.flags.get();
+        if flags.dirty || flags.ended {
+            return;
+        }
+        conn.update(|flags| flags.dirty = true);
+        self.dirty.connections.borrow_mut().push(conn.clone());
+        self.dirty.wake();
+    }
+
+    /// Notes that batches for other workers have filled.
+    pub(super) fn mark_batches(&self) {
+        if !self.dirty.batches.replace(true) {
+            self.dirty.wake();
+        }
+    }
+
+    pub(super) async fn run_flusher(self: Rc<Self>) {
+        let mut turn = Vec::new();
+        loop {
+            poll_fn(|cx| {
+                if !self.dirty.connections.borrow().is_empty() || self.dirty.batches.get() {
+                    return Poll::Ready(());
+                }
+                *self.dirty.waker.borrow_mut() = Some(cx.waker().clone());
+                Poll::Pending
+            })
+            .await;
+            std::mem::swap(&mut turn, &mut *self.dirty.connections.borrow_mut());
+            for conn in turn.drain(..) {
+                conn.update(|flags| flags.dirty = false);
+                if self.flush(&conn).is_err() {
+                    self.lose(&conn);
+                }
+            }
+            if self.dirty.batches.replace(false) {
+                self.send_batches();
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn send_batches(&self) {
+        let mut outgoing = self.outgoing.borrow_mut();
+        for (index, batch) in outgoing.iter_mut().enumerate() {
+            if !batch.is_empty() {
+                self.shared.mailboxes[index].send(Mail::Live(std::mem::take(batch)));
+            }
+        }
+    }
+
+    /// Writes what the socket takes.
+    pub(super) fn flush(&self, conn: &Conn) -> io::Result<()> {
+        let Writer::Tcp(writer) = &conn.writer else {
+            conn.wake();
+            return Ok(());
+        };
+        let flags = conn.flags.get();
+        if flags.blocked || flags.ended {
+            return Ok(());
+        }
+        let mut state = conn.state.borrow_mut();
+        while !state.out.is_empty() {
+            match writer.try_write(&state.out) {
+                Ok(written) => self.written(&mut state.out, written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    drop(state);
+                    conn.update(|flags| flags.blocked = true);
+                    // Its task waits for the socket.
+                    conn.wake();
+                    return Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        drop(state);
+        if flags.ending {
+            self.finish_output(conn);
+        } else {
+            self.output_left(conn);
+        }
+        Ok(())
+    }
+
+    /// Everything was written: retained messages may follow, and input that waited for room.
+    pub(super) fn output_left(&self, conn: &Conn) {
+        let waits = conn.state.borrow().rare.as_ref().is_some_and(|rare| !rare.replays.is_empty());
+        if waits {
+            self.replay(conn);
+        }
+    }
+
+    /// Takes written bytes off the output; an emptied buffer goes back to the pool.
+    pub(super) fn written(&self, out: &mut Vec<u8>, written: usize) {
+        self.counters.bytes_sent.add(written as u64);
+        if written < out.len() {
+            out.drain(..written);
+            return;
+        }
+        let mut buffer = std::mem::take(out);
+        let mut pool = self.dirty.pool.borrow_mut();
+        if pool.len() < POOL_MAX && buffer.capacity() <= POOLED_BYTES_MAX {
+            buffer.clear();
+            pool.push(buffer);
+        }
+    }
+
+    /// Gives a connection that is about to write a buffer.
+    pub(super) fn lend_buffer(&self, out: &mut Vec<u8>) {
+        if out.capacity() == 0
+            && let Some(buffer) = self.dirty.pool.borrow_mut().pop()
+        {
+            *out = buffer;
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! A PUBLISH on its way in: authorise, plan, deliver to live subscribers, propose for durable ones.
+//!
+//! Live subscribers get QoS 0 and 1 when matched, in publisher order (R12). A QoS 2 publish of a durable session goes
+//! through the home group first and reaches live subscribers after the commit (R11), so that a repeat after any
+//! failure is recognised before anybody sees it twice.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use quorate_cluster::node::{Location, Placement};
+use quorate_cluster::state::{Epoch, MessageParts, Origin, SessionId, Target, TargetQueue, encode_publish};
+use quorate_proto::codec::{QoS, ReasonCode};
+use quorate_proto::message::Message;
+use quorate_proto::session::{Close, Delivery, Instant, PublishOutcome, PublishRequest, PublishToken};
+use smallvec::SmallVec;
+
+use super::connection::Conn;
+use super::ticket::WaitsFor;
+use super::{LiveShared, Mail, Ticket, Worker};
+use crate::auth::Action as AuthorizedAction;
+use crate::metrics::DropReason;
+use crate::router::{Plan, PlannedShare, PlannedTarget, Terms};
+
+/// A message as the routes see it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Published<'a> {
+    pub(super) topic: &'a str,
+    pub(super) forwardable: &'a [u8],
+    pub(super) payload: &'a [u8],
+    pub(super) qos: QoS,
+    pub(super) retain: bool,
+    pub(super) expiry_secs: Option<u32>,
+    pub(super) publisher: Option<SessionId>,
+}
+
+impl<'a> Published<'a> {
+    pub(super) fn of(message: &'a Message, publisher: Option<SessionId>) -> Self {
+        Self {
+            topic: message.topic(),
+            forwardable: message.forwardable(),
+            payload: message.payload(),
+            qos: message.qos,
+            retain: message.retain,
+            expiry_secs: message.expiry_secs,
+            publisher,
+        }
+    }
+
+    fn to_message(self) -> Message {
+        Message::new(self.topic, self.forwardable, self.payload, self.qos, self.retain, self.expiry_secs)
+    }
+}
+
+/// Durable queues that get a message.
+pub(super) type Targets = SmallVec<[Target; 2]>;
+
+/// What matching found.
+#[derive(Debug, Default)]
+pub(super) struct Matched {
+    /// Some subscription matched.
+    pub(super) any: bool,
+    /// Some queue was full.
+    pub(super) refused: bool,
+    /// Durable queues that get it.
+    pub(super) durable: Targets,
+}
+
+impl Worker {
+    pub(super) fn handle_publish(self: &Rc<Self>, conn: &Rc<Conn>, request: PublishRequest<'_>) -> Result<(), Close> {
+        let PublishRequest { publish, topic, token } = request;
+        self.counters.messages_received.of(publish.qos).increment();
+        if let Some(reason) = self.forbidden(conn, &topic) {
+            self.counters.publishes_refused.of(reason).increment();
+            return self.answer(conn, token, PublishOutcome::Refused(reason));
+        }
+        let session = conn.session();
+        let published = Published {
+            topic: &topic,
+            forwardable: &publish.forwardable,
+            payload: publish.payload,
+            qos: publish.qos,
+            retain: publish.retain,
+            expiry_secs: publish.message_expiry_secs,
+            publisher: session.map(|(session, _)| session),
+        };
+        let plan = self.plan(&topic);
+        match (token, session) {
+            (Some(token), Some((session, epoch)))
+                if token.is_exactly_once() && Placement::is_durable(session) =>
+            {
+                self.publish_exactly_once(conn, &plan, &published, token, (session, epoch));
+                Ok(())
+            }
+            (token, session) => self.publish_live_first(conn, &plan, &published, token, session),
+        }
+    }
+
+    /// The reason a client must not publish to a topic.
+    fn forbidden(&self, conn: &Conn, topic: &str) -> Option<ReasonCode> {
+        // Topics of the broker itself [MQTT5 4.7.2].
+        if topic.starts_with("$SYS/") || topic == "$SYS" {
+            return Some(ReasonCode::NOT_AUTHORIZED);
+        }
+        let allowed = self.is_authorized(conn, AuthorizedAction::Publish, topic);
+        (!allowed).then_some(ReasonCode::NOT_AUTHORIZED)
+    }
+
+    fn answer(&self, conn: &Rc<Conn>, token: Option<PublishToken>, outcome: PublishOutcome) -> Result<(), Close> {
+        let Some(token) = token else { return Ok(()) };
+        let state = &mut *conn.state.borrow_mut();
+        self.lend_buffer(&mut state.out);
+        state.protocol.handle_publish_outcome(token, outcome, &mut state.out)
+    }
+
+    fn publish_live_first(
+        self: &Rc<Self>,
+        conn: &Rc<Conn>,
+        plan: &Plan,
+        published: &Published<'_>,
+        token: Option<PublishToken>,
+        session: Option<(SessionId, Epoch)>,
+    ) -> Result<(), Close> {
+        let mut matched = self.match_durable(plan, published);
+        matched.any |= self.deliver_live(plan, published);
+        if matched.durable.is_empty() && !published.retain {
+            let outcome = if matched.refused && !matched.any {
+                PublishOutcome::Refused(ReasonCode::QUOTA_EXCEEDED)
+            } else {
+                PublishOutcome::Accepted { matched: matched.any }
+            };
+            return self.answer(conn, token, outcome);
+        }
+        let origin = match session {
+            Some((session, epoch)) if Placement::is_durable(session) => {
+                Origin::Session { session, epoch, packet_id: None }
+            }
+            _ => Origin::Live,
+        };
+        let ticket = token.map(|token| Ticket {
+            location: conn.location,
+            waits_for: WaitsFor::Publish { token: Some(token), matched: matched.any },
+        });
+        self.propose_publish(conn, origin, published, &matched.durable, ticket);
+        Ok(())
+    }
+
+    fn publish_exactly_once(
+        self: &Rc<Self>,
+        conn: &Rc<Conn>,
+        plan: &Plan,
+        published: &Published<'_>,
+        token: PublishToken,
+        (session, epoch): (SessionId, Epoch),
+    ) {
+        let matched = self.match_durable(plan, published);
+        let origin = Origin::Session { session, epoch, packet_id: Some(token.packet_id()) };
+        let waits_for = WaitsFor::ExactlyOnce { token, message: Arc::new(published.to_message()) };
+        let ticket = Ticket { location: conn.location, waits_for };
+        self.propose_publish(conn, origin, published, &matched.durable, Some(ticket));
+    }
+
+    fn propose_publish(
+        &self,
+        conn: &Conn,
+        origin: Origin,
+        published: &Published<'_>,
+        targets: &[Target],
+        ticket: Option<Ticket>,
+    ) {
+        let group = match origin {
+            Origin::Session { session, .. } => Placement::home_of(session),
+            _ => {
+                let state = conn.state.borrow();
+                Placement::data_of_client(state.protocol.client_id().map_or("", |client_id| client_id))
+            }
+        };
+        let encode = |buffer: &mut Vec<u8>| {
+            let parts = MessageParts {
+                topic: published.topic,
+                forwardable: published.forwardable,
+                payload: published.payload,
+                qos: published.qos,
+                retain: published.retain,
+                expiry_secs: published.expiry_secs,
+            };
+            encode_publish(buffer, &origin, &parts, targets.iter().map(Target::borrowed), published.retain);
+        };
+        let group = self.shared.node().group(group);
+        if published.retain {
+            group.propose_retained(encode, ticket);
+        } else {
+            group.propose_encoded(encode, ticket);
+        }
+    }
+
+    /// The durable queues a message goes to; full ones refuse it (before the acknowledgement, as promised).
+    pub(super) fn match_durable(&self, plan: &Plan, published: &Published<'_>) -> Matched {
+        let mut matched = Matched::default();
+        for target in &plan.targets {
+            let Some(terms) = target.terms_for(published.publisher) else { continue };
+            let qos = published.qos.min(terms.qos);
+            let (Some(queue), true) = (&target.queue, qos > QoS::AtMostOnce) else { continue };
+            if self.shared.queue_is_full(queue) {
+                matched.refused = true;
+                self.counters.messages_dropped.of(DropReason::QueueFull).increment();
+                continue;
+            }
+            matched.any = true;
+            matched.durable.push(Target {
+                queue: TargetQueue::Session(target.session),
+                qos,
+                retain: published.retain && terms.retain_as_published,
+                subscription_ids: terms.subscription_ids.to_vec(),
+            });
+        }
+        for share in &plan.shares {
+            if share.durable && published.qos > QoS::AtMostOnce {
+                matched.any = true;
+                matched.durable.push(Target {
+                    queue: TargetQueue::Share(share.key.clone()),
+                    qos: published.qos,
+                    retain: published.retain,
+                    subscription_ids: Vec::new(),
+                });
+            }
+        }
+        matched
+    }
+
+    /// Delivers to everybody who is connected and gets the message without replication. Whether there was anybody.
+    pub(super) fn deliver_live(self: &Rc<Self>, plan: &Plan, published: &Published<'_>) -> bool {
+        let expires_at = published.expiry_secs.map(|secs| self.now().plus_secs(secs));
+        let mut any = false;
+        let mut begun: Option<u16> = None;
+        for target in &plan.targets {
+            let Some(terms) = target.terms_for(published.publisher) else { continue };
+            let qos = published.qos.min(terms.qos);
+            if target.queue.is_some() && qos > QoS::AtMostOnce {
+                continue;
+            }
+            any = true;
+            let Some(location) = target.location else { continue };
+            self.deliver_to(location, published, terms, expires_at, &mut begun);
+        }
+        for share in &plan.shares {
+            if !share.durable || published.qos == QoS::AtMostOnce {
+                any |= self.deliver_to_member(share, published, expires_at, &mut begun);
+            }
+        }
+        any
+    }
+
+    fn deliver_to(
+        &self,
+        location: Location,
+        published: &Published<'_>,
+        terms: &Terms,
+        expires_at: Option<Instant>,
+        begun: &mut Option<u16>,
+    ) {
+        let qos = published.qos.min(terms.qos);
+        let retain = published.retain && terms.retain_as_published;
+        if location.worker == self.index {
+            let Some(conn) = self.connection(location) else { return };
+            let delivery = Delivery {
+                topic: published.topic,
+                forwardable: published.forwardable,
+                payload: published.payload,
+                qos,
+                retain,
+                subscription_ids: &terms.subscription_ids,
+                expires_at,
+            };
+            self.deliver(&conn, &delivery);
+            return;
+        }
+        let mut outgoing = self.outgoing.borrow_mut();
+        let batch = &mut outgoing[usize::from(location.worker)];
+        if *begun != Some(location.worker) {
+            batch.begin(published.topic, published.forwardable, published.payload, expires_at);
+            *begun = Some(location.worker);
+        }
+        batch.target(location.slot, location.generation, qos, retain, &terms.subscription_ids);
+        drop(outgoing);
+        self.mark_batches();
+    }
+
+    /// Picks the next member of a shared subscription without durable member.
+    fn deliver_to_member(
+        self: &Rc<Self>,
+        share: &PlannedShare,
+        published: &Published<'_>,
+        expires_at: Option<Instant>,
+        begun: &mut Option<u16>,
+    ) -> bool {
+        let Some(member) = next_member(share) else { return false };
+        let Some(location) = member.location else { return false };
+        if published.qos.min(member.terms.qos) == QoS::AtMostOnce {
+            // Another target of this message may share the worker: a message of its own keeps batches in order.
+            *begun = None;
+            self.deliver_to(location, published, &member.terms, expires_at, begun);
+            *begun = None;
+            return true;
+        }
+        let shared = LiveShared {
+            location,
+            share: share.key.clone(),
+            message: Arc::new(published.to_message()),
+            terms: member.terms.clone(),
+            expires_at,
+        };
+        self.send_live_shared(shared);
+        true
+    }
+
+    /// Hands a message of a shared subscription to its member's worker.
+    pub(super) fn send_live_shared(self: &Rc<Self>, shared: LiveShared) {
+        if shared.location.worker == self.index {
+            self.deliver_live_shared(shared);
+        } else {
+            let mailbox = &self.shared.mailboxes[usize::from(shared.location.worker)];
+            mailbox.send(Mail::Shared(Box::new(shared)));
+        }
+    }
+}
+
+/// Round robin over the connected members.
+pub(super) fn next_member(share: &PlannedShare) -> Option<&PlannedTarget> {
+    if share.members.is_empty() {
+        return None;
+    }
+    let turn = share.turn.fetch_add(1, Ordering::Relaxed) as usize;
+    share.members.get(turn % share.members.len())
+}

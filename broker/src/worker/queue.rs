@@ -1,0 +1,228 @@
+//! A durable session's queues, as its connection sees them: pulls references from the groups as the window allows
+//! (R29) and sends them.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use quorate_cluster::node::{Location, Placement, PullRequest, References};
+use quorate_cluster::state::{GroupTime, PulledReference, Sequence, SessionId};
+use quorate_proto::codec::{PacketId, QoS};
+use quorate_proto::session::{
+    DeliverResult, DeliveryPhase, DeliveryToken, DropReason, Instant, PacketIdSource, TrackedDelivery,
+};
+
+use super::Worker;
+use super::connection::Conn;
+use super::counting::drop_reason;
+
+/// Packet identifiers of one group's slot (R24).
+pub(super) const SLOT_SIZE: u64 = 3_855;
+/// Data groups, one bit each in the masks below.
+const SLOTS: usize = 16;
+/// Tokens with this bit are not references of the session's own queues.
+pub(super) const OTHER_TOKENS: u64 = 1 << 63;
+
+/// The token of a reference: slot and sequence.
+fn token_of(slot: u8, sequence: Sequence) -> DeliveryToken {
+    DeliveryToken(u64::from(slot) << 56 | sequence.0)
+}
+
+/// Slot and sequence of a reference's token; `None` for other tokens.
+pub(super) fn token_parts(token: DeliveryToken) -> Option<(u8, Sequence)> {
+    if token.0 & OTHER_TOKENS != 0 {
+        return None;
+    }
+    let slot = u8::try_from(token.0 >> 56).ok()?;
+    Some((slot, Sequence(token.0 & ((1 << 56) - 1))))
+}
+
+/// A reference that was pulled and not sent yet.
+#[derive(Debug)]
+struct Held {
+    slot: u8,
+    reference: PulledReference,
+    phase: DeliveryPhase,
+    expires_at: Option<Instant>,
+}
+
+/// Where the connection is in its session's queues.
+#[derive(Debug, Default)]
+pub(super) struct DurableQueue {
+    /// Where to go on, by slot.
+    next: [Sequence; SLOTS],
+    /// Pulls under way: how many were asked for, by slot.
+    asked: [u16; SLOTS],
+    /// Slots that have references which were not pulled.
+    ready: u16,
+    held: VecDeque<Held>,
+}
+
+impl DurableQueue {
+    /// A session that is continued may have references in every group.
+    pub(super) fn resumed() -> Self {
+        Self { ready: u16::MAX, ..Self::default() }
+    }
+
+    /// Whether a reference with this packet identifier is still to be sent; a PUBREC for it was committed, so it goes
+    /// on with PUBREL.
+    pub(super) fn expects(&mut self, packet_id: PacketId) -> bool {
+        let number = u64::from(packet_id.get()) - 1;
+        let slot = u8::try_from(number / SLOT_SIZE).unwrap_or(u8::MAX);
+        let mut waiting = self.held.iter_mut();
+        let held = waiting.find(|held| held.slot == slot && held.reference.sequence.0 % SLOT_SIZE == number % SLOT_SIZE);
+        match held {
+            Some(held) => {
+                held.phase = DeliveryPhase::Received;
+                true
+            }
+            // What is not pulled yet comes with the mark.
+            None => self.ready & (1u16.checked_shl(u32::from(slot)).unwrap_or(0)) != 0,
+        }
+    }
+}
+
+impl Worker {
+    /// A group has references for a session.
+    pub(super) fn handle_pending(self: &Rc<Self>, location: Location, slot: u8) {
+        let Some(conn) = self.connection(location) else { return };
+        if let Some(queue) = &mut conn.state.borrow_mut().queue {
+            queue.ready |= 1 << slot;
+        }
+        self.pull(&conn);
+    }
+
+    /// The window may have room: send what is held, ask for more, go on with retained messages.
+    pub(super) fn window_moved(self: &Rc<Self>, conn: &Rc<Conn>) {
+        let (queue, rare) = {
+            let state = conn.state.borrow();
+            (state.queue.is_some(), state.rare.is_some())
+        };
+        if queue {
+            self.send_held(conn);
+            self.pull(conn);
+        }
+        if rare {
+            self.send_shared_waiting(conn);
+            self.replay(conn);
+        }
+    }
+
+    /// Asks groups that have references for as many as the window has room for, shared fairly.
+    pub(super) fn pull(&self, conn: &Rc<Conn>) {
+        let mut state = conn.state.borrow_mut();
+        let Some((session, _)) = state.session else { return };
+        let free = state.protocol.window_free();
+        let Some(queue) = &mut state.queue else { return };
+        let asked: usize = queue.asked.iter().map(|asked| usize::from(*asked)).sum();
+        let mut room = free.saturating_sub(asked + queue.held.len());
+        let mut requests = Vec::new();
+        while room > 0 {
+            let idle = (0..SLOTS).filter(|slot| queue.ready & (1 << slot) != 0 && queue.asked[*slot] == 0);
+            let waiting = idle.clone().count();
+            let Some(slot) = idle.min() else { break };
+            let count = (room / waiting).max(1);
+            queue.ready &= !(1 << slot);
+            queue.asked[slot] = u16::try_from(count).unwrap_or(u16::MAX);
+            room -= count.min(room);
+            requests.push((u8::try_from(slot).expect("16 slots"), queue.next[slot], count));
+        }
+        drop(state);
+        for (slot, from, count) in requests {
+            self.request(conn, session, slot, from, count);
+        }
+    }
+
+    fn request(&self, conn: &Conn, session: SessionId, slot: u8, from: Sequence, count: usize) {
+        // Before the group looks: what comes after that is told again.
+        self.shared.router.read(|table| {
+            if let Some(queue) = table.session(session).and_then(|route| route.queue.as_ref()) {
+                queue.untell(slot);
+            }
+        });
+        self.shared.node().group_of_slot(slot).pull(PullRequest {
+            session,
+            location: conn.location,
+            from,
+            count_max: u32::try_from(count).unwrap_or(u32::MAX),
+        });
+    }
+
+    /// The answer to a pull.
+    pub(super) fn handle_references(self: &Rc<Self>, references: References) {
+        let Some(conn) = self.connection(references.location) else { return };
+        let slot = Placement::packet_id_slot(references.group);
+        let now = self.now();
+        {
+            let mut state = conn.state.borrow_mut();
+            let Some(queue) = &mut state.queue else { return };
+            queue.asked[usize::from(slot)] = 0;
+            queue.next[usize::from(slot)] = references.next;
+            if references.more {
+                queue.ready |= 1 << slot;
+            }
+            for reference in references.references {
+                let phase = if reference.received {
+                    DeliveryPhase::Received
+                } else if reference.sequence < references.sent_before {
+                    DeliveryPhase::Resent
+                } else {
+                    DeliveryPhase::Fresh
+                };
+                let expires_at = reference.expires_at.map(|at| translate(at, references.now, now));
+                queue.held.push_back(Held { slot, reference, phase, expires_at });
+            }
+        }
+        self.window_moved(&conn);
+    }
+
+    /// Sends what was pulled, in order, as far as window and identifiers allow.
+    fn send_held(&self, conn: &Rc<Conn>) {
+        loop {
+            let mut state = conn.state.borrow_mut();
+            let Some((session, _)) = state.session else { return };
+            let Some(held) = state.queue.as_mut().and_then(|queue| queue.held.pop_front()) else { return };
+            let state = &mut *state;
+            self.lend_buffer(&mut state.out);
+            let result = state.protocol.deliver_tracked(&tracked(&held), self.now(), &mut state.out);
+            match result {
+                DeliverResult::Busy => {
+                    if let Some(queue) = &mut state.queue {
+                        queue.held.push_front(held);
+                    }
+                    return;
+                }
+                DeliverResult::Dropped(DropReason::NotConnected) => return,
+                DeliverResult::Dropped(reason) => {
+                    self.counters.messages_dropped.of(drop_reason(reason)).increment();
+                    self.propose_settled(session, held.slot, held.reference.sequence);
+                }
+                DeliverResult::Sent | DeliverResult::Queued => {
+                    self.counters.messages_delivered.of(held.reference.qos).increment();
+                    self.mark_dirty(conn);
+                }
+            }
+        }
+    }
+}
+
+fn tracked(held: &Held) -> TrackedDelivery<'_> {
+    let reference = &held.reference;
+    debug_assert_ne!(reference.qos, QoS::AtMostOnce, "references are at QoS 1 and 2");
+    // A QoS 2 reference that an earlier connection may have begun and that expired meanwhile: the client either holds
+    // it and completes, or answers that it does not know the identifier (R23).
+    TrackedDelivery {
+        token: token_of(held.slot, reference.sequence),
+        packet_id: PacketIdSource::Derived { group: held.slot, sequence: reference.sequence.0 },
+        message: &reference.message,
+        qos: reference.qos,
+        retain: reference.retain,
+        subscription_ids: &reference.subscription_ids,
+        expires_at: held.expires_at,
+        phase: held.phase,
+    }
+}
+
+/// A moment of group time on this node's clock.
+pub(super) fn translate(at: GroupTime, group_now: GroupTime, now: Instant) -> Instant {
+    Instant((now.0 + at.0).saturating_sub(group_now.0))
+}

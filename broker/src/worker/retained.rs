@@ -1,0 +1,232 @@
+//! Retained messages for new subscriptions: read from the topics' groups in pieces, as fast as the client takes them.
+//!
+//! A value whose topic had a live message since the subscription is skipped (R34). For a durable session values at
+//! QoS 1 and 2 are appended to its home group (R24), one piece at a time; all others are delivered here.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use quorate_cluster::node::Placement;
+use quorate_cluster::state::{MessageParts, Origin, SessionId, Target, TargetQueue, encode_publish};
+use quorate_proto::codec::{QoS, RetainHandling, SubscriptionOptions};
+use quorate_proto::message::Message;
+use quorate_proto::session::{DeliverResult, Delivery};
+
+use super::connection::Conn;
+use super::counting::drop_reason;
+use super::queue::translate;
+use super::ticket::WaitsFor;
+use super::{Ticket, Worker};
+use crate::router::split_share;
+
+/// Values read at once.
+const PIECE: usize = 64;
+/// Output beyond which the next piece waits until it has been written.
+const OUTPUT_MAX: usize = 64 * 1024;
+/// Live topics remembered while a replay goes on; more end the skipping, not the replay.
+const LIVE_TOPICS_MAX: usize = 4_096;
+
+/// Whether a subscription gets retained messages [MQTT-3.3.1-9 to -11]; a shared one never does [MQTT5 4.8.2].
+pub(super) fn wants_retained(filter: &str, options: &SubscriptionOptions, new: bool) -> bool {
+    split_share(filter).is_none()
+        && match options.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => new,
+            RetainHandling::DoNotSend => false,
+        }
+}
+
+/// One new subscription whose retained messages are being sent.
+#[derive(Debug)]
+struct Replay {
+    filter: Arc<str>,
+    options: SubscriptionOptions,
+    subscription_id: Option<u32>,
+    /// Slot of the group being read.
+    slot: u8,
+    /// Topic after which to go on in that group.
+    after: Option<String>,
+}
+
+/// The replays of a connection, one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Replays {
+    waiting: VecDeque<Replay>,
+    live_topics: HashSet<Box<str>, foldhash::fast::RandomState>,
+    /// Values of a piece on their way into the session's home group.
+    appending: usize,
+}
+
+impl Replays {
+    /// Whether nothing is to be sent.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// A live message of this topic was handed to the connection.
+    pub(super) fn note_live(&mut self, topic: &str) {
+        if !self.waiting.is_empty() && self.live_topics.len() < LIVE_TOPICS_MAX && !self.live_topics.contains(topic) {
+            self.live_topics.insert(topic.into());
+        }
+    }
+
+    /// A value was appended to the home group.
+    pub(super) fn appended(&mut self) {
+        self.appending = self.appending.saturating_sub(1);
+    }
+}
+
+/// A value read for a replay.
+struct Value {
+    message: Message,
+    expires_at: Option<quorate_cluster::state::GroupTime>,
+    now: quorate_cluster::state::GroupTime,
+}
+
+impl Worker {
+    /// Starts sending the retained messages of a new subscription.
+    pub(super) fn begin_replay(
+        &self,
+        conn: &Conn,
+        filter: Arc<str>,
+        options: SubscriptionOptions,
+        subscription_id: Option<u32>,
+    ) {
+        // Without a wildcard there is one topic, in one group.
+        let exact = !filter.contains(['+', '#']);
+        let slot = if exact { Placement::packet_id_slot(Placement::data_of_topic(&filter)) } else { 0 };
+        let replay = Replay { filter, options, subscription_id, slot, after: None };
+        conn.state.borrow_mut().rare().replays.waiting.push_back(replay);
+    }
+
+    /// Goes on with retained messages as far as the client takes them.
+    pub(super) fn replay(&self, conn: &Conn) {
+        loop {
+            let piece = {
+                let mut state = conn.state.borrow_mut();
+                let (queued, _) = state.protocol.queued();
+                let room = state.out.len() < OUTPUT_MAX && queued < PIECE;
+                let Some(rare) = &mut state.rare else { return };
+                if rare.replays.appending > 0 || !room {
+                    return;
+                }
+                let Some(replay) = rare.replays.waiting.front_mut() else {
+                    rare.replays.live_topics = HashSet::default();
+                    return;
+                };
+                let options = (replay.options, replay.subscription_id);
+                let values = self.read_piece(replay);
+                if replay.slot >= 16 {
+                    rare.replays.waiting.pop_front();
+                }
+                (options, values)
+            };
+            let ((options, subscription_id), values) = piece;
+            for value in values {
+                self.send_retained(conn, &value, &options, subscription_id);
+            }
+        }
+    }
+
+    /// Reads the next piece; `slot` is 16 afterwards when there is none left.
+    fn read_piece(&self, replay: &mut Replay) -> Vec<Value> {
+        let exact = !replay.filter.contains(['+', '#']);
+        while replay.slot < 16 {
+            let group = self.shared.node().group_of_slot(replay.slot);
+            let now = group.now();
+            let found = group.state().retained_matching(&replay.filter, replay.after.as_deref(), PIECE);
+            let values: Vec<Value> = found
+                .into_iter()
+                .filter(|value| value.expires_at.is_none_or(|at| at > now))
+                .map(|value| Value { message: value.message, expires_at: value.expires_at, now })
+                .collect();
+            if exact {
+                replay.slot = 16;
+            } else if values.len() < PIECE {
+                replay.slot += 1;
+                replay.after = None;
+            } else {
+                replay.after = values.last().map(|value| value.message.topic().to_owned());
+            }
+            if !values.is_empty() {
+                return values;
+            }
+        }
+        Vec::new()
+    }
+
+    fn send_retained(
+        &self,
+        conn: &Conn,
+        value: &Value,
+        options: &SubscriptionOptions,
+        subscription_id: Option<u32>,
+    ) {
+        let message = &value.message;
+        let qos = message.qos.min(options.qos);
+        let Some((session, _)) = conn.session() else { return };
+        {
+            let mut state = conn.state.borrow_mut();
+            if state.rare().replays.live_topics.contains(message.topic()) {
+                return;
+            }
+        }
+        if qos > QoS::AtMostOnce && Placement::is_durable(session) {
+            self.append_retained(conn, session, value, qos, subscription_id);
+            return;
+        }
+        let now = self.now();
+        let ids: &[u32] = subscription_id.as_slice();
+        let delivery = Delivery {
+            qos,
+            retain: true,
+            subscription_ids: ids,
+            expires_at: value.expires_at.map(|at| translate(at, value.now, now)),
+            ..Delivery::of(message, qos)
+        };
+        let result = {
+            let state = &mut *conn.state.borrow_mut();
+            self.lend_buffer(&mut state.out);
+            state.protocol.deliver(&delivery, &mut || message.clone(), now, &mut state.out)
+        };
+        match result {
+            DeliverResult::Sent => {
+                self.counters.messages_delivered.of(qos).increment();
+                if let Some(conn) = self.connection(conn.location) {
+                    self.mark_dirty(&conn);
+                }
+            }
+            DeliverResult::Dropped(reason) => self.counters.messages_dropped.of(drop_reason(reason)).increment(),
+            DeliverResult::Queued | DeliverResult::Busy => {}
+        }
+    }
+
+    fn append_retained(&self, conn: &Conn, session: SessionId, value: &Value, qos: QoS, subscription_id: Option<u32>) {
+        let message = &value.message;
+        let remaining = value.expires_at.map(|at| {
+            u32::try_from(at.0.saturating_sub(value.now.0).div_ceil(1000)).unwrap_or(u32::MAX)
+        });
+        let target = Target {
+            queue: TargetQueue::Session(session),
+            qos,
+            retain: true,
+            subscription_ids: subscription_id.into_iter().collect(),
+        };
+        conn.state.borrow_mut().rare().replays.appending += 1;
+        let ticket = Ticket { location: conn.location, waits_for: WaitsFor::RetainedAppended };
+        self.shared.node().home(session).propose_encoded(
+            |buffer| {
+                let parts = MessageParts {
+                    topic: message.topic(),
+                    forwardable: message.forwardable(),
+                    payload: message.payload(),
+                    qos: message.qos,
+                    retain: message.retain,
+                    expiry_secs: remaining,
+                };
+                encode_publish(buffer, &Origin::Server, &parts, std::iter::once(target.borrowed()), false);
+            },
+            Some(ticket),
+        );
+    }
+}

@@ -1,0 +1,213 @@
+//! Messages of shared subscriptions that a connection of this worker was given.
+//!
+//! What a member holds at QoS 1 goes to another member when its connection is lost; at QoS 2 what was sent stays with
+//! the session [MQTT-4.8.2-4, -5].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use quorate_cluster::node::SharedReference;
+use quorate_cluster::state::{Sequence, ShareKey};
+use quorate_proto::codec::QoS;
+use quorate_proto::message::Message;
+use quorate_proto::session::{
+    DeliverResult, DeliveryPhase, DeliveryToken, DropReason, Instant, PacketIdSource, TrackedDelivery,
+};
+use quorate_storage::log::GroupId;
+
+use super::connection::Conn;
+use super::counting::drop_reason;
+use super::publish::next_member;
+use super::queue::{OTHER_TOKENS, translate};
+use super::{LiveShared, Worker};
+use crate::metrics::DropReason as Dropped;
+
+/// Where a shared message comes from.
+#[derive(Debug, Clone)]
+enum Holder {
+    /// A group holds it until it is settled.
+    Group { group: GroupId, sequence: Sequence },
+    /// Nobody but this connection.
+    Live,
+}
+
+/// A shared message given to a connection.
+#[derive(Debug)]
+struct Shared {
+    holder: Holder,
+    share: ShareKey,
+    message: Message,
+    qos: QoS,
+    retain: bool,
+    subscription_ids: Vec<u32>,
+    expires_at: Option<Instant>,
+}
+
+/// What a connection holds of shared subscriptions.
+#[derive(Debug, Default)]
+pub(super) struct SharedHolds {
+    waiting: VecDeque<Shared>,
+    sent: BTreeMap<DeliveryToken, Shared>,
+    next_token: u64,
+}
+
+impl Worker {
+    /// A message of a shared subscription without durable member.
+    pub(super) fn deliver_live_shared(self: &Rc<Self>, live: LiveShared) {
+        let Some(conn) = self.connection(live.location) else {
+            return self.give_to_another(live.share, &live.message, live.expires_at);
+        };
+        let shared = Shared {
+            holder: Holder::Live,
+            share: live.share,
+            qos: live.message.qos.min(live.terms.qos),
+            retain: live.message.retain && live.terms.retain_as_published,
+            message: (*live.message).clone(),
+            subscription_ids: live.terms.subscription_ids.to_vec(),
+            expires_at: live.expires_at,
+        };
+        self.hold_shared(&conn, shared);
+    }
+
+    /// References of shared queues for members here.
+    pub(super) fn handle_shared_references(self: &Rc<Self>, references: Vec<SharedReference>) {
+        for reference in references {
+            let Some(conn) = self.connection(reference.location) else { continue };
+            let pulled = reference.reference;
+            let now = self.now();
+            let shared = Shared {
+                holder: Holder::Group { group: reference.group, sequence: pulled.sequence },
+                share: reference.share,
+                qos: pulled.qos.min(reference.options.qos),
+                retain: pulled.message.retain && reference.options.retain_as_published,
+                message: pulled.message,
+                subscription_ids: reference.subscription_id.into_iter().collect(),
+                expires_at: pulled.expires_at.map(|at| translate(at, reference.now, now)),
+            };
+            self.hold_shared(&conn, shared);
+        }
+    }
+
+    fn hold_shared(self: &Rc<Self>, conn: &Rc<Conn>, shared: Shared) {
+        let full = {
+            let mut state = conn.state.borrow_mut();
+            let queue_max = state.protocol.settings().queue_messages_max as usize;
+            let holds = &mut state.rare().shared;
+            let full = holds.waiting.len() >= queue_max && matches!(shared.holder, Holder::Live);
+            if !full {
+                holds.waiting.push_back(shared);
+            }
+            full
+        };
+        if full {
+            self.counters.messages_dropped.of(Dropped::QueueFull).increment();
+        }
+        self.send_shared_waiting(conn);
+    }
+
+    /// Sends what waits, as far as the window allows.
+    pub(super) fn send_shared_waiting(self: &Rc<Self>, conn: &Rc<Conn>) {
+        loop {
+            let mut state = conn.state.borrow_mut();
+            let state = &mut *state;
+            let Some(holds) = state.rare.as_mut().map(|rare| &mut rare.shared) else { return };
+            let Some(shared) = holds.waiting.pop_front() else { return };
+            let token = DeliveryToken(OTHER_TOKENS | holds.next_token);
+            self.lend_buffer(&mut state.out);
+            let result = send(&mut state.protocol, token, &shared, self.now(), &mut state.out);
+            let holds = &mut state.rare().shared;
+            match result {
+                DeliverResult::Busy => {
+                    holds.waiting.push_front(shared);
+                    return;
+                }
+                DeliverResult::Sent | DeliverResult::Queued => {
+                    self.counters.messages_delivered.of(shared.qos).increment();
+                    self.mark_dirty(conn);
+                    if shared.qos > QoS::AtMostOnce {
+                        holds.next_token += 1;
+                        holds.sent.insert(token, shared);
+                    }
+                }
+                DeliverResult::Dropped(DropReason::NotConnected) => {
+                    // The end of the connection gives it to another.
+                    holds.waiting.push_front(shared);
+                    return;
+                }
+                DeliverResult::Dropped(reason) => {
+                    self.counters.messages_dropped.of(drop_reason(reason)).increment();
+                    self.done_with(&shared);
+                }
+            }
+        }
+    }
+
+    /// The client is done with a shared message.
+    pub(super) fn settle_shared(self: &Rc<Self>, conn: &Conn, token: DeliveryToken) {
+        let shared = conn.state.borrow_mut().rare().shared.sent.remove(&token);
+        if let Some(shared) = shared {
+            self.done_with(&shared);
+        }
+    }
+
+    fn done_with(&self, shared: &Shared) {
+        if let Holder::Group { group, sequence } = shared.holder {
+            self.shared.node().group(group).settle_shared(&shared.share, sequence);
+        }
+    }
+
+    /// The connection is gone: what it held goes to other members. Its groups are told by the caller.
+    pub(super) fn give_back_shared(self: &Rc<Self>, holds: SharedHolds) {
+        let sent = holds.sent.into_values().filter(|shared| shared.qos != QoS::ExactlyOnce);
+        for shared in sent.chain(holds.waiting) {
+            if matches!(shared.holder, Holder::Live) {
+                self.give_to_another(shared.share, &shared.message, shared.expires_at);
+            }
+        }
+    }
+
+    fn give_to_another(self: &Rc<Self>, share: ShareKey, message: &Message, expires_at: Option<Instant>) {
+        let plan = self.plan(message.topic());
+        let found = plan.shares.iter().find(|planned| planned.key == share).and_then(next_member);
+        let Some((member, location)) = found.and_then(|member| Some((member, member.location?))) else {
+            self.counters.messages_dropped.of(Dropped::NoMember).increment();
+            return;
+        };
+        self.send_live_shared(LiveShared {
+            location,
+            share,
+            message: std::sync::Arc::new(message.clone()),
+            terms: member.terms.clone(),
+            expires_at,
+        });
+    }
+}
+
+fn send(
+    protocol: &mut quorate_proto::session::Connection,
+    token: DeliveryToken,
+    shared: &Shared,
+    now: Instant,
+    out: &mut Vec<u8>,
+) -> DeliverResult {
+    if shared.qos == QoS::AtMostOnce {
+        let delivery = quorate_proto::session::Delivery {
+            retain: shared.retain,
+            subscription_ids: &shared.subscription_ids,
+            expires_at: shared.expires_at,
+            ..quorate_proto::session::Delivery::of(&shared.message, QoS::AtMostOnce)
+        };
+        return protocol.deliver(&delivery, &mut || shared.message.clone(), now, out);
+    }
+    let tracked = TrackedDelivery {
+        token,
+        packet_id: PacketIdSource::Local,
+        message: &shared.message,
+        qos: shared.qos,
+        retain: shared.retain,
+        subscription_ids: &shared.subscription_ids,
+        expires_at: shared.expires_at,
+        phase: DeliveryPhase::Fresh,
+    };
+    protocol.deliver_tracked(&tracked, now, out)
+}

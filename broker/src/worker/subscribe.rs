@@ -1,0 +1,171 @@
+//! SUBSCRIBE and UNSUBSCRIBE: authorised here, committed in the session's home group, routed before they are
+//! acknowledged.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use quorate_cluster::node::Completion;
+use quorate_cluster::state::{Command, Outcome, SubscribeResult, Subscription};
+use quorate_proto::codec::{QoS, ReasonCode};
+use quorate_proto::session::{Close, SubscribeRequest, UnsubscribeRequest};
+use smallvec::SmallVec;
+
+use super::connection::Conn;
+use super::ticket::{Subscribing, Unsubscribing, WaitsFor};
+use super::{Ticket, Worker};
+use crate::auth::Action as AuthorizedAction;
+
+impl Worker {
+    pub(super) fn subscribe(self: &Rc<Self>, conn: &Rc<Conn>, request: &SubscribeRequest<'_>) -> Result<(), Close> {
+        let Some((session, epoch)) = conn.session() else { return Ok(()) };
+        let mut reasons: SmallVec<[ReasonCode; 2]> = SmallVec::new();
+        let mut filters: SmallVec<[(usize, Arc<str>, _); 2]> = SmallVec::new();
+        for (place, entry) in request.entries.iter().enumerate() {
+            let topic_filter = entry.share.map_or(entry.filter, |share| share.filter);
+            let reason = match entry.verdict {
+                Err(reason) => reason,
+                Ok(()) if !self.is_authorized(conn, AuthorizedAction::Subscribe, topic_filter) => {
+                    ReasonCode::NOT_AUTHORIZED
+                }
+                Ok(()) => {
+                    filters.push((place, Arc::from(entry.filter), entry.options));
+                    granted(entry.options.qos)
+                }
+            };
+            reasons.push(reason);
+        }
+        let subscribing =
+            Subscribing { packet_id: request.packet_id, subscription_id: request.subscription_id, reasons, filters };
+        if subscribing.filters.is_empty() {
+            return self.answer_subscribe(conn, &subscribing);
+        }
+        let subscriptions = subscribing
+            .filters
+            .iter()
+            .map(|(_, filter, options)| Subscription {
+                filter: filter.clone(),
+                options: *options,
+                subscription_id: subscribing.subscription_id,
+            })
+            .collect();
+        let command =
+            Command::Subscribe { session, epoch, subscriptions, limits: self.shared.settings.session_limits };
+        let ticket =
+            Ticket { location: conn.location, waits_for: WaitsFor::Subscribed(Box::new(subscribing)) };
+        self.shared.node().home(session).propose(&command, Some(ticket));
+        Ok(())
+    }
+
+    fn answer_subscribe(&self, conn: &Rc<Conn>, subscribing: &Subscribing) -> Result<(), Close> {
+        {
+            let state = &mut *conn.state.borrow_mut();
+            self.lend_buffer(&mut state.out);
+            state.protocol.handle_subscribed(subscribing.packet_id, &subscribing.reasons, &mut state.out)?;
+        }
+        self.mark_dirty(conn);
+        Ok(())
+    }
+
+    /// The subscriptions are committed and routed.
+    pub(super) fn subscribed(
+        self: &Rc<Self>,
+        conn: &Rc<Conn>,
+        mut subscribing: Subscribing,
+        completion: &Completion,
+    ) -> Result<(), Close> {
+        let Completion::Applied(Outcome::Subscribed(results)) = completion else {
+            return Err(fenced());
+        };
+        let mut replays = Vec::new();
+        for ((place, filter, options), result) in subscribing.filters.iter().zip(results) {
+            match result {
+                SubscribeResult::LimitReached => subscribing.reasons[*place] = ReasonCode::QUOTA_EXCEEDED,
+                SubscribeResult::Added | SubscribeResult::Replaced => {
+                    let new = *result == SubscribeResult::Added;
+                    if super::retained::wants_retained(filter, options, new) {
+                        replays.push((filter.clone(), *options));
+                    }
+                }
+            }
+        }
+        self.answer_subscribe(conn, &subscribing)?;
+        for (filter, options) in replays {
+            self.begin_replay(conn, filter, options, subscribing.subscription_id);
+        }
+        self.replay(conn);
+        self.offer_shares(conn, &subscribing);
+        Ok(())
+    }
+
+    /// A new member of a shared subscription takes its part of what waits.
+    fn offer_shares(&self, conn: &Conn, subscribing: &Subscribing) {
+        let Some((session, _)) = conn.session() else { return };
+        let mut filters = subscribing.filters.iter();
+        if filters.any(|(_, filter, _)| crate::router::split_share(filter).is_some()) {
+            self.shared.shares_ready(session);
+        }
+    }
+
+    pub(super) fn unsubscribe(self: &Rc<Self>, conn: &Rc<Conn>, request: &UnsubscribeRequest<'_>) -> Result<(), Close> {
+        let Some((session, epoch)) = conn.session() else { return Ok(()) };
+        let mut unsubscribing =
+            Unsubscribing { packet_id: request.packet_id, reasons: SmallVec::new(), places: SmallVec::new() };
+        let mut filters: Vec<Arc<str>> = Vec::new();
+        for (place, entry) in request.entries.iter().enumerate() {
+            unsubscribing.reasons.push(entry.verdict.err().unwrap_or(ReasonCode::SUCCESS));
+            if entry.verdict.is_ok() {
+                unsubscribing.places.push(place);
+                filters.push(entry.filter.into());
+            }
+        }
+        if filters.is_empty() {
+            return self.answer_unsubscribe(conn, &unsubscribing);
+        }
+        let ticket =
+            Ticket { location: conn.location, waits_for: WaitsFor::Unsubscribed(Box::new(unsubscribing)) };
+        let command = Command::Unsubscribe { session, epoch, filters };
+        self.shared.node().home(session).propose(&command, Some(ticket));
+        Ok(())
+    }
+
+    fn answer_unsubscribe(&self, conn: &Rc<Conn>, unsubscribing: &Unsubscribing) -> Result<(), Close> {
+        {
+            let state = &mut *conn.state.borrow_mut();
+            self.lend_buffer(&mut state.out);
+            state.protocol.handle_unsubscribed(unsubscribing.packet_id, &unsubscribing.reasons, &mut state.out)?;
+        }
+        self.mark_dirty(conn);
+        Ok(())
+    }
+
+    /// The removal is committed and no longer routed.
+    pub(super) fn unsubscribed(
+        &self,
+        conn: &Rc<Conn>,
+        mut unsubscribing: Unsubscribing,
+        completion: &Completion,
+    ) -> Result<(), Close> {
+        let Completion::Applied(Outcome::Unsubscribed(existed)) = completion else {
+            return Err(fenced());
+        };
+        for (place, existed) in unsubscribing.places.iter().zip(existed) {
+            if !existed {
+                unsubscribing.reasons[*place] = ReasonCode::NO_SUBSCRIPTION_EXISTED;
+            }
+        }
+        self.answer_unsubscribe(conn, &unsubscribing)
+    }
+}
+
+fn granted(qos: QoS) -> ReasonCode {
+    match qos {
+        QoS::AtMostOnce => ReasonCode::GRANTED_QOS_0,
+        QoS::AtLeastOnce => ReasonCode::GRANTED_QOS_1,
+        QoS::ExactlyOnce => ReasonCode::GRANTED_QOS_2,
+    }
+}
+
+/// The session belongs to a later connection.
+pub(super) fn fenced() -> Close {
+    Close::new(ReasonCode::SESSION_TAKEN_OVER, "the session was taken over")
+}

@@ -1,0 +1,62 @@
+//! Who waits for a proposal: a connection, and for what.
+
+use quorate_cluster::node::Location;
+use quorate_cluster::state::SessionId;
+use quorate_proto::codec::{PacketId, ReasonCode, SubscriptionOptions};
+use quorate_proto::message::Message;
+use quorate_proto::session::{DeliveryToken, OpenRequest, PublishToken};
+use smallvec::SmallVec;
+use std::sync::Arc;
+
+/// Names the connection that waits for a proposal.
+#[derive(Debug)]
+pub struct Ticket {
+    pub(crate) location: Location,
+    pub(crate) waits_for: WaitsFor,
+}
+
+/// What it waits for.
+#[derive(Debug)]
+pub(crate) enum WaitsFor {
+    /// The acknowledgement of a publish. `matched`: a live subscriber had it already.
+    Publish { token: Option<PublishToken>, matched: bool },
+    /// The acknowledgement of a QoS 2 publish of a durable session, delivered to live subscribers after the commit
+    /// (R11).
+    ExactlyOnce { token: PublishToken, message: Arc<Message> },
+    /// PUBCOMP to a publisher.
+    Release(PacketId),
+    /// PUBREL to a subscriber.
+    Received { packet_id: PacketId, token: Option<DeliveryToken> },
+    /// The end of the client's session of the other kind; its own is opened next.
+    OtherSessionEnded(Box<OpenRequest>),
+    /// CONNACK.
+    Opened(Box<OpenRequest>),
+    /// SUBACK.
+    Subscribed(Box<Subscribing>),
+    /// UNSUBACK.
+    Unsubscribed(Box<Unsubscribing>),
+    /// The next piece of retained messages for a durable session.
+    RetainedAppended,
+    /// The end of the session's connection; nobody answers.
+    Closed(SessionId),
+}
+
+/// A SUBSCRIBE on its way.
+#[derive(Debug)]
+pub(crate) struct Subscribing {
+    pub(crate) packet_id: PacketId,
+    pub(crate) subscription_id: Option<u32>,
+    /// One per filter: final where it is an error, else to be granted.
+    pub(crate) reasons: SmallVec<[ReasonCode; 2]>,
+    /// The proposed filters with the place of each in `reasons`.
+    pub(crate) filters: SmallVec<[(usize, Arc<str>, SubscriptionOptions); 2]>,
+}
+
+/// An UNSUBSCRIBE on its way.
+#[derive(Debug)]
+pub(crate) struct Unsubscribing {
+    pub(crate) packet_id: PacketId,
+    pub(crate) reasons: SmallVec<[ReasonCode; 2]>,
+    /// Places in `reasons` of the proposed filters.
+    pub(crate) places: SmallVec<[usize; 2]>,
+}
