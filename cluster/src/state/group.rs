@@ -264,7 +264,7 @@ impl GroupState {
         }
         for (topic, stored) in self.retained.iter() {
             if let Some(at) = stored.expires_at {
-                timers.schedule(at, Timer::RetainedExpiry(topic.clone()));
+                timers.schedule(at, Timer::RetainedExpiry(topic.into()));
             }
         }
         timers

@@ -37,6 +37,8 @@ mod retained;
 mod sessions;
 mod shares;
 mod subscriptions;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod wills;
 
@@ -51,7 +53,9 @@ pub use group::GroupState;
 pub use messages::counted_bytes;
 pub use outcome::{BatchOutcome, Outcome, RefusedReason, SubscribeResult};
 pub use persist::StateError;
-pub use read::{Counts, DueWill, OutboxWrite, PulledReference, QueueView, RetainedView, SessionView};
+pub use read::{
+    Counts, DueWill, OutboxWrite, PulledReference, QueueView, RetainedPage, RetainedView, SessionView,
+};
 
 /// For lookups only: whatever iterates sorts, or does not care.
 type HashMap<K, V> = hashbrown::HashMap<K, V, foldhash::fast::FixedState>;

@@ -341,6 +341,12 @@ impl Queue {
         true
     }
 
+    /// Places in memory, holes counted.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.active.as_ref().map_or(0, |active| active.references.len())
+    }
+
     pub(super) fn check_invariants(&self, messages: &Messages) -> Result<(), String> {
         let Some(active) = &self.active else { return Ok(()) };
         let mut sequences = active.references.iter().map(|reference| reference.sequence);

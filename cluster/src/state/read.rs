@@ -3,8 +3,6 @@
 //! Whoever answers a client from these reads has made sure that the state is current (R18); deadlines are compared
 //! with group time, which stands still between entries.
 
-use std::sync::Arc;
-
 use quorate_proto::codec::{PacketId, QoS};
 use quorate_proto::message::Message;
 use quorate_storage::log::GroupId;
@@ -101,14 +99,21 @@ pub struct OutboxWrite {
 /// A retained message.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RetainedView {
-    /// Topic.
-    pub topic: Arc<str>,
-    /// The message.
+    /// The message, its topic included.
     pub message: Message,
     /// When it was stored.
     pub received_at: GroupTime,
     /// When it expires.
     pub expires_at: Option<GroupTime>,
+}
+
+/// A part of the retained messages that match a filter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetainedPage {
+    /// The messages, level by level in the order of their topics.
+    pub matches: Vec<RetainedView>,
+    /// Where the next page begins: pass it as `after`. None: there is no more.
+    pub resume_after: Option<String>,
 }
 
 /// What the group holds, for metrics.
@@ -325,24 +330,42 @@ impl GroupState {
     /// The retained message of a topic, unless it has expired.
     pub fn retained(&self, topic: &str) -> Option<RetainedView> {
         let stored = self.retained.get(topic)?;
-        self.is_alive(stored)
-            .then(|| retained_view(&Arc::from(topic), stored))
+        self.is_alive(stored).then(|| retained_view(stored))
     }
 
-    /// Retained messages that a filter matches and that have not expired, by topic, from behind `after`, at most
-    /// `count_max`.
+    /// A page of the retained messages that a filter matches and that have not expired, from behind `after` on, at
+    /// most `count_max`. The work per page is bounded, too, so a page may hold fewer and not be the last.
+    pub fn retained_page(&self, filter: &str, after: Option<&str>, count_max: usize) -> RetainedPage {
+        let page = self.retained.matching(filter, after, count_max);
+        let alive = page
+            .matches
+            .into_iter()
+            .filter(|(_, stored)| self.is_alive(stored));
+        RetainedPage {
+            matches: alive.map(|(_, stored)| retained_view(stored)).collect(),
+            resume_after: page.resume_after,
+        }
+    }
+
+    /// The first `count_max` retained messages behind `after` that a filter matches and that have not expired, in
+    /// level order; fewer only where there are no more. Goes through as many pages as it takes.
     pub fn retained_matching(
         &self,
         filter: &str,
         after: Option<&str>,
         count_max: usize,
     ) -> Vec<RetainedView> {
-        self.retained
-            .matching(filter, after)
-            .filter(|(_, stored)| self.is_alive(stored))
-            .map(|(topic, stored)| retained_view(topic, stored))
-            .take(count_max)
-            .collect()
+        let mut found = Vec::new();
+        let mut after = after.map(str::to_owned);
+        while found.len() < count_max {
+            let page = self.retained_page(filter, after.as_deref(), count_max - found.len());
+            found.extend(page.matches);
+            match page.resume_after {
+                Some(last) => after = Some(last),
+                None => break,
+            }
+        }
+        found
     }
 
     /// Last retained write that this group took from another.
@@ -379,9 +402,8 @@ fn oldest(queue: &Queue) -> Option<Sequence> {
         .map(|reference| Sequence(reference.sequence))
 }
 
-fn retained_view(topic: &Arc<str>, stored: &Stored) -> RetainedView {
+fn retained_view(stored: &Stored) -> RetainedView {
     RetainedView {
-        topic: topic.clone(),
         message: stored.message.clone(),
         received_at: stored.received_at,
         expires_at: stored.expires_at,

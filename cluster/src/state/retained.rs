@@ -3,11 +3,10 @@
 //! Invariants: a message is not empty; `bytes` adds up; a mark never goes back.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use quorate_proto::message::Message;
-use quorate_proto::topic;
+use quorate_proto::topic::{Page, RetainedIndex};
 use quorate_storage::log::GroupId;
 
 use super::codec::{CodecError, Reader, put_varint};
@@ -32,7 +31,7 @@ pub(super) struct DeadlineChange {
 /// The retained messages of a group.
 #[derive(Debug, Default)]
 pub(super) struct RetainedStore {
-    topics: BTreeMap<Arc<str>, Stored>,
+    topics: RetainedIndex<Stored>,
     bytes: u64,
     marks: BTreeMap<GroupId, MessageKey>,
     dirty: Dirty<Arc<str>>,
@@ -62,27 +61,9 @@ impl RetainedStore {
         })
     }
 
-    /// Messages whose topic matches, by topic, from behind `after`.
-    pub(super) fn matching(
-        &self,
-        filter: &str,
-        after: Option<&str>,
-    ) -> impl Iterator<Item = (&Arc<str>, &Stored)> {
-        // All topics that can match begin with what stands before the first wildcard; of `a/#` that is `a`.
-        let fixed = filter.find(['+', '#']).map_or(filter, |at| &filter[..at]);
-        let fixed = if filter.ends_with('#') {
-            fixed.strip_suffix('/').unwrap_or(fixed)
-        } else {
-            fixed
-        };
-        let start = match after {
-            Some(after) if after >= fixed => Bound::Excluded(after),
-            _ => Bound::Included(fixed),
-        };
-        self.topics
-            .range::<str, _>((start, Bound::Unbounded))
-            .take_while(move |(topic, _)| topic.starts_with(fixed))
-            .filter(move |(topic, _)| topic::matches(filter, topic))
+    /// The first messages behind `after` whose topic matches, in level order, and where to go on.
+    pub(super) fn matching(&self, filter: &str, after: Option<&str>, limit: usize) -> Page<'_, Stored> {
+        self.topics.matching(filter, after, limit)
     }
 
     /// Notes a write's place; false when it was taken before, or a later one was.
@@ -123,24 +104,24 @@ impl RetainedStore {
         if grows_beyond || (old_size == 0 && count > limits.messages_max as usize) {
             return None;
         }
-        let topic: Arc<str> = Arc::from(topic);
         let stored = Stored::now(compact(message), now);
         let on = stored.expires_at;
         self.bytes = self.bytes - old_size + size;
-        self.dirty.insert(topic.clone());
+        self.dirty.insert(Arc::from(topic));
         let off = self.topics.insert(topic, stored).and_then(|old| old.expires_at);
         Some(DeadlineChange { off, on })
     }
 
     /// Removes a topic's message.
     pub(super) fn remove(&mut self, topic: &str) -> Option<Stored> {
-        let (topic, stored) = self.topics.remove_entry(topic)?;
+        let stored = self.topics.remove(topic)?;
         self.bytes -= counted_bytes(&stored.message);
-        self.dirty.insert(topic);
+        self.dirty.insert(Arc::from(topic));
         Some(stored)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Stored)> {
+    /// All messages in level order of their topics.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Stored)> {
         self.topics.iter()
     }
 
@@ -160,7 +141,7 @@ impl RetainedStore {
     }
 
     pub(super) fn write_all(&self, sink: &mut impl RecordSink) {
-        for (topic, stored) in &self.topics {
+        for (topic, stored) in self.topics.iter() {
             sink.put(Key::new(Kind::Retained).rest(topic), |out| stored.write(out));
         }
         for (group, mark) in &self.marks {
@@ -175,7 +156,7 @@ impl RetainedStore {
         }
         stored.message = compact(&stored.message);
         self.bytes += counted_bytes(&stored.message);
-        self.topics.insert(Arc::from(topic), stored);
+        self.topics.insert(topic, stored);
         true
     }
 
@@ -186,8 +167,8 @@ impl RetainedStore {
     pub(super) fn check_invariants(&self) -> Result<(), String> {
         let bytes: u64 = self
             .topics
-            .values()
-            .map(|stored| counted_bytes(&stored.message))
+            .iter()
+            .map(|(_, stored)| counted_bytes(&stored.message))
             .sum();
         if bytes != self.bytes {
             return Err(format!("retained: {bytes} bytes, counted {}", self.bytes));
@@ -195,7 +176,7 @@ impl RetainedStore {
         match self
             .topics
             .iter()
-            .find(|(topic, stored)| stored.message.topic() != &***topic)
+            .find(|(topic, stored)| stored.message.topic() != *topic)
         {
             Some((topic, _)) => Err(format!("retained: {topic:?} holds another topic's message")),
             None => Ok(()),

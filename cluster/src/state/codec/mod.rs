@@ -12,6 +12,8 @@ mod command;
 mod outcome;
 mod primitive;
 mod terms;
+#[cfg(test)]
+mod tests;
 
 use bytes::Bytes;
 

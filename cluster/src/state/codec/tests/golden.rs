@@ -1,0 +1,231 @@
+//! Version 1 as it is written in logs.
+
+use std::num::NonZeroU16;
+
+use quorate_proto::codec::{QoS, RetainHandling, SubscriptionOptions};
+use quorate_proto::message::Message;
+use quorate_storage::log::GroupId;
+
+use super::*;
+use crate::state::{
+    Epoch, Origin, PublishCommand, RetainedSource, Sequence, SessionId, SessionLimits, ShareKey,
+    Subscription, Target, TargetQueue, WillMessage,
+};
+
+/// Every command, some in several forms, and what comes behind the header.
+fn golden_commands() -> Vec<(&'static str, Command)> {
+    let session = SessionId(0x0102_0304_0506_0708);
+    let epoch = Epoch(300);
+    let message = Message::new("a/b", &[1, 1], b"hi", QoS::ExactlyOnce, true, Some(60));
+    let plain = Message::new("t", &[], b"", QoS::AtMostOnce, false, None);
+    let share = ShareKey {
+        name: "g".into(),
+        filter: "t/#".into(),
+    };
+    let limits = SessionLimits {
+        sessions_max: 1000,
+        subscriptions_max: 10,
+    };
+    let options = SubscriptionOptions {
+        qos: QoS::AtLeastOnce,
+        no_local: true,
+        retain_as_published: true,
+        retain_handling: RetainHandling::DoNotSend,
+    };
+    let packet_id = NonZeroU16::new(0x0a0b).unwrap();
+    let queue = TargetQueue::Session(session);
+    let source = RetainedSource {
+        group: GroupId(3),
+        index: 129,
+        position: 2,
+    };
+    let targets = vec![
+        Target {
+            queue: queue.clone(),
+            qos: QoS::ExactlyOnce,
+            retain: false,
+            subscription_ids: vec![5, 200],
+        },
+        Target {
+            queue: TargetQueue::Share(share.clone()),
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            subscription_ids: vec![],
+        },
+    ];
+    let publish = |origin, message: &Message, targets| {
+        Command::Publish(PublishCommand {
+            origin,
+            message: message.clone(),
+            targets,
+            set_retained: true,
+        })
+    };
+    let will = Some(Box::new(WillMessage {
+        message: plain.clone(),
+        delay_secs: 9,
+    }));
+    let subscriptions = vec![Subscription {
+        filter: "$share/g/t/#".into(),
+        options,
+        subscription_id: Some(77),
+    }];
+    let sequences = vec![Sequence(4), Sequence(5), Sequence(2)];
+    vec![
+        (
+            "01 0163 01 ffffffff0f 01 09 00 01 00 00 74 e807 0a",
+            Command::OpenSession {
+                client_id: "c".into(),
+                clean_start: true,
+                expiry_secs: u32::MAX,
+                will,
+                limits,
+            },
+        ),
+        (
+            "02 0807060504030201 ac02 01 01",
+            Command::CloseConnection {
+                session,
+                epoch,
+                publish_will: true,
+                expiry_secs: Some(0),
+            },
+        ),
+        (
+            "03 0807060504030201 00",
+            Command::EndSession {
+                session,
+                publish_will: false,
+            },
+        ),
+        (
+            "04 0807060504030201 ac02 01 0c 2473686172652f672f742f23 2d 4e e807 0a",
+            Command::Subscribe {
+                session,
+                epoch,
+                subscriptions,
+                limits,
+            },
+        ),
+        (
+            "05 0807060504030201 ac02 02 01 61 00",
+            Command::Unsubscribe {
+                session,
+                epoch,
+                filters: vec!["a".into(), "".into()],
+            },
+        ),
+        (
+            "06 01 0807060504030201 ac02 0b0a 01 0e 3c 03 02 02 612f62 0101 6869 \
+             02 12 0807060504030201 02 05 c801 0d 01 67 03 742f23",
+            publish(
+                Origin::Session {
+                    session,
+                    epoch,
+                    packet_id: Some(packet_id),
+                },
+                &message,
+                targets,
+            ),
+        ),
+        (
+            "06 00 0807060504030201 ac02 01 00 01 00 00 74 00",
+            publish(
+                Origin::Session {
+                    session,
+                    epoch,
+                    packet_id: None,
+                },
+                &plain,
+                vec![],
+            ),
+        ),
+        (
+            "06 02 01 00 01 00 00 74 00",
+            publish(Origin::Live, &plain, vec![]),
+        ),
+        (
+            "06 03 0807060504030201 ac02 01 00 01 00 00 74 00",
+            publish(Origin::Will { session, epoch }, &plain, vec![]),
+        ),
+        (
+            "06 04 01 00 01 00 00 74 00",
+            publish(Origin::Server, &plain, vec![]),
+        ),
+        (
+            "07 0807060504030201 ac02 0b0a",
+            Command::Release {
+                session,
+                epoch,
+                packet_id,
+            },
+        ),
+        (
+            "08 01 01 67 03 742f23 03 08 02 05",
+            Command::Settle {
+                queue: TargetQueue::Share(share.clone()),
+                sequences: sequences.clone(),
+            },
+        ),
+        (
+            "09 0807060504030201 03 08 02 05",
+            Command::Received { session, sequences },
+        ),
+        (
+            "0a 01 67 03 742f23 80 01 0807060504030201 02 01 05 00",
+            Command::Assign {
+                share,
+                sequence: Sequence(128),
+                session,
+                qos: QoS::ExactlyOnce,
+                subscription_ids: vec![5],
+                retain: false,
+            },
+        ),
+        (
+            "0b 01 00 0807060504030201",
+            Command::DropQueues { queues: vec![queue] },
+        ),
+        (
+            "0c 03 8101 02 00 01 00 00 74 e807 90 4e",
+            Command::SetRetained {
+                source,
+                message: plain,
+                messages_max: 1000,
+                bytes_max: 10_000,
+            },
+        ),
+        ("0d 03 8101 02", Command::RetainedTaken { up_to: source }),
+        (
+            "0e 0807060504030201 ac02",
+            Command::WillPublished { session, epoch },
+        ),
+        (
+            "0f 03 04",
+            Command::NodeLost {
+                node: NodeId(3),
+                incarnation: NodeIncarnation(4),
+            },
+        ),
+    ]
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks(2).map(pair).collect()
+}
+
+/// Version 1 as it is written in logs: these bytes never change.
+#[test]
+fn version_1_is_frozen() {
+    let tags: std::collections::BTreeSet<u8> =
+        golden_commands().iter().map(|(bytes, _)| hex(bytes)[0]).collect();
+    assert_eq!(tags, (1..=15).collect(), "every command is frozen");
+    for (bytes, command) in golden_commands() {
+        let golden = [&[1, 2, 3, 4, 5, 6, 7, 8, 1][..], &hex(bytes)].concat();
+        let batch = plain(vec![command]);
+        assert_eq!(encoded(&batch), golden, "{:?}", batch.commands);
+        assert_eq!(Batch::decode(&golden.into()), Ok(batch));
+    }
+}

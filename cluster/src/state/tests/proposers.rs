@@ -1,0 +1,119 @@
+//! Numbered batches (R10).
+
+use super::*;
+
+/// A harness whose queue "s" counts how often something took effect.
+fn with_subscriber() -> (Harness, Opened) {
+    let mut group = Harness::new();
+    let subscriber = group.open("s");
+    (group, subscriber)
+}
+
+fn hit(group: &mut Harness, subscriber: &Opened) -> Batch {
+    group.batch(vec![publish(
+        Origin::Server,
+        message("m"),
+        vec![subscriber.target()],
+    )])
+}
+
+#[test]
+fn r10_a_repeated_batch_gets_the_first_outcome_and_has_no_effect() {
+    let (mut group, subscriber) = with_subscriber();
+    let mut batch = hit(&mut group, &subscriber);
+    let first = group.apply(&batch);
+    assert_eq!(first, BatchOutcome::Applied(vec![published(1, 0)]));
+    let digest = group.state.digest();
+    // Another stamp, as another leader would give it, and other commands make no difference.
+    batch.stamp = GroupTime(1_000_000);
+    batch.commands.push(open("x", false, 0, None));
+    assert_eq!(group.apply(&batch), first);
+    assert_eq!(group.state.digest(), digest);
+    assert_eq!(group.events, []);
+    assert_eq!(group.state.group_time(), GroupTime(1000));
+}
+
+#[test]
+fn r10_a_lower_number_is_refused() {
+    let (mut group, subscriber) = with_subscriber();
+    let old = hit(&mut group, &subscriber);
+    group.number += 5;
+    let new = hit(&mut group, &subscriber);
+    group.apply(&new);
+    assert_eq!(group.apply(&old), BatchOutcome::Refused);
+    assert_eq!(group.payloads(&subscriber.queue()).len(), 1);
+}
+
+#[test]
+fn r10_a_new_start_counts_anew_and_an_older_one_is_refused() {
+    let (mut group, subscriber) = with_subscriber();
+    let old = hit(&mut group, &subscriber);
+    (group.incarnation, group.number) = (NodeIncarnation(11), 0);
+    let new = hit(&mut group, &subscriber);
+    assert_eq!(new.number, 1);
+    assert!(matches!(group.apply(&new), BatchOutcome::Applied(_)));
+    assert_eq!(group.apply(&old), BatchOutcome::Refused);
+    assert_eq!(group.payloads(&subscriber.queue()).len(), 1);
+}
+
+#[test]
+fn r10_nodes_count_apart() {
+    let (mut group, subscriber) = with_subscriber();
+    let one = hit(&mut group, &subscriber);
+    group.apply(&one);
+    group.node = NodeId(2);
+    let mut two = hit(&mut group, &subscriber);
+    two.number = one.number;
+    assert!(matches!(group.apply(&two), BatchOutcome::Applied(_)));
+    assert_eq!(group.payloads(&subscriber.queue()).len(), 2);
+}
+
+#[test]
+fn r10_batches_without_number_are_applied_each_time() {
+    let (mut group, subscriber) = with_subscriber();
+    let mut batch = hit(&mut group, &subscriber);
+    batch.number = 0;
+    group.apply(&batch);
+    group.apply(&batch);
+    assert_eq!(group.payloads(&subscriber.queue()).len(), 2);
+}
+
+#[test]
+fn r01_proposals_of_a_lost_start_are_refused() {
+    let (mut group, subscriber) = with_subscriber();
+    let late = hit(&mut group, &subscriber);
+    let mut unnumbered = late.clone();
+    unnumbered.number = 0;
+    unnumbered.commands = vec![open("zombie", false, 60, None)];
+    group.node = NodeId(2);
+    group.one(Command::NodeLost {
+        node: NODE,
+        incarnation: START,
+    });
+    assert_eq!(group.apply(&late), BatchOutcome::Refused);
+    // Its leader may still tick, but opens no sessions that nobody would end.
+    assert_eq!(group.apply(&unnumbered), BatchOutcome::Applied(vec![FENCED]));
+    assert_eq!(group.payloads(&subscriber.queue()), [""; 0]);
+    // The next start is welcome.
+    (group.node, group.incarnation) = (NODE, NodeIncarnation(11));
+    let next = hit(&mut group, &subscriber);
+    assert!(matches!(group.apply(&next), BatchOutcome::Applied(_)));
+    // And stays so when the loss of the one before is told again.
+    group.one(Command::NodeLost {
+        node: NODE,
+        incarnation: START,
+    });
+    let next = hit(&mut group, &subscriber);
+    assert!(matches!(group.apply(&next), BatchOutcome::Applied(_)));
+}
+
+#[test]
+fn r01_a_start_may_declare_itself_lost() {
+    let (mut group, _) = with_subscriber();
+    let batch = group.batch(vec![Command::NodeLost {
+        node: NODE,
+        incarnation: START,
+    }]);
+    assert_eq!(group.apply(&batch), BatchOutcome::Applied(vec![Outcome::Done]));
+    assert_eq!(group.apply(&batch), BatchOutcome::Refused);
+}

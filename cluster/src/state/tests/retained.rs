@@ -1,0 +1,280 @@
+//! Retained messages and their way from the publisher's home to the topic's group (R35).
+
+use super::*;
+
+fn source(group: u16, index: u64, position: u32) -> RetainedSource {
+    RetainedSource {
+        group: GroupId(group),
+        index,
+        position,
+    }
+}
+
+fn retain_with(source: RetainedSource, message: Message, messages_max: u32, bytes_max: u64) -> Command {
+    Command::SetRetained {
+        source,
+        message,
+        messages_max,
+        bytes_max,
+    }
+}
+
+fn on(topic: &str, payload: &str, expiry_secs: Option<u32>) -> Message {
+    Message::new(
+        topic,
+        &[],
+        payload.as_bytes(),
+        QoS::AtLeastOnce,
+        true,
+        expiry_secs,
+    )
+}
+
+fn retain(source: RetainedSource, topic: &str, payload: &str) -> Command {
+    retain_with(source, on(topic, payload, None), 100, 1 << 20)
+}
+
+fn value(group: &Harness, topic: &str) -> Option<String> {
+    group.state.retained(topic).map(|view| text(&view.message))
+}
+
+#[test]
+fn r35_writes_of_a_source_apply_once_and_never_after_a_later_one() {
+    let mut group = Harness::new();
+    group.one(retain(source(1, 10, 0), "t", "first"));
+    group.one(retain(source(1, 10, 1), "t", "second"));
+    assert_eq!(value(&group, "t").as_deref(), Some("second"));
+    for replayed in [source(1, 10, 1), source(1, 10, 0), source(1, 9, 7)] {
+        assert_eq!(group.one(retain(replayed, "t", "old")), Outcome::Done);
+        assert_eq!(group.one(retain(replayed, "u", "old")), Outcome::Done);
+    }
+    assert_eq!(value(&group, "t").as_deref(), Some("second"));
+    assert_eq!(value(&group, "u"), None);
+    // Another source has a mark of its own.
+    group.one(retain(source(2, 1, 0), "t", "other"));
+    assert_eq!(value(&group, "t").as_deref(), Some("other"));
+    assert_eq!(group.state.retained_mark(GroupId(1)), Some(source(1, 10, 1)));
+    assert_eq!(group.state.retained_mark(GroupId(2)), Some(source(2, 1, 0)));
+}
+
+#[test]
+fn r35_an_empty_payload_clears_and_a_replay_does_not_bring_it_back() {
+    let mut group = Harness::new();
+    group.one(retain(source(1, 1, 0), "t", "v"));
+    group.one(retain(source(1, 2, 0), "t", ""));
+    assert_eq!(value(&group, "t"), None);
+    group.one(retain(source(1, 1, 0), "t", "v"));
+    assert_eq!(value(&group, "t"), None);
+    assert_eq!(
+        (group.state.counts().retained, group.state.counts().retained_bytes),
+        (0, 0)
+    );
+}
+
+#[test]
+fn r35_a_refused_write_leaves_the_value_and_stays_refused() {
+    let mut group = Harness::new();
+    group.one(retain(source(1, 1, 0), "t", "v"));
+    let refused = retain_with(source(1, 2, 0), on("u", "w", None), 1, 1 << 20);
+    assert_eq!(group.one(refused), LIMIT_REACHED);
+    assert_eq!(value(&group, "t").as_deref(), Some("v"));
+    // Proposed again with more room it has still been refused.
+    assert_eq!(group.one(retain(source(1, 2, 0), "u", "w")), Outcome::Done);
+    assert_eq!(value(&group, "u"), None);
+}
+
+#[test]
+fn r30_retained_messages_are_limited_by_number_and_bytes() {
+    let mut group = Harness::new();
+    let size = counted_bytes(&on("t", "12345", None));
+    let set = |index, topic: &str, payload: &str, messages_max, bytes_max| {
+        retain_with(
+            source(1, index, 0),
+            on(topic, payload, None),
+            messages_max,
+            bytes_max,
+        )
+    };
+    assert_eq!(group.one(set(1, "t", "12345", 1, size - 1)), LIMIT_REACHED);
+    assert_eq!(group.one(set(2, "t", "12345", 1, size)), Outcome::Done);
+    assert_eq!(group.one(set(3, "u", "1", 1, 1 << 20)), LIMIT_REACHED);
+    assert_eq!(group.one(set(4, "t", "123456", 1, size)), LIMIT_REACHED);
+    // Above limits that were lowered, what does not grow is taken, and what is cleared is.
+    assert_eq!(group.one(set(5, "t", "54321", 0, 0)), Outcome::Done);
+    assert_eq!(value(&group, "t").as_deref(), Some("54321"));
+    assert_eq!(group.state.counts().retained_bytes, size);
+    assert_eq!(group.one(set(6, "t", "", 0, 0)), Outcome::Done);
+    assert_eq!(value(&group, "t"), None);
+}
+
+#[test]
+fn retained_messages_expire_with_group_time() {
+    let mut group = Harness::new();
+    let set = |index, expiry_secs| retain_with(source(1, index, 0), on("t", "v", expiry_secs), 10, 1 << 20);
+    group.one(set(1, Some(5)));
+    assert_eq!(group.state.next_deadline(), Some(GroupTime(6_000)));
+    let view = group.state.retained("t").unwrap();
+    assert_eq!(
+        (view.received_at, view.expires_at),
+        (GroupTime(1_000), Some(GroupTime(6_000)))
+    );
+    group.tick(5_999);
+    assert_eq!(value(&group, "t").as_deref(), Some("v"));
+    group.tick(6_000);
+    assert_eq!((value(&group, "t"), group.state.counts().retained), (None, 0));
+
+    // A later value brings its own deadline, or none.
+    group.one(set(2, Some(5)));
+    group.one(set(3, Some(9)));
+    assert_eq!(group.state.next_deadline(), Some(GroupTime(15_000)));
+    group.one(set(4, None));
+    assert_eq!(group.state.next_deadline(), None);
+    group.one(set(5, Some(5)));
+    group.one(retain(source(1, 6, 0), "t", ""));
+    assert_eq!(group.state.next_deadline(), None);
+}
+
+#[test]
+fn a_retained_message_that_expires_at_once_is_never_read() {
+    let mut group = Harness::new();
+    group.one(retain_with(source(1, 1, 0), on("t", "v", Some(0)), 10, 1 << 20));
+    assert_eq!(value(&group, "t"), None);
+    assert_eq!(group.state.retained_matching("#", None, 10), []);
+}
+
+#[test]
+fn r36_retained_messages_are_read_in_pieces() {
+    let mut group = Harness::new();
+    let topics = ["a", "a/b", "a/b/c", "a/c", "a-b", "b", "$SYS/a", "/a"];
+    for (index, topic) in topics.into_iter().enumerate() {
+        group.one(retain(source(1, index as u64 + 1, 0), topic, "v"));
+    }
+    let read = |filter: &str, after: Option<&str>, count_max| -> Vec<String> {
+        let views = group.state.retained_matching(filter, after, count_max);
+        views
+            .iter()
+            .map(|view| view.message.topic().to_string())
+            .collect()
+    };
+    assert_eq!(read("a/#", None, 10), ["a", "a/b", "a/b/c", "a/c"]);
+    assert_eq!(read("a/+", None, 10), ["a/b", "a/c"]);
+    assert_eq!(read("a/b", None, 10), ["a/b"]);
+    assert_eq!(read("+", None, 10), ["a", "a-b", "b"]);
+    assert_eq!(read("$SYS/#", None, 10), ["$SYS/a"]);
+    assert_eq!(read("nothing", None, 10), [""; 0]);
+    let mut pieces: Vec<String> = Vec::new();
+    loop {
+        let piece = read("#", pieces.last().map(String::as_str), 2);
+        assert!(piece.len() <= 2);
+        if piece.is_empty() {
+            break;
+        }
+        pieces.extend(piece);
+    }
+    // Level by level.
+    assert_eq!(pieces, ["/a", "a", "a/b", "a/b/c", "a/c", "a-b", "b"]);
+}
+
+fn to_outbox(payload: &str, targets: Vec<Target>) -> Command {
+    Command::Publish(PublishCommand {
+        origin: Origin::Server,
+        message: on("t", payload, Some(9)),
+        targets,
+        set_retained: true,
+    })
+}
+
+#[test]
+fn r35_retained_writes_leave_in_the_order_of_the_log() {
+    let mut group = Harness::new();
+    let subscriber = group.open("s");
+    let commands = vec![to_outbox("1", vec![]), to_outbox("2", vec![subscriber.target()])];
+    assert_eq!(group.run(commands), [published(0, 0), published(1, 0)]);
+    assert_eq!(
+        group
+            .events
+            .iter()
+            .filter(|event| **event == Event::RetainedQueued)
+            .count(),
+        2
+    );
+    group.one(to_outbox("3", vec![]));
+    let sent = |group: &Harness, after, count_max| -> Vec<(RetainedSource, String)> {
+        let writes = group.state.outbox(after, count_max);
+        writes
+            .iter()
+            .map(|write| (write.source, text(&write.message)))
+            .collect()
+    };
+    let (one, two, three) = (source(3, 2, 0), source(3, 2, 1), source(3, 3, 0));
+    let all = [
+        (one, "1".to_string()),
+        (two, "2".to_string()),
+        (three, "3".to_string()),
+    ];
+    assert_eq!(sent(&group, None, 9), all);
+    assert_eq!(sent(&group, None, 1), all[..1]);
+    assert_eq!(sent(&group, Some(one), 9), all[1..]);
+    assert_eq!(group.state.outbox(None, 1)[0].expires_at, Some(GroupTime(10_000)));
+
+    assert_eq!(group.state.outbox_last(), Some(three));
+    group.one(Command::RetainedTaken { up_to: two });
+    assert_eq!(sent(&group, None, 9), all[2..]);
+    // Its other reference keeps the message; somebody else's writes are not ours.
+    assert_eq!(group.payloads(&subscriber.queue()), ["2"]);
+    group.one(Command::RetainedTaken {
+        up_to: source(4, 99, 0),
+    });
+    assert_eq!(group.state.counts().outbox, 1);
+    group.one(Command::RetainedTaken { up_to: two });
+    assert_eq!(sent(&group, None, 9), all[2..]);
+    group.one(settle(subscriber.queue(), &[0]));
+    group.one(Command::RetainedTaken { up_to: three });
+    assert_eq!(group.state.outbox_last(), None);
+    assert_eq!(group.state.counts().messages, 0);
+}
+
+#[test]
+fn r35_a_repeated_qos_2_publish_is_not_retained_again() {
+    let mut group = Harness::new();
+    let publisher = group.open("p");
+    let command = Command::Publish(PublishCommand {
+        origin: publisher.origin(Some(1)),
+        message: on("t", "v", None),
+        targets: vec![],
+        set_retained: true,
+    });
+    assert_eq!(group.one(command.clone()), published(0, 0));
+    assert_eq!(group.one(command), DUPLICATE);
+    assert_eq!(group.state.counts().outbox, 1);
+}
+
+#[test]
+fn r36_a_page_says_where_the_next_one_begins() {
+    let mut group = Harness::new();
+    for index in 0..700 {
+        let expiry_secs = (index % 2 == 0).then_some(5);
+        let message = on(&format!("a/{index:03}/x"), "v", expiry_secs);
+        group.one(retain_with(source(1, index + 1, 0), message, 1000, 1 << 20));
+    }
+    let pages = |group: &Harness, filter: &str| {
+        let mut found = 0;
+        let (mut after, mut pages) = (None, 0);
+        loop {
+            let page = group.state.retained_page(filter, after.as_deref(), 10);
+            assert!(page.matches.len() <= 10);
+            (found, pages) = (found + page.matches.len(), pages + 1);
+            after = page.resume_after;
+            if after.is_none() {
+                return (found, pages);
+            }
+        }
+    };
+    assert_eq!(pages(&group, "a/#"), (700, 70));
+    let (found, many) = pages(&group, "a/+/y");
+    assert!(found == 0 && many > 1, "the work per page is bounded: {many}");
+    assert_eq!(group.state.retained_matching("a/+/y", None, 10), []);
+    assert_eq!(group.state.retained_matching("#", None, 300).len(), 300);
+    group.tick(6_000);
+    assert_eq!(pages(&group, "a/#").0, 350);
+}

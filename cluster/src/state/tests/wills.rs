@@ -1,0 +1,208 @@
+//! Wills (R31): kept, cut short, due, published once.
+
+use super::*;
+
+/// Opens a session of `expiry_secs` with a will of `delay_secs`.
+fn with_will(group: &mut Harness, expiry_secs: u32, delay_secs: u32) -> Opened {
+    group.open_with("c", false, expiry_secs, Some(will("w", delay_secs)))
+}
+
+#[test]
+fn r31_a_will_is_stored_with_its_connection() {
+    let mut group = Harness::new();
+    let client = with_will(&mut group, 60, 5);
+    assert_eq!(group.state.stored_will(client.session), Some(&will("w", 5)));
+    assert_eq!(group.due(), []);
+}
+
+#[test]
+fn r31_a_will_without_delay_is_due_when_the_connection_is_lost() {
+    let mut group = Harness::new();
+    let client = with_will(&mut group, 60, 0);
+    group.one(client.close());
+    assert_eq!(group.due(), [(client.session, client.epoch, "w".into())]);
+    assert!(group.has_event(&Event::WillDue {
+        session: client.session,
+        epoch: client.epoch
+    }));
+    assert_eq!(group.state.stored_will(client.session), None);
+}
+
+#[test]
+fn r31_a_normal_disconnect_forgets_the_will() {
+    for (expiry_secs, delay_secs) in [(0, 0), (60, 0), (60, 5)] {
+        let mut group = Harness::new();
+        let client = with_will(&mut group, expiry_secs, delay_secs);
+        group.one(client.close_with(false, None));
+        assert_eq!(group.state.stored_will(client.session), None);
+        group.tick(1_000_000);
+        assert_eq!(group.due(), []);
+    }
+}
+
+#[test]
+fn r31_a_delayed_will_is_due_after_its_delay() {
+    let mut group = Harness::new();
+    let client = with_will(&mut group, 60, 5);
+    group.one(client.close());
+    assert_eq!(group.state.next_deadline(), Some(GroupTime(6_000)));
+    group.tick(5_999);
+    assert_eq!(group.due(), []);
+    group.tick(6_000);
+    assert_eq!(group.due(), [(client.session, client.epoch, "w".into())]);
+    assert_eq!(
+        group.events[0],
+        Event::WillDue {
+            session: client.session,
+            epoch: client.epoch
+        }
+    );
+    assert!(group.state.session_exists(client.session));
+}
+
+#[test]
+fn r31_the_end_of_the_session_cuts_the_delay_short() {
+    let mut group = Harness::new();
+    let client = with_will(&mut group, 3, 5);
+    group.one(client.close());
+    group.tick(3_999);
+    assert_eq!(group.due(), []);
+    group.tick(4_000);
+    assert_eq!(group.due().len(), 1);
+    assert!(!group.state.session_exists(client.session));
+
+    let client = with_will(&mut group, 60, 5);
+    group.one(client.close_with(true, Some(0)));
+    assert_eq!(group.due().len(), 2);
+
+    let client = with_will(&mut group, 60, 5);
+    group.one(client.close());
+    group.one(Command::EndSession {
+        session: client.session,
+        publish_will: true,
+    });
+    assert_eq!(group.due().len(), 3);
+    assert_eq!(group.state.next_deadline(), None);
+}
+
+#[test]
+fn r31_an_ended_session_may_take_its_will_along() {
+    let mut group = Harness::new();
+    let client = with_will(&mut group, 60, 0);
+    group.one(Command::EndSession {
+        session: client.session,
+        publish_will: false,
+    });
+    assert_eq!(group.due(), []);
+}
+
+#[test]
+fn r31_a_client_that_comes_back_in_time_cancels_its_will() {
+    let mut group = Harness::new();
+    let client = with_will(&mut group, 60, 5);
+    group.one(client.close());
+    group.now = 5_999;
+    let again = group.open("c");
+    assert!(again.present);
+    group.tick(1_000_000);
+    assert_eq!(group.due(), []);
+    assert_eq!(group.state.stored_will(client.session), None);
+}
+
+#[test]
+fn r31_a_clean_start_does_not_cancel_the_will() {
+    let mut group = Harness::new();
+    let client = with_will(&mut group, 60, 5);
+    group.one(client.close());
+    let again = group.open_with("c", true, 60, Some(will("new", 0)));
+    assert_eq!(group.due(), [(client.session, client.epoch, "w".into())]);
+    assert_eq!(group.state.stored_will(again.session), Some(&will("new", 0)));
+}
+
+#[test]
+fn r31_a_takeover_decides_the_will_of_the_connection_before() {
+    // (clean start, delay, whether the will is due)
+    for (clean_start, delay_secs, due) in [
+        (false, 0, true),
+        (false, 5, false),
+        (true, 0, true),
+        (true, 5, true),
+    ] {
+        let mut group = Harness::new();
+        let client = with_will(&mut group, 60, delay_secs);
+        let again = group.open_with("c", clean_start, 60, Some(will("new", 5)));
+        let expected = [(client.session, client.epoch, "w".to_string())];
+        assert_eq!(
+            group.due(),
+            if due { &expected[..] } else { &[] },
+            "{clean_start} {delay_secs}"
+        );
+        assert_eq!(group.state.stored_will(again.session), Some(&will("new", 5)));
+        group.tick(1_000_000);
+        assert_eq!(group.due().len(), usize::from(due));
+    }
+}
+
+#[test]
+fn r31_a_due_will_is_published_once() {
+    let mut group = Harness::new();
+    let client = with_will(&mut group, 60, 0);
+    group.one(client.close());
+    let subscriber = group.open("subscriber");
+    let origin = Origin::Will {
+        session: client.session,
+        epoch: client.epoch,
+    };
+    let fire = publish(origin, message("w"), vec![subscriber.target()]);
+    assert_eq!(group.one(fire.clone()), published(1, 0));
+    assert_eq!(group.due(), []);
+    assert_eq!(group.one(fire), FENCED);
+    assert_eq!(group.payloads(&subscriber.queue()), ["w"]);
+}
+
+#[test]
+fn r31_a_will_that_is_not_due_cannot_be_published() {
+    let mut group = Harness::new();
+    let client = with_will(&mut group, 60, 5);
+    group.one(client.close());
+    let origin = Origin::Will {
+        session: client.session,
+        epoch: client.epoch,
+    };
+    assert_eq!(group.one(publish(origin, message("w"), vec![])), FENCED);
+    assert!(group.state.stored_will(client.session).is_some());
+}
+
+#[test]
+fn r31_wills_of_several_connections_are_due_side_by_side() {
+    let mut group = Harness::new();
+    let first = with_will(&mut group, 60, 0);
+    group.one(first.close());
+    let second = with_will(&mut group, 60, 0);
+    group.one(second.close());
+    assert_eq!(group.due().len(), 2);
+    group.one(Command::WillPublished {
+        session: first.session,
+        epoch: first.epoch,
+    });
+    assert_eq!(group.due(), [(second.session, second.epoch, "w".into())]);
+    // Idempotent.
+    let again = Command::WillPublished {
+        session: first.session,
+        epoch: first.epoch,
+    };
+    assert_eq!(group.one(again), Outcome::Done);
+    assert_eq!(group.due().len(), 1);
+}
+
+#[test]
+fn r31_a_will_of_a_session_that_never_ends_waits_its_whole_delay() {
+    let mut group = Harness::new();
+    let client = with_will(&mut group, u32::MAX, u32::MAX);
+    group.one(client.close());
+    let deadline = 1_000 + u64::from(u32::MAX) * 1_000;
+    assert_eq!(group.state.next_deadline(), Some(GroupTime(deadline)));
+    group.tick(deadline);
+    assert_eq!(group.due().len(), 1);
+    assert!(group.state.session_exists(client.session));
+}
