@@ -44,7 +44,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a node.
-    Serve(serve::ServeArguments),
+    Serve(Box<serve::ServeArguments>),
     /// Check and explain the configuration.
     Config(config::ConfigArguments),
 }

@@ -15,7 +15,7 @@ use crate::logging;
 pub fn reload(running: &Config, users: &ConfiguredAuthenticator, rules: &AclRules) {
     // The arguments were parsed once, so they parse.
     let arguments = match Arguments::try_parse().map(|arguments| arguments.command) {
-        Ok(Some(Command::Serve(arguments))) => arguments,
+        Ok(Some(Command::Serve(arguments))) => *arguments,
         _ => ServeArguments::default(),
     };
     let read = match config::load(&arguments.sources()) {

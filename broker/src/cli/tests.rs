@@ -11,7 +11,7 @@ use crate::config::{Config, LogLevel, Secret, Sources, UserConfig, load};
 fn serve_arguments(flags: &[&str]) -> ServeArguments {
     let words = ["quorate", "serve"].iter().chain(flags);
     match Arguments::try_parse_from(words).unwrap().command {
-        Some(Command::Serve(arguments)) => arguments,
+        Some(Command::Serve(arguments)) => *arguments,
         other => panic!("{other:?}"),
     }
 }

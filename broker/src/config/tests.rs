@@ -1,13 +1,11 @@
 //! Tests of the configuration as a whole.
 
-use std::collections::BTreeSet;
 mod checks;
 mod declared;
 mod layers;
 
 use std::io::Write;
 
-use super::schema::{Field, Section, Shape};
 use super::*;
 
 fn sources(file: &str, environment: &[(&str, &str)], flags: &[Flag]) -> (Sources, tempfile::NamedTempFile) {

@@ -1,5 +1,8 @@
 //! Tests of what follows from the declarations: defaults, reference page, bounds.
 
+use std::collections::BTreeSet;
+
+use super::super::schema::{Field, Section, Shape};
 use super::*;
 
 #[test]
