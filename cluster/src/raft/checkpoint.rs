@@ -189,7 +189,7 @@ impl CheckpointService {
         }))
     }
 
-    /// Writes what was submitted, then ends the thread. Later requests fail.
+    /// Writes what was submitted and need not wait, then ends the thread. Other requests fail.
     pub fn shutdown(&self) {
         drop(self.requests.lock().take());
         if let Some(thread) = self.thread.lock().take()
@@ -263,8 +263,8 @@ struct Writer {
 impl Writer {
     fn run(mut self, requests: &Receiver<Request>) {
         let mut open = true;
-        while open || !self.pending.is_empty() {
-            open = self.receive(requests, open);
+        while open {
+            open = self.receive(requests);
             let mut batch = Vec::new();
             let mut waiting = BTreeSet::new();
             let mut later = VecDeque::new();
@@ -287,11 +287,7 @@ impl Writer {
     }
 
     /// Takes what was submitted, waiting for it where there is nothing else to do. Returns whether more can come.
-    fn receive(&mut self, requests: &Receiver<Request>, open: bool) -> bool {
-        if !open {
-            std::thread::sleep(RETRY_INTERVAL);
-            return false;
-        }
+    fn receive(&mut self, requests: &Receiver<Request>) -> bool {
         let first = match self.pending.is_empty() {
             true => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
             false => requests.recv_timeout(RETRY_INTERVAL),

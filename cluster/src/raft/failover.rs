@@ -34,13 +34,17 @@ pub(super) fn look_after(transport: &Arc<Transport>, node: NodeId) {
     let Some(address) = led.iter().find_map(|group| group.address_of(node)) else {
         return;
     };
+    // Both directions of a connection end at once.
+    if !transport.begin_to_look_after(node) {
+        return;
+    }
+    let transport = Arc::clone(transport);
     tokio::spawn(async move {
         if is_gone(&address).await {
             tracing::info!(node = node.0, groups = led.len(), "a leader's process is gone");
-            for group in led {
-                tokio::spawn(async move { succeed(&group, node).await });
-            }
+            futures_util::future::join_all(led.iter().map(|group| succeed(group, node))).await;
         }
+        transport.end_to_look_after(node);
     });
 }
 

@@ -9,14 +9,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
-use openraft::{ChangeMembers, Config, Instant as _, Raft, ReadPolicy, ServerState, SnapshotPolicy};
-use quorate_storage::log::{GroupId, Log, SyncPolicy};
+use openraft::{ChangeMembers, Instant as _, Raft, ReadPolicy, ServerState};
+use quorate_storage::log::{GroupId, Log};
 use tokio::sync::{Mutex, mpsc};
 
 use super::checkpoint::CheckpointService;
@@ -24,71 +25,17 @@ use super::errors::{GroupStopped, MembershipError, ProposeError, StartError};
 use super::log::GroupLog;
 use super::machine::{AppliedIndex, Machine, ReplicatedState};
 use super::network::PeerFactory;
+use super::settings::GroupSettings;
 use super::status::GroupStatus;
 use super::transport::Transport;
 use super::types::{Applied, EntryData, NodeAddress, OutcomeSender, TypeConfig};
+use super::upkeep;
 use crate::state::{BatchOutcome, NodeId};
 
 /// Largest batch that can be proposed: entries are sent whole.
 pub const BATCH_BYTES_MAX: usize = 16 << 20;
 /// Longest member address.
 pub const ADDRESS_BYTES_MAX: usize = 512;
-
-/// How one group runs.
-#[derive(Clone, Debug)]
-pub struct GroupSettings {
-    /// The group.
-    pub group: GroupId,
-    /// When its entries count as stored: `Written` for the live groups.
-    pub sync: SyncPolicy,
-    /// Entries that stay in the log behind a checkpoint, for followers that are a little late.
-    pub log_entries_to_keep: u64,
-    /// Interval of a leader's heartbeats, in milliseconds.
-    pub heartbeat_millis: u64,
-    /// Shortest time without leader before an election, in milliseconds, beyond the leader's lease.
-    pub election_millis_min: u64,
-    /// Longest such time, and the length of the leader's lease, in milliseconds.
-    pub election_millis_max: u64,
-}
-
-impl GroupSettings {
-    /// The defaults for `group`, synced.
-    pub fn new(group: GroupId) -> Self {
-        Self {
-            group,
-            sync: SyncPolicy::Synced,
-            log_entries_to_keep: 20_000,
-            heartbeat_millis: 100,
-            election_millis_min: 300,
-            election_millis_max: 500,
-        }
-    }
-
-    fn raft_config(&self) -> Result<Arc<Config>, StartError> {
-        let config = Config {
-            cluster_name: format!("group-{}", self.group.0),
-            heartbeat_interval: self.heartbeat_millis,
-            heartbeat_min_interval: Some(self.heartbeat_millis),
-            election_timeout_min: self.election_millis_min,
-            election_timeout_max: self.election_millis_max,
-            enable_pre_vote: Some(true),
-            // R15: without a quorum a leader falls silent, so that the others' leases can end.
-            quorum_loss_probe_interval: Some(2 * self.election_millis_max),
-            enable_leader_restore: Some(false),
-            snapshot_policy: SnapshotPolicy::Never,
-            max_in_snapshot_log_to_keep: self.log_entries_to_keep,
-            purge_batch_size: 4096,
-            max_payload_entries: 512,
-            replication_lag_threshold: 1 << 20,
-            backoff: "50ms 100ms 200ms ...1s".to_owned(),
-            ..Config::default()
-        };
-        config
-            .validate()
-            .map(Arc::new)
-            .map_err(|error| StartError::Settings(error.to_string()))
-    }
-}
 
 /// What all groups of a node share.
 #[derive(Clone)]
@@ -114,6 +61,8 @@ struct Inner {
     applied: Arc<AppliedIndex>,
     checkpoints: Arc<CheckpointService>,
     lease: Duration,
+    /// False until a replica that may have lost the end of its log has caught up with a leader (R41).
+    trusted: AtomicBool,
     checkpointing: Mutex<()>,
     ticks: tokio::task::JoinHandle<()>,
     /// Closes when nothing of this replica uses the log or the state any more.
@@ -151,7 +100,7 @@ impl RaftGroup {
         let raft = Raft::new(node.0, config, network, log, machine)
             .await
             .map_err(|error| StartError::Stored(error.to_string()))?;
-        let ticks = tokio::spawn(tick_while_needed(raft.clone(), node.0));
+        let ticks = tokio::spawn(upkeep::tick_while_needed(raft.clone(), node.0));
         let inner = Inner {
             group,
             node,
@@ -159,6 +108,7 @@ impl RaftGroup {
             applied,
             checkpoints: Arc::clone(&parts.checkpoints),
             lease: Duration::from_millis(settings.election_millis_max),
+            trusted: AtomicBool::new(!settings.distrust_log),
             checkpointing: Mutex::default(),
             ticks,
             released: Mutex::new(released),
@@ -168,7 +118,13 @@ impl RaftGroup {
             inner: Arc::new(inner),
         };
         started.inner.transport.register(&started);
-        started.elect_if_alone().await?;
+        match settings.distrust_log {
+            true => drop(tokio::spawn(upkeep::trust_when_caught_up(
+                started.downgrade(),
+                started.raft().metrics(),
+            ))),
+            false => started.elect_if_alone().await?,
+        }
         Ok(started)
     }
 
@@ -201,6 +157,9 @@ impl RaftGroup {
 
     /// This node's place among the voters other than `lost`; `None` where it does not vote.
     pub(super) fn rank_without(&self, lost: NodeId) -> Option<u32> {
+        if !self.trusts_its_log() {
+            return None;
+        }
         let membership = Arc::clone(
             &self
                 .inner
@@ -225,6 +184,16 @@ impl RaftGroup {
             age.ok()?
                 .map_or(Duration::ZERO, |age| self.inner.lease.saturating_sub(age)),
         )
+    }
+
+    pub(super) fn trust_log(&self) {
+        self.inner.trusted.store(true, Ordering::Release);
+        self.inner.raft.runtime_config().elect(true);
+    }
+
+    /// Whether this replica may vote and lead.
+    pub(super) fn trusts_its_log(&self) -> bool {
+        self.inner.trusted.load(Ordering::Acquire)
     }
 
     /// Creates the group with these members, all voters. Exactly one node does this once in a group's life. Returns
@@ -502,21 +471,5 @@ fn checked(address: NodeAddress) -> Result<NodeAddress, MembershipError> {
             Err(MembershipError::Refused("the address is too long".to_owned()))
         }
         _ => Ok(address),
-    }
-}
-
-/// Switches ticks off while this node leads a group of one, and on again when a member is added.
-async fn tick_while_needed(raft: Raft<TypeConfig, Machine>, node: u64) {
-    let mut metrics = raft.server_metrics();
-    loop {
-        let alone = {
-            let metrics = metrics.borrow_and_update();
-            let mut members = metrics.membership_config.nodes();
-            metrics.state == ServerState::Leader && members.all(|(member, _)| *member == node)
-        };
-        raft.runtime_config().tick(!alone);
-        if metrics.changed().await.is_err() {
-            return;
-        }
     }
 }

@@ -120,6 +120,8 @@ impl RaftLogReader<TypeConfig> for GroupLog {
     {
         let (start, end) = bounds(&range);
         let chunks = stream::try_unfold((self.clone(), start), move |(log, start)| async move {
+            // Applying what is in memory never waits; other tasks want to run between the chunks.
+            tokio::task::yield_now().await;
             let chunk = log.read_held(start, end, READ_BYTES_MAX)?;
             let next = chunk.last().map(|last| last.log_id.index + 1);
             Ok::<_, io::Error>(next.map(|next| (stream::iter(chunk.into_iter().map(Ok)), (log, next))))

@@ -12,7 +12,7 @@
 //! - `log`: openraft's log store over [`quorate_storage::log::Log`].
 //! - `machine`: openraft's state machine over [`ReplicatedState`].
 //! - `checkpoint`, `lease`, `snapshot`: checkpoints of all groups of a node, and snapshots for replicas that lag.
-//! - `group`: starting, using and stopping a replica.
+//! - `group`, `upkeep`: starting, using and stopping a replica, and what goes on beside it.
 //! - `transport`, `wire`, `peer`, `network`, `server`: the messages between nodes, all groups on one connection per
 //!   peer and direction, snapshots on connections of their own.
 //! - `failover`: elections as soon as a leader's process is known to be gone.
@@ -28,12 +28,14 @@ mod machine;
 mod network;
 mod peer;
 mod server;
+mod settings;
 mod snapshot;
 mod status;
 #[cfg(test)]
 mod tests;
 mod transport;
 mod types;
+mod upkeep;
 mod wire;
 
 pub use checkpoint::{
@@ -42,9 +44,10 @@ pub use checkpoint::{
 };
 pub use codec::CodecError;
 pub use errors::{GroupStopped, MembershipError, ProposeError, StartError};
-pub use group::{ADDRESS_BYTES_MAX, BATCH_BYTES_MAX, GroupChanges, GroupSettings, NodeParts, RaftGroup};
+pub use group::{ADDRESS_BYTES_MAX, BATCH_BYTES_MAX, GroupChanges, NodeParts, RaftGroup};
 pub use machine::{ReplicatedState, StateError};
 pub use server::PeerService;
+pub use settings::GroupSettings;
 pub use status::{GroupMember, GroupRole, GroupStatus};
 pub use transport::{NodeIdentity, Transport, server_builder};
 pub use types::NodeAddress;

@@ -187,9 +187,9 @@ impl RaftNetworkV2<TypeConfig> for GroupPeer {
         let number = stream.as_ref().map_or(0, |stream| stream.number);
         let sent = input.then(move |append| {
             let peer = Arc::clone(&peer);
-            async move { Self::appended(Self::send_append(&peer, group, append, number).await) }
+            async move { Self::send_append(&peer, group, append, number).await }
         });
-        let answers = sent.buffered(APPENDS_IN_FLIGHT);
+        let answers = sent.map(Self::appended).buffered(APPENDS_IN_FLIGHT);
         // What comes behind a failure was refused with it; openraft starts a new stream.
         let answers = answers.scan((false, stream), |(failed, _stream), answer| {
             let ended = std::mem::replace(failed, !matches!(answer, Ok(Ok(_))));

@@ -37,6 +37,9 @@ const SNAPSHOTS_MAX: usize = 2;
 /// A snapshot of which nothing came for so long has failed.
 const SNAPSHOT_STALL_MAX: Duration = Duration::from_secs(15);
 
+/// An append and the number its answer repeats.
+type NumberedAppend = (u64, AppendEntriesRequest<TypeConfig>);
+
 /// Answers the peers' calls.
 pub struct PeerService {
     transport: Arc<Transport>,
@@ -156,7 +159,7 @@ async fn receive(
 struct Connection {
     transport: Arc<Transport>,
     answers: mpsc::UnboundedSender<Answer>,
-    streams: HashMap<(GroupId, u64), mpsc::Sender<(u64, AppendEntriesRequest<TypeConfig>)>>,
+    streams: HashMap<(GroupId, u64), mpsc::Sender<NumberedAppend>>,
 }
 
 impl Connection {
@@ -241,7 +244,7 @@ impl Connection {
 /// Feeds one stream of appends to its group and passes the answers on, up to the first failure.
 async fn append_stream(
     group: RaftGroup,
-    mut requests: mpsc::Receiver<(u64, AppendEntriesRequest<TypeConfig>)>,
+    mut requests: mpsc::Receiver<NumberedAppend>,
     answers: mpsc::UnboundedSender<Answer>,
 ) {
     let numbers = Arc::new(Mutex::new(VecDeque::new()));
@@ -280,6 +283,9 @@ async fn carry_out(group: &RaftGroup, body: RequestBody) -> Result<AnswerBody, S
                 .await
                 .map_err(|error| error.to_string())?;
             wire::appended_to_wire(answer.into_stream_result(previous, last))
+        }
+        RequestBody::Vote(_) | RequestBody::PreVote(_) if !group.trusts_its_log() => {
+            return Err("the log may have lost its end".to_owned());
         }
         RequestBody::Vote(request) => {
             let request = wire::vote_request_from_wire(request).map_err(wrong)?;

@@ -4,7 +4,7 @@
 //! addresses are reused: a node that answers at a peer's address is not the peer. See `peer` for the sending side,
 //! `server` for the receiving one, `failover` for what a broken connection starts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -58,6 +58,8 @@ pub struct Transport {
     peers: Mutex<HashMap<NodeId, Weak<Peer>>>,
     /// Newest start of each node that has said hello.
     incarnations: Mutex<HashMap<NodeId, u64>>,
+    /// Nodes that `failover` is looking after.
+    looked_after: Mutex<HashSet<NodeId>>,
 }
 
 impl Transport {
@@ -68,6 +70,7 @@ impl Transport {
             groups: Mutex::default(),
             peers: Mutex::default(),
             incarnations: Mutex::default(),
+            looked_after: Mutex::default(),
         })
     }
 
@@ -118,6 +121,15 @@ impl Transport {
     /// A connection to or from `node` ended.
     pub(super) fn connection_ended(self: &Arc<Self>, node: NodeId) {
         failover::look_after(self, node);
+    }
+
+    /// Whether nobody was looking after `node` yet.
+    pub(super) fn begin_to_look_after(&self, node: NodeId) -> bool {
+        self.looked_after.lock().insert(node)
+    }
+
+    pub(super) fn end_to_look_after(&self, node: NodeId) {
+        self.looked_after.lock().remove(&node);
     }
 
     pub(super) fn hello_to(&self, peer: NodeId) -> Hello {

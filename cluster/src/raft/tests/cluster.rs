@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use quorate_storage::log::Log;
+use quorate_storage::log::{Log, SyncPolicy};
 
 use super::harness::{Cluster, Node};
 use super::{GROUP, within};
@@ -216,6 +216,67 @@ async fn members_come_as_learners_and_go() {
             .members
             .contains_key(&NodeId(1))
     );
+    cluster.check_same().await;
+}
+
+/// A group that is written and not synced.
+fn unsynced() -> GroupSettings {
+    GroupSettings {
+        sync: SyncPolicy::Written,
+        ..settings()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_that_lost_the_end_of_its_log_is_brought_up_to_date() {
+    let mut cluster = Cluster::start(3, &unsynced()).await;
+    cluster.propose_many("key", 200).await;
+    cluster.settled().await;
+    let lost = cluster.follower().await;
+    cluster.nodes[lost].kill().await;
+    cluster.nodes[lost].disk.log.lose_end(GROUP, 50);
+    cluster.nodes[lost].settings.distrust_log = true;
+    cluster.nodes[lost].start().await;
+    assert_eq!(cluster.propose("key=more").await, 201);
+    cluster.check_same().await;
+    // It votes again: with it alone the leader's successor has a majority.
+    within(async {
+        while !cluster.nodes[lost].group().trusts_its_log() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let leader = cluster.leader().await;
+    cluster.nodes[leader].kill().await;
+    assert_eq!(cluster.propose("key=again").await, 202);
+    cluster.check_same().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_may_have_lost_entries_elects_nobody() {
+    let mut cluster = Cluster::start(3, &unsynced()).await;
+    // The third node is away and lacks what is answered now.
+    let behind = cluster.follower().await;
+    cluster.nodes[behind].kill().await;
+    cluster.propose_many("key", 100).await;
+    cluster.settled().await;
+    let leader = cluster.leader().await;
+    let lost = (0..3).find(|node| *node != leader && *node != behind).unwrap();
+    cluster.nodes[leader].kill().await;
+    cluster.nodes[lost].kill().await;
+    cluster.nodes[lost].disk.log.lose_end(GROUP, 80);
+    cluster.nodes[lost].settings.distrust_log = true;
+    cluster.nodes[lost].start().await;
+    cluster.nodes[behind].start().await;
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    for node in [lost, behind] {
+        assert!(
+            !cluster.nodes[node].group().is_leader(),
+            "answered entries would be lost"
+        );
+    }
+    cluster.nodes[leader].start().await;
+    assert_eq!(cluster.propose("key=more").await, 101);
     cluster.check_same().await;
 }
 

@@ -3,10 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use quorate_storage::faulty::{CrashMode, FaultyDisk};
+use quorate_storage::log::Log;
+use quorate_storage::wal::Wal;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tonic::transport::server::TcpIncoming;
@@ -28,7 +32,22 @@ pub(super) struct Node {
     pub(super) settings: GroupSettings,
     cluster: u128,
     incarnation: u64,
+    wal: Option<PowerCutWal>,
     running: Option<(Runtime, RaftGroup)>,
+}
+
+/// A write-ahead log on a disk that loses what was not synced.
+struct PowerCutWal {
+    disk: FaultyDisk,
+    open: Option<Arc<Wal>>,
+}
+
+impl PowerCutWal {
+    fn open(&mut self) -> Arc<Wal> {
+        let wal = Arc::new(super::wal::open(Arc::new(self.disk.clone()), Path::new("/wal")));
+        self.open = Some(Arc::clone(&wal));
+        wal
+    }
 }
 
 impl Node {
@@ -43,6 +62,7 @@ impl Node {
             settings: settings.clone(),
             cluster: 7,
             incarnation: 0,
+            wal: None,
             running: None,
         }
     }
@@ -50,6 +70,14 @@ impl Node {
     /// A node of another cluster.
     pub(super) fn in_cluster(mut self, cluster: u128) -> Self {
         self.cluster = cluster;
+        self
+    }
+
+    /// A node whose log is a write-ahead log; `seed` decides what is lost when the power goes.
+    pub(super) fn with_wal(mut self, seed: u64) -> Self {
+        let disk = FaultyDisk::new(seed);
+        disk.set_crash_mode(CrashMode::Any);
+        self.wal = Some(PowerCutWal { disk, open: None });
         self
     }
 
@@ -77,14 +105,13 @@ impl Node {
         };
         let transport = Transport::new(identity);
         let checkpoints = self.disk.checkpoint_settings();
+        let log: Arc<dyn Log> = match &mut self.wal {
+            Some(wal) => wal.open(),
+            None => self.disk.log.clone(),
+        };
         let parts = NodeParts {
-            log: self.disk.log.clone(),
-            checkpoints: CheckpointService::start(
-                self.disk.store.clone(),
-                self.disk.log.clone(),
-                checkpoints,
-            )
-            .unwrap(),
+            log: log.clone(),
+            checkpoints: CheckpointService::start(self.disk.store.clone(), log, checkpoints).unwrap(),
             transport: Arc::clone(&transport),
         };
         let (settings, state, address) = (self.settings.clone(), self.table.state(), self.address);
@@ -112,6 +139,15 @@ impl Node {
             .unwrap();
     }
 
+    /// Cuts the power: what the log's disk has not synced is lost.
+    pub(super) async fn cut_power(&mut self) {
+        let wal = self.wal.as_mut().expect("a node with a log on a disk");
+        let open = wal.open.take().expect("the node runs");
+        tokio::task::spawn_blocking(move || open.abandon()).await.unwrap();
+        wal.disk.crash();
+        self.kill().await;
+    }
+
     pub(super) fn is_running(&self) -> bool {
         self.running.is_some()
     }
@@ -125,11 +161,18 @@ pub(super) struct Cluster {
 impl Cluster {
     /// Starts `count` nodes, numbered from 1, as voters of one group that has a leader.
     pub(super) async fn start(count: u64, settings: &GroupSettings) -> Self {
-        let mut cluster = Self { nodes: Vec::new() };
+        let mut nodes = Vec::new();
         for id in 1..=count {
-            let mut node = Node::new(id, settings).await;
+            nodes.push(Node::new(id, settings).await);
+        }
+        Self::of(nodes).await
+    }
+
+    /// Starts these nodes as voters of one group that has a leader.
+    pub(super) async fn of(nodes: Vec<Node>) -> Self {
+        let mut cluster = Self { nodes };
+        for node in &mut cluster.nodes {
             node.start().await;
-            cluster.nodes.push(node);
         }
         let members: BTreeMap<_, _> = cluster
             .nodes

@@ -61,6 +61,16 @@ impl MemoryLog {
         self.inner.lock().held.as_ref().map_or(0, Vec::len)
     }
 
+    /// Loses the last `count` entries of `group`, as an unsynced log may.
+    pub(crate) fn lose_end(&self, group: GroupId, count: usize) {
+        let mut inner = self.inner.lock();
+        let group = inner.groups.entry(group).or_default();
+        for _ in 0..count {
+            group.entries.pop_last();
+        }
+        group.committed = group.committed.min(group.last());
+    }
+
     /// Fails every later operation.
     pub(crate) fn break_disk(&self) {
         self.inner.lock().broken = true;

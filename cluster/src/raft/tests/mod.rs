@@ -8,6 +8,7 @@ mod memory_store;
 mod single;
 mod suite;
 mod table;
+mod wal;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
+use quorate_storage::disk::RealDisk;
 use quorate_storage::log::{Completion, GroupId, GroupLogState, Log, LogEntry, LogPosition, SyncPolicy};
 use tokio::sync::mpsc;
 
-use super::memory_log::MemoryLog;
 use super::table::Table;
 use super::{Disk, GROUP, parts_over};
 use crate::raft::log::GroupLog;
@@ -15,7 +15,7 @@ use crate::raft::machine::Machine;
 use crate::raft::types::TypeConfig;
 
 /// The suite checkpoints what was never in the log, so that the log must not hold checkpoints up.
-struct Synced(Arc<MemoryLog>);
+struct Synced(Arc<dyn Log>);
 
 impl Log for Synced {
     fn set_sync_policy(&self, group: GroupId, policy: SyncPolicy) {
@@ -50,12 +50,14 @@ impl Log for Synced {
     }
 }
 
-struct Builder;
+/// Makes the log for a test; what it returns beside is kept until the test has ended.
+struct Builder(fn() -> (Arc<dyn Log>, Option<tempfile::TempDir>));
 
-impl StoreBuilder<TypeConfig, GroupLog, Machine, Disk> for Builder {
-    async fn build(&self) -> Result<(Disk, GroupLog, Machine), StorageError<TypeConfig>> {
+impl StoreBuilder<TypeConfig, GroupLog, Machine, Kept> for Builder {
+    async fn build(&self) -> Result<(Kept, GroupLog, Machine), StorageError<TypeConfig>> {
         let disk = Disk::new();
-        let log: Arc<dyn Log> = Arc::new(Synced(disk.log.clone()));
+        let (log, directory) = (self.0)();
+        let log: Arc<dyn Log> = Arc::new(Synced(log));
         let parts = parts_over(1, log.clone(), disk.store.clone(), disk.checkpoint_settings());
         let (in_use, _) = mpsc::channel(1);
         let state = Box::new(Table::default().state());
@@ -63,11 +65,27 @@ impl StoreBuilder<TypeConfig, GroupLog, Machine, Disk> for Builder {
             .await
             .unwrap();
         machine.allow_gaps();
-        Ok((disk, GroupLog::new(log, GROUP, in_use), machine))
+        Ok(((disk, directory), GroupLog::new(log, GROUP, in_use), machine))
     }
 }
 
+type Kept = (Disk, Option<tempfile::TempDir>);
+
 #[tokio::test]
-async fn openraft_accepts_the_log_store_and_the_state_machine() {
-    Suite::test_all(Builder).await.unwrap();
+async fn openraft_accepts_the_state_machine_and_a_log_in_memory() {
+    Suite::test_all(Builder(|| {
+        (Arc::new(super::memory_log::MemoryLog::default()), None)
+    }))
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn openraft_accepts_the_state_machine_and_the_write_ahead_log() {
+    let open = || {
+        let directory = tempfile::tempdir().unwrap();
+        let log: Arc<dyn Log> = Arc::new(super::wal::open(Arc::new(RealDisk), directory.path()));
+        (log, Some(directory))
+    };
+    Suite::test_all(Builder(open)).await.unwrap();
 }
