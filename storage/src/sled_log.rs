@@ -49,6 +49,8 @@ struct Group {
     syncing: u64,
     /// Keys up to this index are still to be removed.
     leftover_to: Option<u64>,
+    /// A reset was cut off: no entry counts.
+    resetting: bool,
 }
 
 impl Group {
@@ -122,17 +124,23 @@ impl SledLog {
         let log = database.tree("log")?;
         let hard_state = database.tree("hard state")?;
         let groups = encoding::load(&log, &hard_state)?;
+        let (reset, groups): (Vec<_>, Vec<_>) = groups.into_iter().partition(|(_, group)| group.resetting);
         let state = Mutex::new(State {
-            groups,
+            groups: groups.into_iter().collect(),
             ..State::default()
         });
-        let shared = Arc::new(Shared {
+        let shared = Shared {
             log,
             hard_state,
             state,
             wake: Condvar::new(),
             database,
-        });
+        };
+        reset
+            .iter()
+            .try_for_each(|(number, _)| shared.finish_reset(*number))?;
+        shared.database.sync()?;
+        let shared = Arc::new(shared);
         let flusher = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("sled-log-flusher".to_owned())
@@ -278,15 +286,23 @@ impl Shared {
         Ok(())
     }
 
+    /// Forgets a group. The first batch decides: it takes the hard state away and says that entries no longer count.
     fn reset(&self, number: GroupId, group: &mut Group) -> io::Result<()> {
-        self.truncate(number, group, None)?;
-        while self.remove_some(number, u64::MAX)? {}
         let mut batch = sled::Batch::default();
         for kind in [StateKind::Vote, StateKind::Committed, StateKind::Purged] {
             batch.remove(encoding::state_key(number, kind).as_slice());
         }
+        batch.insert(encoding::state_key(number, StateKind::Reset).as_slice(), &[]);
         self.hard_state.apply_batch(batch).map_err(encoding::io_error)?;
         *group = Group::default();
+        self.finish_reset(number)
+    }
+
+    fn finish_reset(&self, number: GroupId) -> io::Result<()> {
+        while self.remove_some(number, u64::MAX)? {}
+        self.hard_state
+            .remove(encoding::state_key(number, StateKind::Reset))
+            .map_err(encoding::io_error)?;
         Ok(())
     }
 

@@ -32,7 +32,7 @@ impl ModelGroup {
 }
 
 /// All groups as they should be.
-pub(crate) type Model = BTreeMap<GroupId, ModelGroup>;
+pub(crate) type Model = BTreeMap<GroupId, Arc<ModelGroup>>;
 
 /// An operation on a log.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ impl Operation {
     /// Draws an operation that is possible in `model`.
     pub(crate) fn draw(random: &mut SplitMix, model: &Model, number: u64) -> Self {
         let group = GroupId(random.below(4) as u16 * 3);
-        let state = model.get(&group).cloned().unwrap_or_default();
+        let state: Arc<ModelGroup> = model.get(&group).cloned().unwrap_or_default();
         let last = state.last();
         let first = state.entries.first_key_value().map(|(index, _)| *index);
         let term = last.map_or(1, |last| last.term) + u64::from(random.one_in(5));
@@ -116,23 +116,27 @@ impl Operation {
     pub(crate) fn apply(&self, model: &mut Model) {
         match self {
             Self::Append(group, entries) => {
-                let held = &mut model.entry(*group).or_default().entries;
+                let held = &mut Arc::make_mut(model.entry(*group).or_default()).entries;
                 held.extend(entries.iter().map(|entry| (entry.position.index, entry.clone())));
             }
-            Self::Vote(group, vote) => model.entry(*group).or_default().vote = Some(vote.clone()),
+            Self::Vote(group, vote) => {
+                Arc::make_mut(model.entry(*group).or_default()).vote = Some(vote.clone());
+            }
             Self::Truncate(group, index) => {
                 let from = index.map_or(0, |index| index + 1);
-                model.entry(*group).or_default().entries.split_off(&from);
+                Arc::make_mut(model.entry(*group).or_default())
+                    .entries
+                    .split_off(&from);
             }
             Self::Purge(group, position) => {
-                let state = model.entry(*group).or_default();
+                let state = Arc::make_mut(model.entry(*group).or_default());
                 if state.purged.is_none_or(|purged| purged.index < position.index) {
                     state.entries = state.entries.split_off(&(position.index + 1));
                     state.purged = Some(*position);
                 }
             }
             Self::Reset(group) => {
-                model.insert(*group, ModelGroup::default());
+                model.insert(*group, Arc::default());
             }
         }
     }
@@ -164,14 +168,14 @@ pub(crate) fn observe(log: &dyn Log) -> Model {
             entries,
         };
         assert_eq!(observed.last(), state.last, "last of {group:?}");
-        model.insert(group, observed);
+        model.insert(group, Arc::new(observed));
     }
     model
 }
 
 /// A model in a few words, for messages.
 pub(crate) fn describe(model: &Model) -> String {
-    let group = |(group, state): (&GroupId, &ModelGroup)| {
+    let group = |(group, state): (&GroupId, &Arc<ModelGroup>)| {
         let purged = state.purged.map(|purged| purged.index);
         let vote = state.vote.as_deref().map(|vote| vote.escape_ascii().to_string());
         let terms: Vec<(u64, u64)> = state
@@ -191,11 +195,13 @@ pub(crate) fn describe(model: &Model) -> String {
 
 /// Whether two models are the same, where a group without content and no group are.
 pub(crate) fn same(one: &Model, other: &Model) -> bool {
-    let content = |model: &Model| -> Vec<(GroupId, ModelGroup)> {
-        let groups = model.iter().filter(|(_, state)| **state != ModelGroup::default());
-        groups.map(|(group, state)| (*group, state.clone())).collect()
-    };
-    content(one) == content(other)
+    let empty = Arc::default();
+    let in_other = |(group, state): (&GroupId, &Arc<ModelGroup>)| other.get(group).unwrap_or(&empty) == state;
+    let not_in_one = |group: &GroupId| !one.contains_key(group);
+    one.iter().all(in_other)
+        && other
+            .iter()
+            .all(|(group, state)| !not_in_one(group) || *state == empty)
 }
 
 /// Submitted operations since a state that is known to be durable, and how many are completed.

@@ -148,7 +148,9 @@ impl Subject for Sled {
         if clean {
             return log.close().unwrap();
         }
-        // What a killed process leaves is what is in its files now; sled's own end would write more.
+        // What a killed process leaves is what is in its files now; sled's own end would write more. Nothing may be
+        // written during the copy.
+        log.abandon();
         let killed = self.path();
         self.runs += 1;
         copy_dir(&killed, &self.path());

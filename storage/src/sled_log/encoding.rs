@@ -5,6 +5,7 @@
 //! | `log` | group u16, index u64, part u16 = 0 | CRC-32C u32 of key and rest, term u64, leader u64, payload length u32, CRC-32C u32 of the payload, first part of the payload |
 //! | `log` | group u16, index u64, part u16 | that part of the payload |
 //! | `hard state` | group u16, `v`, `c` or `p` | CRC-32C u32 of the rest, the vote; for committed and purged: term, leader, index u64 |
+//! | `hard state` | group u16, `r` | nothing: the group was reset, and its entries are being removed |
 //!
 //! A part is 48 KiB: sled makes a file of its own for longer values.
 
@@ -39,6 +40,7 @@ pub(super) enum StateKind {
     Vote = b'v' as isize,
     Committed = b'c' as isize,
     Purged = b'p' as isize,
+    Reset = b'r' as isize,
 }
 
 pub(super) fn state_key(group: GroupId, kind: StateKind) -> [u8; 3] {
@@ -213,6 +215,7 @@ pub(super) fn load(log: &sled::Tree, hard_state: &sled::Tree) -> io::Result<BTre
             b'v' => group.vote = Some(Bytes::copy_from_slice(decode_state(&value)?)),
             b'c' => group.committed = Some(decode_position(&value)?),
             b'p' => group.purged = Some(decode_position(&value)?),
+            b'r' => group.resetting = true,
             _ => return Err(corrupt("a key of the hard state")),
         }
     }
@@ -220,6 +223,9 @@ pub(super) fn load(log: &sled::Tree, hard_state: &sled::Tree) -> io::Result<BTre
         let (key, value) = item.map_err(io_error)?;
         let (number, index, part) = decode_key(&key)?;
         let group = groups.entry(number).or_default();
+        if group.resetting {
+            continue;
+        }
         if let Some(purged) = group.purged.filter(|purged| index <= purged.index) {
             group.leftover_to = Some(purged.index);
         } else if part == 0 {

@@ -6,11 +6,15 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::{Change, Entry, StateError, StateStore};
 use crate::disk::{self, Disk, RealDisk};
+
+/// How long to wait for an earlier handle of this process to let go of the database.
+const UNLOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Settings of a store.
 #[derive(Clone, Debug)]
@@ -44,6 +48,23 @@ pub(crate) fn io_error(error: sled::Error) -> io::Error {
     }
 }
 
+/// Opens a database. One that this process had open a moment ago may still be locked by sled's own threads, which end
+/// after the last handle is dropped; other processes are kept off by the lock of the data directory.
+fn open_when_unlocked(config: &sled::Config) -> io::Result<sled::Db> {
+    let began = Instant::now();
+    loop {
+        match config.open() {
+            Err(sled::Error::Io(error))
+                if error.to_string().contains("could not acquire lock")
+                    && began.elapsed() < UNLOCK_WAIT_MAX =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            other => return other.map_err(io_error),
+        }
+    }
+}
+
 impl SyncedDatabase {
     pub(crate) fn open(path: &Path, options: &SledOptions) -> io::Result<Self> {
         disk::create_dir_all_synced(&RealDisk, path)?;
@@ -53,7 +74,7 @@ impl SyncedDatabase {
             .cache_capacity(options.cache_bytes)
             .flush_every_ms(None)
             .use_compression(false);
-        let database = config.open().map_err(io_error)?;
+        let database = open_when_unlocked(&config)?;
         let file = File::options().read(true).write(true).open(path.join("db"))?;
         let opened = Self {
             database,

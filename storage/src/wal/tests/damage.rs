@@ -1,0 +1,170 @@
+//! Torn ends and damage: which is cut off, which is refused.
+
+use super::*;
+
+#[test]
+fn an_unsynced_tail_is_cut_off_and_reported() {
+    let disk = FaultyDisk::new(1);
+    let wal = open(&disk);
+    append(&wal, GROUP, 1, 100);
+    flush(&wal);
+    let (path, size) = last_segment(&disk);
+    // The next flush dies half written.
+    disk.kill();
+    let file = disk.open(&path).unwrap();
+    file.write_at(size, &[7; 50]).unwrap();
+    drop(wal);
+    let wal = open(&disk);
+    let torn = wal.recovery().torn.clone().unwrap();
+    assert_eq!((torn.file, torn.offset, torn.bytes), (path, size, 50));
+    assert_eq!(indexes(&wal, GROUP), [1]);
+    append(&wal, GROUP, 2, 100);
+    wal.close().unwrap();
+    let wal = open(&disk);
+    assert_eq!(wal.recovery().torn, None, "it is cut off once");
+    assert_eq!(indexes(&wal, GROUP), [1, 2]);
+}
+
+#[test]
+fn every_flipped_bit_in_synced_data_is_corruption_and_names_the_place() {
+    let disk = FaultyDisk::new(1);
+    let wal = open(&disk);
+    for index in 1..=3 {
+        append(&wal, GROUP, index, 20);
+        flush(&wal);
+    }
+    wal.close().unwrap();
+    let (path, size) = last_segment(&disk);
+    // All but the last mark, which nothing acknowledged rests on.
+    for offset in 0..size - 35 {
+        let bit = (offset % 8) as u8;
+        disk.flip_bit(&path, offset, bit).unwrap();
+        disk.kill();
+        match open_with(&disk, options()) {
+            Err(WalError::Corrupt { file, offset: at, .. }) => {
+                assert_eq!(file, path);
+                assert!(at <= offset, "{at} is where the record of {offset} starts");
+            }
+            other => panic!("byte {offset}: {other:?}"),
+        }
+        disk.flip_bit(&path, offset, bit).unwrap();
+    }
+    disk.kill();
+    assert_eq!(indexes(&open(&disk), GROUP), [1, 2, 3]);
+}
+
+#[test]
+fn damage_in_a_closed_segment_is_corruption() {
+    let disk = FaultyDisk::new(1);
+    let wal = open(&disk);
+    for index in 1..=8 {
+        append(&wal, GROUP, index, 1500);
+        flush(&wal);
+    }
+    wal.close().unwrap();
+    assert!(wal.stats().segments > 2);
+    let first = Path::new("/wal").join(segment::file_name(1));
+    let size = disk.open(&first).unwrap().size().unwrap();
+    disk.flip_bit(&first, size - 1, 0).unwrap();
+    disk.kill();
+    assert!(matches!(open_with(&disk, options()), Err(WalError::Corrupt { file, .. }) if file == first));
+}
+
+#[test]
+fn a_missing_segment_is_corruption() {
+    let disk = FaultyDisk::new(1);
+    let wal = open(&disk);
+    for index in 1..=8 {
+        append(&wal, GROUP, index, 1500);
+        flush(&wal);
+    }
+    wal.close().unwrap();
+    let second = Path::new("/wal").join(segment::file_name(2));
+    disk.remove(&second).unwrap();
+    assert!(matches!(open_with(&disk, options()), Err(WalError::Corrupt { file, .. }) if file == second));
+}
+
+#[test]
+fn files_of_another_volume_are_refused() {
+    let disk = FaultyDisk::new(1);
+    let wal = open(&disk);
+    append(&wal, GROUP, 1, 10);
+    wal.close().unwrap();
+    let other = Wal::open(
+        Arc::new(disk.clone()),
+        Path::new("/wal"),
+        VolumeId([4; 16]),
+        options(),
+    );
+    assert!(matches!(other, Err(WalError::Foreign { .. })));
+}
+
+#[test]
+fn a_hole_in_the_unsynced_part_is_a_torn_tail_and_one_before_synced_data_is_not() {
+    let disk = FaultyDisk::new(1);
+    let wal = open(&disk);
+    wal.set_sync_policy(GROUP, SyncPolicy::Written);
+    append(&wal, GROUP, 1, 100);
+    wal.save_vote(GROUP, Bytes::from_static(b"vote"), nothing());
+    flush(&wal);
+    let (path, synced_end) = last_segment(&disk);
+    append(&wal, GROUP, 2, 600);
+    flush(&wal);
+    append(&wal, GROUP, 3, 600);
+    flush(&wal);
+    // The power cut kept entry 3 and lost entry 2.
+    disk.flip_bit(&path, synced_end + 100, 1).unwrap();
+    disk.kill();
+    drop(wal);
+    let wal = open(&disk);
+    let torn = wal.recovery().torn.clone().unwrap();
+    assert!(torn.offset >= synced_end - 35 && torn.bytes > 1200, "{torn:?}");
+    assert_eq!(indexes(&wal, GROUP), [1]);
+    assert_eq!(wal.state(GROUP).vote.unwrap(), "vote");
+}
+
+#[test]
+fn what_a_failed_sync_left_in_the_cache_is_written_again_before_it_is_believed() {
+    for seed in 0..50 {
+        let disk = FaultyDisk::new(seed);
+        disk.set_crash_mode(CrashMode::Lost);
+        let wal = open(&disk);
+        append(&wal, GROUP, 1, 700);
+        flush(&wal);
+        disk.fail_sync("wal", 0);
+        wal.append(GROUP, vec![entry(2, 700)], nothing());
+        assert!(wal.flush_once().is_err());
+        // Same boot: the page cache shows entry 2, the platter may not have it.
+        disk.kill();
+        drop(wal);
+        let wal = open(&disk);
+        assert_eq!(wal.state(GROUP).last, Some(position(2)));
+        disk.crash();
+        drop(wal);
+        assert_eq!(
+            indexes(&open(&disk), GROUP),
+            [1, 2],
+            "seed {seed}: what was told is durable"
+        );
+    }
+}
+
+#[test]
+fn damage_under_an_old_entry_is_an_error_when_it_is_read() {
+    let disk = FaultyDisk::new(1);
+    let wal = open_with(
+        &disk,
+        WalOptions {
+            tail_bytes_max: 0,
+            ..options()
+        },
+    )
+    .unwrap();
+    append(&wal, GROUP, 1, 100);
+    flush(&wal);
+    let (path, size) = last_segment(&disk);
+    disk.flip_bit(&path, size - 60, 0).unwrap();
+    let error = wal.read(GROUP, 1, 2, usize::MAX).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+}
