@@ -21,8 +21,10 @@ pub enum Binds {
     /// A server, perhaps among others.
     #[default]
     Server,
-    /// Clients alone: nothing a server does or leaves undone can break it.
+    /// Clients alone. What this server does when one breaks it may be shown all the same.
     Client,
+    /// Servers that connect to other servers as a client, which this one does not.
+    Bridge,
 }
 
 /// One normative statement.
@@ -130,10 +132,15 @@ fn functions_of(text: &str) -> Vec<&str> {
     functions
 }
 
-/// What is wrong with the lists: server-binding statements without test, and tests that do not exist.
+/// What is wrong with the lists: server-binding statements without test, tests that do not exist, and gaps.
 pub fn faults(standards: &[Standard], functions: &BTreeSet<String>) -> Vec<String> {
     let mut faults = Vec::new();
     for standard in standards {
+        faults.extend(
+            gaps(standard)
+                .into_iter()
+                .map(|gap| format!("{} {gap} is missing", standard.name)),
+        );
         for (id, statement) in &standard.statements {
             if statement.binds == Binds::Server && statement.tests.is_empty() {
                 faults.push(format!("{} {id} binds a server and names no test", standard.name));
@@ -145,6 +152,22 @@ pub fn faults(standards: &[Standard], functions: &BTreeSet<String>) -> Vec<Strin
         }
     }
     faults
+}
+
+/// Statements that are missing: both standards number them without gaps within a section, but for one.
+fn gaps(standard: &Standard) -> Vec<String> {
+    const NEVER_GIVEN: (&str, &str) = ("MQTT 5.0", "MQTT-2.2.1-1");
+    let mut gaps = Vec::new();
+    for (id, _) in &standard.statements {
+        let (section, number) = id.rsplit_once('-').expect("section and number");
+        let number: u32 = number.parse().expect("a number");
+        let before = format!("{section}-{}", number - 1);
+        let is_there = number == 1 || standard.statements.iter().any(|(other, _)| *other == before);
+        if !is_there && (standard.name, &before[..]) != NEVER_GIVEN {
+            gaps.push(before);
+        }
+    }
+    gaps
 }
 
 /// The page `docs/conformance.md`.
@@ -166,23 +189,17 @@ fn table(standard: &Standard, page: &mut String) -> std::fmt::Result {
         .filter(|(_, statement)| statement.binds == Binds::Server)
         .count();
     writeln!(page, "\n## {}\n", standard.name)?;
-    writeln!(
-        page,
-        "{all} statements, of which {server} bind a server and {} clients alone.\n",
-        all - server
-    )?;
+    writeln!(page, "{all} statements, {server} of which bind a server.\n")?;
     writeln!(page, "| statement | what it says | shown by |\n|---|---|---|")?;
     for (id, statement) in &standard.statements {
-        let tests = match statement.binds {
-            Binds::Client => "binds clients".to_owned(),
-            Binds::Server => statement
-                .tests
-                .iter()
-                .map(|test| format!("`{test}`"))
-                .collect::<Vec<_>>()
-                .join("<br>"),
+        let binds = match statement.binds {
+            Binds::Server => None,
+            Binds::Client => Some("(binds clients)".to_owned()),
+            Binds::Bridge => Some("(binds servers that connect to others; this one does not)".to_owned()),
         };
-        writeln!(page, "| {id} | {} | {tests} |", statement.says)?;
+        let tests = statement.tests.iter().map(|test| format!("`{test}`"));
+        let shown: Vec<String> = binds.into_iter().chain(tests).collect();
+        writeln!(page, "| {id} | {} | {} |", statement.says, shown.join("<br>"))?;
     }
     Ok(())
 }
@@ -227,6 +244,13 @@ mod tests {
             faults(&[statement(Binds::Server, &["a::b", "a::c"])], &functions).len(),
             1
         );
+    }
+
+    #[test]
+    fn a_missing_number_is_a_fault() {
+        let mut standard = statement(Binds::Client, &[]);
+        standard.statements[0].0 = "MQTT-1.0.0-2".into();
+        assert_eq!(gaps(&standard), ["MQTT-1.0.0-1"]);
     }
 
     #[test]

@@ -125,6 +125,8 @@ pub struct Disconnect {
 pub struct Auth {
     pub code: u8,
     pub properties: Properties,
+    /// Bytes of the whole packet.
+    pub size: usize,
 }
 
 /// Cuts the first packet off `bytes` and takes it apart; `None` while it is incomplete. The number is its size.
@@ -344,6 +346,10 @@ impl Body<'_> {
             return Err("3.x has no such packet".into());
         }
         let (code, properties) = self.code_and_properties()?;
-        Ok(Auth { code, properties })
+        Ok(Auth {
+            code,
+            properties,
+            size: self.size,
+        })
     }
 }

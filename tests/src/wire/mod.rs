@@ -5,15 +5,17 @@
 //! told; the parser is strict, so that every packet the broker sends in any test is checked for reserved bits, shortest
 //! lengths, properties that belong there, and left-over bytes.
 
+mod connect;
 mod incoming;
 mod outgoing;
 mod property;
 
+pub use connect::{ConnectBuilder, Will, connect};
 pub use incoming::{Ack, Auth, Connack, Disconnect, Packet, Publish, Suback, split};
 pub use outgoing::{
-    AckBuilder, AuthBuilder, ConnectBuilder, DisconnectBuilder, Encode, Filter, PublishBuilder,
-    SubscribeBuilder, UnsubscribeBuilder, Will, auth, connect, disconnect, filter, fixed, puback, pubcomp,
-    publish, pubrec, pubrel, subscribe, unsubscribe,
+    AckBuilder, AuthBuilder, DisconnectBuilder, Encode, Filter, PublishBuilder, SubscribeBuilder,
+    UnsubscribeBuilder, auth, disconnect, filter, fixed, puback, pubcomp, publish, pubrec, pubrel, subscribe,
+    unsubscribe,
 };
 pub use property::{Properties, Property};
 pub use quorate_proto::codec::ProtocolVersion as Version;

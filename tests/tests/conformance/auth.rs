@@ -95,11 +95,55 @@ async fn password_decides(version: Version) {
 }
 each_version!(password_decides);
 
+/// [MQTT-3.2.2-6]; 3.1.1 [MQTT-3.2.2-4]: a refused client does not learn whether there is a session, nor does it end it.
+async fn refusal_hides_the_session(version: Version) {
+    let scope = Scope::new();
+    let resume = |password| credentials(&scope.id("a"), password).resume().expiry(600);
+    broker()
+        .client(version, &resume("pencil"))
+        .await
+        .disconnect()
+        .await;
+    let mut raw = broker().raw(version).await;
+    raw.send(&resume("wrong")).await;
+    let connack = raw.expect_connack().await;
+    assert!(connack.code > 0 && !connack.session_present);
+    let client = broker().client(version, &resume("pencil")).await;
+    assert!(client.connack.session_present);
+}
+each_version!(refusal_hides_the_session: v3_1_1, v5);
+
 /// [MQTT-4.12.0-2], [MQTT-4.12.0-3], [MQTT-4.12.0-5], [MQTT-3.15.2-1]: several steps to a CONNACK.
 #[tokio::test]
 async fn scram_login_takes_several_steps() {
     let mut raw = logged_in(&Scope::new().id("a")).await;
     raw.expect_alive().await;
+}
+
+/// [MQTT-3.15.2-2], [MQTT-3.15.2-3]: AUTH keeps within what the client takes: with room for the challenge and no more,
+/// the login works.
+#[tokio::test]
+async fn auth_packets_fit_the_clients_packet_size() {
+    let mut limit = None;
+    for _ in 0..2 {
+        let mut login = Login::new("ann", "pencil", "a client's nonce");
+        let mut raw = broker().raw(Version::V5).await;
+        let packet = scram_connect(&Scope::new().id("a"), &login);
+        raw.send(&limit.into_iter().fold(packet, |packet, limit| {
+            packet.property(Property::MaximumPacketSize(limit))
+        }))
+        .await;
+        let challenge = raw.expect_auth().await;
+        raw.send(&scram_auth(
+            0x18,
+            login.proof(&challenge.properties.auth_data().expect("a challenge")),
+        ))
+        .await;
+        let connack = raw.expect_connack().await;
+        let largest = u32::try_from(challenge.size.max(connack.size)).expect("small packets");
+        assert!(connack.code == 0 && limit.is_none_or(|limit| largest <= limit));
+        limit = Some(largest);
+    }
 }
 
 /// [MQTT-4.12.0-4]: a wrong proof, and a user who is not there, fail in the same place with the same code.

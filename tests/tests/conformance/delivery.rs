@@ -151,6 +151,21 @@ async fn pubrel_is_sent_again_instead_of_the_message(version: Version) {
 }
 each_version!(pubrel_is_sent_again_instead_of_the_message);
 
+/// [MQTT-4.6.0-4], which binds clients at MQTT 5 and both sides at 3.1.1: PUBREL in the order of PUBREC.
+async fn pubrels_follow_the_order_of_pubrecs(version: Version) {
+    let scope = Scope::new();
+    let mut raw = subscriber_with(version, scope, 2, &["a", "b", "c", "d"]).await;
+    let ids = ids(&receive(&mut raw, 4).await);
+    let order = [ids[2], ids[0], ids[3], ids[1]];
+    for id in order {
+        raw.send(&pubrec(id)).await;
+    }
+    for id in order {
+        assert_eq!(raw.expect_pubrel().await.id, id);
+    }
+}
+each_version!(pubrels_follow_the_order_of_pubrecs);
+
 /// [MQTT-4.3.3-4]: PUBREC sent again, as a client that missed PUBREL does, gets PUBREL again.
 async fn repeated_pubrec_gets_pubrel_again(version: Version) {
     let scope = Scope::new();

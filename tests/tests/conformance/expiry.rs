@@ -135,3 +135,23 @@ async fn message_waiting_for_the_window_expires() {
         .await;
     assert_eq!(raw.expect_publish().await.text(), "last");
 }
+
+/// [MQTT-4.3.3-13]: the publisher's exchange goes on where the message has expired on the way, and a repeated PUBLISH
+/// does not bring it back.
+#[tokio::test]
+async fn exchange_goes_on_after_expiry() {
+    let scope = Scope::new();
+    let mut raw = broker().raw_client(Version::V5, &connect(&scope.id("p"))).await;
+    let message = publish(&scope.topic("x"), "m")
+        .qos(2)
+        .id(7)
+        .property(Property::MessageExpiry(1));
+    raw.send(&message).await;
+    assert_eq!(raw.expect_pubrec().await.id, 7);
+    sleep_until(Instant::now() + Duration::from_millis(2_100)).await;
+    raw.send(&message.dup()).await;
+    assert_eq!(raw.expect_pubrec().await.id, 7);
+    raw.send(&quorate_tests::wire::pubrel(7)).await;
+    let pubcomp = raw.expect_pubcomp().await;
+    assert_eq!((pubcomp.id, pubcomp.code), (7, 0));
+}

@@ -6,9 +6,11 @@
 //! [`Scope`](quorate_tests::scope::Scope), so that tests run side by side.
 
 mod auth;
+mod bad_input;
 mod catalogue;
 mod connect;
 mod delivery;
+mod durability;
 mod errors;
 mod expiry;
 mod keep_alive;

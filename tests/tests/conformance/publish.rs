@@ -141,6 +141,29 @@ async fn identifier_is_free_after_puback(version: Version) {
 }
 each_version!(identifier_is_free_after_puback);
 
+/// [MQTT-4.3.3-9]: an exchange that PUBREC refused is over; its identifier is a new message. Beyond the configured 1,024
+/// bytes topics are refused.
+#[tokio::test]
+async fn identifier_is_free_after_a_refusal() {
+    let scope = Scope::new();
+    let mut subscriber = broker().clean(Version::V5, &scope.id("s")).await;
+    subscriber.subscribe(&scope.topic("x"), 2).await;
+    let mut publisher = broker().clean(Version::V5, &scope.id("p")).await;
+    assert_eq!(
+        publisher
+            .publish(publish(&"x".repeat(1_025), "refused").qos(2).id(7))
+            .await,
+        0x90
+    );
+    assert_eq!(
+        publisher
+            .publish(publish(&scope.topic("x"), "taken").qos(2).id(7))
+            .await,
+        0x00
+    );
+    subscriber.expect("taken").await;
+}
+
 /// [MQTT-4.3.3-11], section 3.7.2.1: PUBREL for what is not known is completed, and said to be unknown.
 async fn pubrel_for_an_unknown_identifier_is_completed(version: Version) {
     let scope = Scope::new();

@@ -36,7 +36,9 @@ async fn answer(packet: &ConnectBuilder, refused: Refused) -> (Properties, usize
 fn properties_and_size(packet: Packet) -> (Properties, usize) {
     match packet {
         Packet::Connack(it) => (it.properties, it.size),
-        Packet::Puback(it) | Packet::Pubrec(it) => (it.properties, it.size),
+        Packet::Puback(it) | Packet::Pubrec(it) | Packet::Pubrel(it) | Packet::Pubcomp(it) => {
+            (it.properties, it.size)
+        }
         Packet::Suback(it) | Packet::Unsuback(it) => (it.properties, it.size),
         Packet::Disconnect(it) => (it.properties, it.size),
         other => panic!("the broker sent {other:?}"),
@@ -72,6 +74,25 @@ async fn reason_string_fits_the_clients_packet_size() {
             "{name} of {size} bytes does not fit one less"
         );
         assert!(properties.users().is_empty() && smaller < size);
+    }
+}
+
+/// [MQTT-3.1.2-24], [MQTT-3.6.2-2], [MQTT-3.6.2-3], [MQTT-3.7.2-2], [MQTT-3.7.2-3]: with a maximum that has room for
+/// CONNACK and little else, every answer is sent, and fits.
+#[tokio::test]
+async fn answers_stay_within_a_small_packet_size() {
+    let connack = broker().clean(Version::V5, &Scope::new().id("a")).await.connack;
+    let unknown: [(&str, Refused); 2] = [
+        ("PUBREL", || quorate_tests::wire::pubrec(9).encode(Version::V5)),
+        ("PUBCOMP", || quorate_tests::wire::pubrel(9).encode(Version::V5)),
+    ];
+    for (name, refused) in REFUSED.into_iter().chain(unknown) {
+        let (_, size) = answer(&limited(connack.size), refused).await;
+        assert!(
+            size <= connack.size,
+            "{name} of {size} bytes does not fit {}",
+            connack.size
+        );
     }
 }
 
