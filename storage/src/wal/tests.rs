@@ -368,3 +368,32 @@ fn a_closed_log_refuses_and_closing_twice_is_fine() {
         io::ErrorKind::BrokenPipe
     );
 }
+
+#[test]
+fn what_is_appended_during_a_sync_is_not_counted_as_synced() {
+    let disk = FaultyDisk::new(1);
+    let held: Arc<Mutex<Option<Arc<Wal>>>> = Arc::default();
+    let in_sync = Arc::clone(&held);
+    let observer: SyncObserver = Arc::new(move |_| {
+        // Called between the end of the sync and its effect.
+        if let Some(wal) = in_sync.lock().take() {
+            append(&wal, GROUP, 2, 10);
+        }
+    });
+    let wal = Arc::new(
+        open_with(
+            &disk,
+            WalOptions {
+                sync_observer: Some(observer),
+                ..options()
+            },
+        )
+        .unwrap(),
+    );
+    *held.lock() = Some(Arc::clone(&wal));
+    append(&wal, GROUP, 1, 10);
+    flush(&wal);
+    assert_eq!((wal.synced_index(GROUP), indexes(&wal, GROUP).len()), (1, 2));
+    flush(&wal);
+    assert_eq!(wal.synced_index(GROUP), 2);
+}
