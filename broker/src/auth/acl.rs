@@ -14,7 +14,7 @@
 //! there is no user name or the text is empty or contains `/`, `+` or `#`, the level of an allowing rule fits nothing
 //! and the level of a denying rule fits every level: no client widens a rule by its name.
 
-use std::borrow::Cow;
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -50,6 +50,9 @@ pub fn check_rule_filter(filter: &str) -> Result<(), RuleError> {
 }
 
 /// The rules of the configuration. Cloning shares them.
+///
+/// They are asked for every publish, so a worker keeps the compiled rules at hand and reads one word to see whether
+/// they still hold; workers share no lock and no count of references.
 #[derive(Clone, Debug)]
 pub struct AclRules(Arc<Inner>);
 
@@ -65,22 +68,36 @@ struct Compiled {
     default: Decision,
 }
 
+thread_local! {
+    /// The rules this thread asked last, with their generation.
+    static AT_HAND: RefCell<(u64, Arc<Compiled>)> =
+        RefCell::new((0, Arc::new(Compiled { rules: Vec::new(), default: Decision::Deny })));
+}
+
+/// A number that no rules of the process had before; 0 is for none.
+fn next_generation() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
+
 impl AclRules {
     /// Compiles the rules of a configuration that passed its checks.
     pub fn new(config: &AclConfig) -> Self {
         let rules = RwLock::new(Arc::new(Compiled::new(config)));
         Self(Arc::new(Inner {
             rules,
-            generation: AtomicU64::new(0),
+            generation: AtomicU64::new(next_generation()),
         }))
     }
 
     /// Takes over the rules of a configuration read again. They hold for what clients do from now on; subscriptions
     /// that were allowed stay.
     pub fn replace(&self, config: &AclConfig) {
-        *self.0.rules.write() = Arc::new(Compiled::new(config));
-        // After the rules: whoever reads the new generation decides by the new rules.
-        self.0.generation.fetch_add(1, Ordering::Release);
+        let mut rules = self.0.rules.write();
+        *rules = Arc::new(Compiled::new(config));
+        // After the rules, and before the lock is free: whoever reads the new generation gets the new rules, and two
+        // replacements cannot leave the older generation behind.
+        self.0.generation.store(next_generation(), Ordering::Release);
     }
 
     /// Whether there is nothing to ask.
@@ -92,8 +109,15 @@ impl AclRules {
 
 impl Authorizer for AclRules {
     fn authorize(&self, client: &ClientInfo, action: Action, topic_or_filter: &str) -> Decision {
-        let compiled = Arc::clone(&self.0.rules.read());
-        compiled.decide(client, action, topic_or_filter)
+        let generation = self.generation();
+        AT_HAND.with_borrow_mut(|(known, compiled)| {
+            if *known != generation {
+                // Rules newer than the generation read are taken again next time, which does no harm.
+                *compiled = Arc::clone(&self.0.rules.read());
+                *known = generation;
+            }
+            compiled.decide(client, action, topic_or_filter)
+        })
     }
 
     fn generation(&self) -> u64 {
@@ -249,7 +273,7 @@ impl Rule {
 }
 
 /// A level with the client's names in it; `None` where a name is missing or is not the text of one level.
-fn fill<'a>(template: &'a str, client: &ClientInfo) -> Option<Cow<'a, str>> {
+fn fill(template: &str, client: &ClientInfo) -> Option<String> {
     let mut text = String::with_capacity(template.len() + client.client_id.len());
     let mut rest = template;
     // One pass, so that a `%u` within a client identifier stays what it is.
@@ -268,7 +292,7 @@ fn fill<'a>(template: &'a str, client: &ClientInfo) -> Option<Cow<'a, str>> {
         rest = &rest[at + if name.is_some() { 2 } else { 1 }..];
     }
     text.push_str(rest);
-    Some(Cow::Owned(text))
+    Some(text)
 }
 
 #[cfg(test)]

@@ -173,6 +173,7 @@ fn replacing_rules_changes_the_generation() {
     let of = client("c", None);
     let rules = rules(AclEffect::Allow, vec![]);
     assert!(rules.allows_everything());
+    assert!(allows(&rules, &of, Action::Publish, "a"));
     let before = rules.generation();
     rules.clone().replace(&AclConfig {
         default: Some(AclEffect::Deny),
@@ -181,6 +182,16 @@ fn replacing_rules_changes_the_generation() {
     assert_ne!(rules.generation(), before);
     assert!(!rules.allows_everything());
     assert!(!allows(&rules, &of, Action::Publish, "a"));
+}
+
+#[test]
+fn rules_at_hand_are_not_taken_for_others() {
+    let of = client("c", None);
+    let (open, shut) = (rules(AclEffect::Allow, vec![]), rules(AclEffect::Deny, vec![]));
+    for _ in 0..2 {
+        assert!(allows(&open, &of, Action::Publish, "a"));
+        assert!(!allows(&shut, &of, Action::Publish, "a"));
+    }
 }
 
 #[test]
