@@ -26,6 +26,9 @@ const LINES_MAX: usize = 8_192;
 /// Longest wait for the last lines at the end of the process.
 const FLUSH_WAIT: Duration = Duration::from_secs(1);
 
+/// Libraries that log much of their own.
+const LIBRARIES: [&str; 6] = ["openraft", "sled", "tonic", "h2", "hyper", "tower"];
+
 /// The process has one log; so has the level.
 static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
@@ -103,7 +106,30 @@ pub fn register(metrics: &Metrics) {
 }
 
 fn filter_of(level: &LogLevel) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
-    EnvFilter::builder().parse(level.as_str())
+    EnvFilter::builder().parse(directives(level))
+}
+
+/// Directives of the level, with the libraries one level quieter unless the level names them: at `info` they tell
+/// what their authors want to know, dozens of lines for every Raft group at each start.
+fn directives(level: &LogLevel) -> String {
+    let level = level.as_str();
+    let default = level.split(',').next().unwrap_or_default();
+    let quieter = match default {
+        "info" => "warn",
+        "debug" => "info",
+        // Above there is nothing to gain, and `trace` means everything.
+        _ => return level.to_owned(),
+    };
+    let is_named = |library: &str| {
+        let targets = level.split(',').filter_map(|part| part.split_once('='));
+        targets
+            .into_iter()
+            .any(|(target, _)| target.split("::").next() == Some(library))
+    };
+    let quiet = LIBRARIES.iter().filter(|library| !is_named(library));
+    quiet.fold(level.to_owned(), |all, library| {
+        format!("{all},{library}={quieter}")
+    })
 }
 
 /// What the log's thread is told.
@@ -199,6 +225,21 @@ mod tests {
         assert_eq!(writer.write(b"two\n").unwrap(), 4);
         assert_eq!(LINES_LOST.load(Ordering::Relaxed) - before, 1);
         assert!(matches!(lines.try_recv(), Ok(Message::Line(line)) if line == b"one\n"));
+    }
+
+    #[test]
+    fn libraries_are_quieter_unless_named() {
+        let of = |level: &str| directives(&LogLevel::parse(level).unwrap());
+        assert!(of("info").starts_with("info,openraft=warn,"), "{}", of("info"));
+        assert!(of("debug,quorate::router=trace").contains("quorate::router=trace,openraft=info"));
+        let named = of("info,openraft::engine=debug");
+        assert!(
+            !named.contains("openraft=warn") && named.contains("sled=warn"),
+            "{named}"
+        );
+        for level in ["off", "warn", "trace"] {
+            assert_eq!(of(level), level);
+        }
     }
 
     #[test]

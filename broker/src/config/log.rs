@@ -17,7 +17,7 @@ section! {
     /// What is logged, and how it looks. Log lines go to standard output.
     pub struct LogConfig {
         /// Least severity that is logged; single parts of the program can have their own, as in
-        /// `info,quorate::router=debug`.
+        /// `info,quorate::router=debug`. Libraries are one level quieter unless they are named.
         level: LogLevel = LogLevel("info".to_owned()), "", Any, Live;
         /// How log lines look.
         format: LogFormat = LogFormat::Text, "", Any, Restart;
