@@ -95,8 +95,8 @@ impl GroupState {
     /// Gives a session to a new connection. None where there is nothing to go on with: the takeover ends the old
     /// connection first [MQTT-3.1.4-3], and a session of expiry 0 ends with it.
     ///
-    /// The will of a connection that is taken over is due unless it has a delay, which the new connection cuts short
-    /// [MQTT-3.1.3-9]; so does it for one that was waiting.
+    /// The will of a connection that is taken over is due, unless it has a delay: then the client has come back before
+    /// that passed [MQTT-3.1.3-9], as it has where a will was waiting.
     fn resume(
         &mut self,
         id: SessionId,
@@ -108,7 +108,6 @@ impl GroupState {
             return None;
         }
         if let Some(will) = self.take_will(id)
-            && will.fires_at.is_none()
             && will.will.delay_secs == 0
         {
             self.will_due(id, will, events);
@@ -176,8 +175,8 @@ impl GroupState {
             self.will_due(id, will, events);
             return;
         }
-        // Whichever comes first, the delay or the end of the session [MQTT-3.1.3.2.2].
-        let fires_at = after_secs(self.time, will.will.delay_secs.min(expiry_secs));
+        // Where the session ends before [MQTT-3.1.3.2.2], its end makes the will due.
+        let fires_at = after_secs(self.time, will.will.delay_secs);
         will.fires_at = Some(fires_at);
         self.wills.put_back(id, will);
         self.timers.schedule(fires_at, Timer::WillDelay(id));

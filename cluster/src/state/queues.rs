@@ -171,14 +171,22 @@ impl Queues {
                 None => queue_key(&queue),
             });
         }
-        for queue in std::mem::take(&mut self.dirty) {
-            let Some(target) = Self::find(&mut self.sessions, &mut self.shares, &queue) else {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.sort_unstable();
+        dirty.dedup();
+        // In two passes, so that the records come in the order of their keys.
+        for queue in &dirty {
+            if let Some(target) = self.get(queue) {
+                sink.put(queue_key(queue), |out| write_queue(target, out));
+            }
+        }
+        for queue in &dirty {
+            let Some(target) = Self::find(&mut self.sessions, &mut self.shares, queue) else {
                 continue;
             };
-            sink.put(queue_key(&queue), |out| write_queue(target, out));
             target.drain(messages, |sequence, fields| match fields {
-                Some(fields) => sink.put(reference_key(&queue, sequence), fields),
-                None => sink.delete(reference_key(&queue, sequence)),
+                Some(fields) => sink.put(reference_key(queue, sequence), fields),
+                None => sink.delete(reference_key(queue, sequence)),
             });
         }
     }

@@ -213,12 +213,19 @@ pub(super) enum SealError {
 }
 
 /// Writes a value: version, fields, checksum.
+#[cfg(test)]
 pub(super) fn seal(key: &[u8], fields: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut value = vec![VALUE_VERSION];
-    fields(&mut value);
-    let checksum = crc32c::crc32c_append(crc32c::crc32c(key), &value);
-    value.extend_from_slice(&checksum.to_le_bytes());
+    let mut value = Vec::new();
+    seal_into(&mut value, key, fields);
     value
+}
+
+fn seal_into(value: &mut Vec<u8>, key: &[u8], fields: impl FnOnce(&mut Vec<u8>)) {
+    value.clear();
+    value.push(VALUE_VERSION);
+    fields(value);
+    let checksum = crc32c::crc32c_append(crc32c::crc32c(key), value);
+    value.extend_from_slice(&checksum.to_le_bytes());
 }
 
 /// The fields of a value, its checksum and version checked.
@@ -259,10 +266,12 @@ pub(super) trait RecordSink {
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     records: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Values are written here first, so that each takes one allocation of its size.
+    scratch: Vec<u8>,
 }
 
 impl Changes {
-    /// The changes in the order of their keys.
+    /// The changes in the order of their keys, in which they mostly come already.
     pub(super) fn finish(mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         self.records.sort_by(|left, right| left.0.cmp(&right.0));
         self.records.dedup_by(|later, earlier| {
@@ -279,8 +288,8 @@ impl Changes {
 impl RecordSink for Changes {
     fn put(&mut self, key: Key, fields: impl FnOnce(&mut Vec<u8>)) {
         let key = key.finish();
-        let value = seal(&key, fields);
-        self.records.push((key, Some(value)));
+        seal_into(&mut self.scratch, &key, fields);
+        self.records.push((key, Some(self.scratch.as_slice().to_vec())));
     }
 
     fn delete(&mut self, key: Key) {
@@ -324,7 +333,7 @@ impl<K> Default for Dirty<K> {
     }
 }
 
-impl<K: Eq + std::hash::Hash> Dirty<K> {
+impl<K: Ord + std::hash::Hash> Dirty<K> {
     pub(super) fn insert(&mut self, key: K) {
         self.keys.insert(key);
     }
@@ -337,8 +346,10 @@ impl<K: Eq + std::hash::Hash> Dirty<K> {
         }
     }
 
-    /// The keys in no particular order; [`Changes`] sorts.
-    pub(super) fn take(&mut self) -> impl Iterator<Item = K> + use<K> {
-        std::mem::take(&mut self.keys).into_iter()
+    /// The keys in order.
+    pub(super) fn take(&mut self) -> Vec<K> {
+        let mut keys: Vec<K> = std::mem::take(&mut self.keys).into_iter().collect();
+        keys.sort_unstable();
+        keys
     }
 }

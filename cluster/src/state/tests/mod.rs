@@ -1,5 +1,6 @@
 //! A group under test: one node proposes, invariants are checked after every entry.
 
+mod damage;
 mod delivery;
 mod model;
 mod persistence;
