@@ -98,13 +98,13 @@ impl Checkpointer {
         {
             disk.remove(&dir.join(name))?;
         }
+        // What an earlier run applied and did not sync must not be built upon: a power cut could still take it away.
         store.sync()?;
         let record = recovery::identify(&*disk, dir, &*store)?;
         let (groups, garbage) = recovery::scan_groups(dir, &*store)?;
         for (group, generation) in garbage {
             while !recovery::delete_some(&*store, group, generation, BATCH_CHANGES_MAX)? {}
         }
-        store.sync()?;
         let opened = Self {
             disk,
             dir: dir.to_owned(),
