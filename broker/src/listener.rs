@@ -9,10 +9,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use quorate_proto::session::ConnectionSettings;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::net::TcpStream;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::config::ListenerKind;
 use crate::node::Shared;
@@ -56,8 +54,11 @@ impl ListenerContext {
     }
 
     fn admit(&self) -> bool {
-        let admitted =
-            self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < self.open_max).then_some(open + 1));
+        let admitted = self
+            .open
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| {
+                (open < self.open_max).then_some(open + 1)
+            });
         admitted.is_ok()
     }
 
@@ -81,11 +82,15 @@ pub(crate) async fn prepare(
 ) -> io::Result<Prepared> {
     let timeout = Duration::from_millis(listener.connect_timeout_ms);
     if listener.proxy_protocol {
-        let header = proxy_protocol::read_header(&mut stream, timeout).await.map_err(io::Error::other)?;
+        let header = proxy_protocol::read_header(&mut stream, timeout)
+            .await
+            .map_err(io::Error::other)?;
         peer = header.source.unwrap_or(peer);
     }
     if listener.kind == ListenerKind::Ws {
-        let socket = websocket::accept(stream, &listener.web_socket, timeout).await.map_err(io::Error::other)?;
+        let socket = websocket::accept(stream, &listener.web_socket, timeout)
+            .await
+            .map_err(io::Error::other)?;
         return Ok(Prepared::WebSocket(Box::new(socket), peer));
     }
     Ok(Prepared::Tcp(stream, peer))
@@ -115,14 +120,12 @@ pub(crate) async fn accept(
     shared: Arc<Shared>,
     turn: Arc<AtomicUsize>,
 ) -> io::Result<()> {
-    let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
+    let socket = TcpListener::from_std(socket)?;
     loop {
-        let mut ready = socket.readable().await?;
-        match ready.try_io(|socket| socket.get_ref().accept()) {
-            Err(_would_block) => {}
-            Ok(Ok((stream, peer))) => hand_over(stream, peer, &listener, &shared, &turn),
-            Ok(Err(error)) if is_connection_error(&error) => {}
-            Ok(Err(error)) => {
+        match socket.accept().await {
+            Ok((stream, peer)) => hand_over(stream, peer, &listener, &shared, &turn),
+            Err(error) if is_connection_error(&error) => {}
+            Err(error) => {
                 tracing::warn!(listener = %listener.name, %error, "cannot accept connections for now");
                 tokio::time::sleep(EXHAUSTED_PAUSE).await;
             }
@@ -139,7 +142,7 @@ fn is_connection_error(error: &io::Error) -> bool {
 }
 
 fn hand_over(
-    stream: std::net::TcpStream,
+    stream: TcpStream,
     peer: SocketAddr,
     listener: &Arc<ListenerContext>,
     shared: &Shared,
@@ -150,13 +153,17 @@ fn hand_over(
         tracing::debug!(%peer, listener = %listener.name, "refused: too many connections");
         return;
     }
-    let prepared = stream.set_nonblocking(true).and_then(|()| SockRef::from(&stream).set_tcp_nodelay(true));
-    if prepared.is_err() {
+    // The worker's own runtime watches it from now on.
+    let Ok(socket) = stream.set_nodelay(true).and_then(|()| stream.into_std()) else {
         // The client has gone already.
         listener.released();
         return;
-    }
+    };
     let worker = turn.fetch_add(1, Ordering::Relaxed) % shared.mailboxes.len();
-    let accepted = Accepted { socket: stream, peer, listener: listener.clone() };
+    let accepted = Accepted {
+        socket,
+        peer,
+        listener: listener.clone(),
+    };
     shared.mailboxes[worker].send(Mail::Accept(Box::new(accepted)));
 }

@@ -23,24 +23,26 @@ use crate::worker::{Mail, Mailbox, Ticket};
 
 /// Settings that hold for the whole process.
 #[derive(Clone, Debug)]
-pub struct SharedSettings {
+pub(crate) struct SharedSettings {
     /// Limits on sessions, stamped into the entries that create them (R28).
-    pub session_limits: SessionLimits,
+    pub(crate) session_limits: SessionLimits,
     /// Messages that may wait for a durable session.
-    pub queue_messages_max: u32,
+    pub(crate) queue_messages_max: u32,
     /// Their bytes.
-    pub queue_bytes_max: u64,
+    pub(crate) queue_bytes_max: u64,
+    /// What a client is told of a subscription it may not make.
+    pub(crate) refused_subscription: ReasonCode,
     /// This node.
-    pub node: NodeId,
+    pub(crate) node: NodeId,
     /// Its start.
-    pub incarnation: NodeIncarnation,
+    pub(crate) incarnation: NodeIncarnation,
 }
 
 /// Connections that wait to open a session.
 type Gate = HashMap<Arc<str>, VecDeque<(Location, Box<OpenRequest>)>, foldhash::fast::RandomState>;
 
 /// What workers, groups and listeners share.
-pub struct Shared {
+pub(crate) struct Shared {
     pub(crate) settings: SharedSettings,
     pub(crate) router: Router,
     pub(crate) mailboxes: Vec<Mailbox>,
@@ -58,13 +60,15 @@ pub struct Shared {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
 impl Shared {
     /// The shared part of a process with `workers` workers.
-    pub fn new(
+    pub(crate) fn new(
         settings: SharedSettings,
         workers: usize,
         authenticator: Box<dyn Authenticator>,
@@ -89,7 +93,9 @@ impl Shared {
 
     /// The node's groups; present before any listener accepts.
     pub(crate) fn node(&self) -> &Arc<Node<Self>> {
-        self.node.get().expect("workers get connections after the node has started")
+        self.node
+            .get()
+            .expect("workers get connections after the node has started")
     }
 
     /// The groups have started.
@@ -121,7 +127,10 @@ impl Shared {
     /// A client identifier that nobody has: node, its start, a counter.
     pub(crate) fn assign_client_id(&self) -> String {
         let number = self.assigned.fetch_add(1, Ordering::Relaxed);
-        format!("auto-{:x}-{:x}-{number:x}", self.settings.node.0, self.settings.incarnation.0)
+        format!(
+            "auto-{:x}-{:x}-{number:x}",
+            self.settings.node.0, self.settings.incarnation.0
+        )
     }
 
     /// Whether a durable session takes no more messages.
@@ -130,7 +139,11 @@ impl Shared {
     }
 
     /// Lets a connection open its session now, or makes it wait for the one that is at it.
-    pub(crate) fn gate_enter(&self, location: Location, request: Box<OpenRequest>) -> Option<Box<OpenRequest>> {
+    pub(crate) fn gate_enter(
+        &self,
+        location: Location,
+        request: Box<OpenRequest>,
+    ) -> Option<Box<OpenRequest>> {
         let mut gate = self.gate.lock();
         match gate.get_mut(&request.client_id) {
             Some(waiting) => {
@@ -147,7 +160,9 @@ impl Shared {
     /// A connection is done opening: the next one that waits goes on.
     pub(crate) fn gate_next(&self, client_id: &Arc<str>) {
         let mut gate = self.gate.lock();
-        let Some(waiting) = gate.get_mut(client_id) else { return };
+        let Some(waiting) = gate.get_mut(client_id) else {
+            return;
+        };
         match waiting.pop_front() {
             None => {
                 gate.remove(client_id);
@@ -185,7 +200,12 @@ impl Shared {
 
     fn route_event(&self, table: &mut crate::router::RouteTable, event: &Event) -> bool {
         match event {
-            Event::SessionOwner { client_id, session, owner, .. } => {
+            Event::SessionOwner {
+                client_id,
+                session,
+                owner,
+                ..
+            } => {
                 let left = table.set_owner(client_id, *session, owner.map(|owner| owner.epoch));
                 if let Some(location) = left {
                     self.kick(location);
@@ -199,7 +219,10 @@ impl Shared {
                 }
                 changed
             }
-            Event::Subscribed { session, subscription } => {
+            Event::Subscribed {
+                session,
+                subscription,
+            } => {
                 table.subscribe(*session, subscription);
                 true
             }
@@ -213,17 +236,32 @@ impl Shared {
 
     fn kick(&self, location: Location) {
         let what = "the session was taken over";
-        self.mail(location, Mail::Kick { location, reason: ReasonCode::SESSION_TAKEN_OVER, what });
+        self.mail(
+            location,
+            Mail::Kick {
+                location,
+                reason: ReasonCode::SESSION_TAKEN_OVER,
+                what,
+            },
+        );
     }
 
     fn queue_event(&self, group: GroupId, event: &Event) {
-        let (Event::Queued { queue: TargetQueue::Session(session), .. }
-        | Event::Removed { queue: TargetQueue::Session(session), .. }) = event
+        let (Event::Queued {
+            queue: TargetQueue::Session(session),
+            ..
+        }
+        | Event::Removed {
+            queue: TargetQueue::Session(session),
+            ..
+        }) = event
         else {
             return;
         };
         self.router.read(|table| {
-            let Some(route) = table.session(*session) else { return };
+            let Some(route) = table.session(*session) else {
+                return;
+            };
             let Some(queue) = &route.queue else { return };
             match event {
                 Event::Queued { count, bytes, .. } => {
@@ -246,7 +284,8 @@ impl Host for Shared {
     type Ticket = Ticket;
 
     fn complete(&self, completions: Vec<(Ticket, Completion)>) {
-        let mut by_worker: Vec<Vec<(Ticket, Completion)>> = (0..self.mailboxes.len()).map(|_| Vec::new()).collect();
+        let mut by_worker: Vec<Vec<(Ticket, Completion)>> =
+            (0..self.mailboxes.len()).map(|_| Vec::new()).collect();
         for (ticket, completion) in completions {
             by_worker[usize::from(ticket.location.worker)].push((ticket, completion));
         }
@@ -286,7 +325,8 @@ impl Host for Shared {
     }
 
     fn handle_shared(&self, references: Vec<SharedReference>) {
-        let mut by_worker: Vec<Vec<SharedReference>> = (0..self.mailboxes.len()).map(|_| Vec::new()).collect();
+        let mut by_worker: Vec<Vec<SharedReference>> =
+            (0..self.mailboxes.len()).map(|_| Vec::new()).collect();
         for reference in references {
             by_worker[usize::from(reference.location.worker)].push(reference);
         }
@@ -314,7 +354,11 @@ impl Host for Shared {
                 });
             }
         }
-        for share in plan.shares.iter().filter(|share| share.durable && message.qos > QoS::AtMostOnce) {
+        for share in plan
+            .shares
+            .iter()
+            .filter(|share| share.durable && message.qos > QoS::AtMostOnce)
+        {
             targets.push(Target {
                 queue: TargetQueue::Share(share.key.clone()),
                 qos: message.qos,
@@ -331,15 +375,35 @@ impl Host for Shared {
             let durable = target.queue.is_some() && message.qos.min(target.terms.qos) > QoS::AtMostOnce;
             if let (Some(location), false) = (target.location, durable) {
                 let terms = target.terms.clone();
-                self.mail(location, Mail::Own { location, message: message.clone(), terms });
+                self.mail(
+                    location,
+                    Mail::Own {
+                        location,
+                        message: message.clone(),
+                        terms,
+                    },
+                );
             }
         }
-        for share in plan.shares.iter().filter(|share| !share.durable || message.qos == QoS::AtMostOnce) {
+        for share in plan
+            .shares
+            .iter()
+            .filter(|share| !share.durable || message.qos == QoS::AtMostOnce)
+        {
             let turn = share.turn.fetch_add(1, Ordering::Relaxed) as usize;
-            let Some(member) = share.members.get(turn % share.members.len().max(1)) else { continue };
+            let Some(member) = share.members.get(turn % share.members.len().max(1)) else {
+                continue;
+            };
             if let Some(location) = member.location {
                 let terms = member.terms.clone();
-                self.mail(location, Mail::Own { location, message: message.clone(), terms });
+                self.mail(
+                    location,
+                    Mail::Own {
+                        location,
+                        message: message.clone(),
+                        terms,
+                    },
+                );
             }
         }
     }
@@ -356,7 +420,8 @@ impl Host for Shared {
     }
 
     fn client_of(&self, session: SessionId) -> Option<ClientId> {
-        self.router.read(|table| table.session(session).map(|route| route.client_id.clone()))
+        self.router
+            .read(|table| table.session(session).map(|route| route.client_id.clone()))
     }
 
     fn fatal(&self, what: String) {

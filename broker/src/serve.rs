@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use quorate_cluster::node::{DATA_GROUPS, LIVE_GROUPS, Node, NodeSettings};
 use quorate_cluster::state::{QueueLimits, SessionLimits};
+use quorate_proto::codec::ReasonCode;
 use quorate_proto::session::ConnectionSettings;
 use tokio::runtime::Runtime;
 
 use crate::admin::{self, AdminState, Readiness};
 use crate::auth::{AclRules, Authenticator, Authorizer, ConfiguredAuthenticator};
+use crate::cli;
 use crate::config::{Config, DurabilityClass, ListenerConfig};
 use crate::listener::{self, ListenerContext};
 use crate::metrics::Metrics;
@@ -73,6 +75,12 @@ fn hint(error: &std::io::Error) -> &'static str {
     }
 }
 
+/// What SIGHUP reads again.
+struct Reloadable {
+    users: ConfiguredAuthenticator,
+    rules: AclRules,
+}
+
 /// A bound listener.
 struct Bound {
     socket: std::net::TcpListener,
@@ -101,7 +109,16 @@ pub fn run(config: &Config) -> Result<(), ServeError> {
         .build()?;
     let metrics = Metrics::new();
     let store = store::open(&config.node, &metrics)?;
-    let shared = Arc::new(shared_state(config, &store, &runtime, &metrics)?);
+    crate::logging::register(&metrics);
+    let reloadable = Reloadable {
+        users: ConfiguredAuthenticator::start(&config.auth)?,
+        rules: AclRules::new(&config.acl),
+    };
+    reloadable.users.register(&metrics);
+    let shared = Arc::new(shared_state(config, &store, &runtime, &reloadable));
+    shared
+        .router
+        .write(|table| (table.set_copies(config.session.overlapping_copies), true));
     let readiness = Readiness::default();
     readiness.set("groups", Some("the groups are starting".to_owned()));
     let node = runtime.block_on(start_node(config, &store, &shared))?;
@@ -112,9 +129,13 @@ pub fn run(config: &Config) -> Result<(), ServeError> {
     start_listeners(&runtime, bound, &shared);
     start_admin(&runtime, admin_socket, config, &metrics, &readiness)?;
     readiness.set("groups", None);
-    tracing::info!(groups = DATA_GROUPS + LIVE_GROUPS, workers = workers.len(), "ready");
+    tracing::info!(
+        groups = DATA_GROUPS + LIVE_GROUPS,
+        workers = workers.len(),
+        "ready"
+    );
 
-    let ended = runtime.block_on(wait_for_end(&shared));
+    let ended = runtime.block_on(wait_for_end(config, &shared, &reloadable));
     readiness.set("draining", Some("the node is stopping".to_owned()));
     stop(&runtime, &shared, workers, &node, &store);
     ended
@@ -130,9 +151,15 @@ fn refuse_unsupported(config: &Config) -> Result<(), ServeError> {
         ));
     }
     if !config.cluster.join.is_empty() || config.cluster.bootstrap_expect.is_some_and(|nodes| nodes > 1) {
-        return unsupported("cluster.join, cluster.bootstrap_expect: this version runs a single node".to_owned());
+        return unsupported(
+            "cluster.join, cluster.bootstrap_expect: this version runs a single node".to_owned(),
+        );
     }
-    let weaker = config.durability.iter().map(|rule| rule.class).chain(config.listener.iter().map(|each| each.durability));
+    let weaker = config
+        .durability
+        .iter()
+        .map(|rule| rule.class)
+        .chain(config.listener.iter().map(|each| each.durability));
     if weaker.into_iter().any(|class| class != DurabilityClass::Quorum) {
         return unsupported("durability: this version has the class \"quorum\" alone".to_owned());
     }
@@ -140,7 +167,11 @@ fn refuse_unsupported(config: &Config) -> Result<(), ServeError> {
 }
 
 fn bind(what: &str, address: SocketAddr) -> Result<std::net::TcpListener, ServeError> {
-    listener::bind(address).map_err(|error| ServeError::Bind { what: what.to_owned(), address, error })
+    listener::bind(address).map_err(|error| ServeError::Bind {
+        what: what.to_owned(),
+        address,
+        error,
+    })
 }
 
 fn bind_listener(
@@ -168,7 +199,10 @@ fn bind_listener(
         refused: refused.clone(),
         keeps_peer: !config.auth.user.is_empty() || !config.acl.rule.is_empty(),
     };
-    Ok(Bound { socket, context: Arc::new(context) })
+    Ok(Bound {
+        socket,
+        context: Arc::new(context),
+    })
 }
 
 fn connection_settings(config: &Config, listener: &ListenerConfig) -> ConnectionSettings {
@@ -182,6 +216,7 @@ fn connection_settings(config: &Config, listener: &ListenerConfig) -> Connection
         topic_alias_max_out: limits.topic_alias_outbound_max,
         session_expiry_secs_max: config.session.expiry_secs_max,
         server_keep_alive_secs: offered.server_keep_alive_secs,
+        keep_alive_secs_max: offered.keep_alive_secs_max,
         maximum_qos: offered.maximum_qos,
         retain_available: offered.retain_available,
         wildcard_available: offered.wildcard_available,
@@ -199,14 +234,10 @@ fn connection_settings(config: &Config, listener: &ListenerConfig) -> Connection
     }
 }
 
-fn shared_state(
-    config: &Config,
-    store: &Store,
-    runtime: &Runtime,
-    metrics: &Metrics,
-) -> Result<Shared, ServeError> {
+fn shared_state(config: &Config, store: &Store, runtime: &Runtime, reloadable: &Reloadable) -> Shared {
     let limits = &config.limits;
-    let per_group = |total: u64, groups: u16| u32::try_from(total.div_ceil(u64::from(groups))).unwrap_or(u32::MAX);
+    let per_group =
+        |total: u64, groups: u16| u32::try_from(total.div_ceil(u64::from(groups))).unwrap_or(u32::MAX);
     let settings = SharedSettings {
         // Homes are spread by hash: a group may hold a quarter more than its even share.
         session_limits: SessionLimits {
@@ -215,19 +246,31 @@ fn shared_state(
         },
         queue_messages_max: config.session.queue_messages_max,
         queue_bytes_max: config.session.queue_bytes_max,
+        refused_subscription: match config.acl.tell_not_authorized {
+            true => ReasonCode::NOT_AUTHORIZED,
+            false => ReasonCode::UNSPECIFIED_ERROR,
+        },
         node: store.node,
         incarnation: store.incarnation,
     };
-    let authenticator = ConfiguredAuthenticator::start(&config.auth)?;
-    authenticator.register(metrics);
-    let authenticator: Box<dyn Authenticator> = Box::new(authenticator);
-    // Without rules nobody is asked, on the publish path least of all.
-    let rules = AclRules::new(&config.acl);
-    let authorizer = (!rules.allows_everything()).then(|| Box::new(rules) as Box<dyn Authorizer>);
-    Ok(Shared::new(settings, config.workers(), authenticator, authorizer, runtime.handle().clone()))
+    let authenticator: Box<dyn Authenticator> = Box::new(reloadable.users.clone());
+    // Without rules nobody is asked, on the publish path least of all; the first rules need a restart.
+    let rules = &reloadable.rules;
+    let authorizer = (!rules.allows_everything()).then(|| Box::new(rules.clone()) as Box<dyn Authorizer>);
+    Shared::new(
+        settings,
+        config.workers(),
+        authenticator,
+        authorizer,
+        runtime.handle().clone(),
+    )
 }
 
-async fn start_node(config: &Config, store: &Store, shared: &Arc<Shared>) -> Result<Arc<Node<Shared>>, ServeError> {
+async fn start_node(
+    config: &Config,
+    store: &Store,
+    shared: &Arc<Shared>,
+) -> Result<Arc<Node<Shared>>, ServeError> {
     let limits = &config.limits;
     let retained = limits.retained_messages_max + limits.retained_messages_max / 4;
     let settings = NodeSettings {
@@ -239,14 +282,19 @@ async fn start_node(config: &Config, store: &Store, shared: &Arc<Shared>) -> Res
             bytes_max: config.session.queue_bytes_max,
         },
         retained_messages_max: u32::try_from(retained.div_ceil(u64::from(DATA_GROUPS))).unwrap_or(u32::MAX),
-        retained_bytes_max: (limits.retained_bytes_max + limits.retained_bytes_max / 4).div_ceil(u64::from(DATA_GROUPS)),
+        retained_bytes_max: (limits.retained_bytes_max + limits.retained_bytes_max / 4)
+            .div_ceil(u64::from(DATA_GROUPS)),
         checkpoint_interval: CHECKPOINT_INTERVAL,
         log_entries_to_keep: LOG_ENTRIES_TO_KEEP,
     };
     Ok(Node::start(settings, store.parts(), shared.clone()).await?)
 }
 
-fn start_workers(config: &Config, shared: &Arc<Shared>, metrics: &Metrics) -> Result<Vec<JoinHandle<()>>, ServeError> {
+fn start_workers(
+    config: &Config,
+    shared: &Arc<Shared>,
+    metrics: &Metrics,
+) -> Result<Vec<JoinHandle<()>>, ServeError> {
     let mut workers = Vec::new();
     for index in 0..config.workers() {
         let index = u16::try_from(index).expect("the configuration bounds the number of workers");
@@ -265,7 +313,10 @@ fn start_listeners(runtime: &Runtime, bound: Vec<Bound>, shared: &Arc<Shared>) {
         let turn = turn.clone();
         runtime.spawn(async move {
             if let Err(error) = listener::accept(socket, context.clone(), shared.clone(), turn).await {
-                quorate_cluster::node::Host::fatal(&*shared, format!("listener {:?} failed: {error}", context.name));
+                quorate_cluster::node::Host::fatal(
+                    &*shared,
+                    format!("listener {:?} failed: {error}", context.name),
+                );
             }
         });
     }
@@ -294,34 +345,53 @@ fn start_admin(
 fn declare_metrics(metrics: &Metrics, shared: &Arc<Shared>, open: &Arc<AtomicU32>, refused: &Arc<AtomicU64>) {
     let scope = metrics.scope("");
     let connections = open.clone();
-    scope.gauge("sockets_open", "Connections accepted and not closed, of all listeners.", move || {
-        f64::from(connections.load(Ordering::Relaxed))
-    });
+    scope.gauge(
+        "sockets_open",
+        "Connections accepted and not closed, of all listeners.",
+        move || f64::from(connections.load(Ordering::Relaxed)),
+    );
     let connections = refused.clone();
-    scope.counter("connections_refused_total", "Connections refused because there were too many.", move || {
-        connections.load(Ordering::Relaxed)
-    });
+    scope.counter(
+        "connections_refused_total",
+        "Connections refused because there were too many.",
+        move || connections.load(Ordering::Relaxed),
+    );
     store::declare_state_metrics(&scope, shared);
 }
 
-async fn wait_for_end(shared: &Shared) -> Result<(), ServeError> {
+async fn wait_for_end(config: &Config, shared: &Shared, reloadable: &Reloadable) -> Result<(), ServeError> {
     use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut fatal = shared.watch_fatal();
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
-        _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
-        failed = fatal.wait_for(Option::is_some) => {
-            let what = failed.ok().and_then(|what| what.clone()).unwrap_or_default();
-            return Err(ServeError::Fatal(what));
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {
+                tracing::info!(signal = "SIGTERM", "stopping");
+                return Ok(());
+            }
+            _ = interrupt.recv() => {
+                tracing::info!(signal = "SIGINT", "stopping");
+                return Ok(());
+            }
+            _ = hangup.recv() => cli::reload(config, &reloadable.users, &reloadable.rules),
+            failed = fatal.wait_for(Option::is_some) => {
+                let what = failed.ok().and_then(|what| what.clone()).unwrap_or_default();
+                return Err(ServeError::Fatal(what));
+            }
         }
     }
-    Ok(())
 }
 
 /// Clients first, so that what they were told is in the groups; then the groups, with a last checkpoint; then the log.
-fn stop(runtime: &Runtime, shared: &Shared, workers: Vec<JoinHandle<()>>, node: &Node<Shared>, store: &Store) {
+fn stop(
+    runtime: &Runtime,
+    shared: &Shared,
+    workers: Vec<JoinHandle<()>>,
+    node: &Node<Shared>,
+    store: &Store,
+) {
     shared.set_draining();
     for mailbox in &shared.mailboxes {
         mailbox.send(Mail::Stop);

@@ -20,7 +20,9 @@ use crate::node::Shared;
 /// File that holds the wall clock's time of the cluster's creation, in milliseconds since 1970.
 const CREATED_FILE: &str = "created";
 /// Bounds of the buckets of sync durations, in seconds.
-const SYNC_BUCKETS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.3, 1.0];
+const SYNC_BUCKETS: [f64; 12] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.3, 1.0,
+];
 /// A single node has this identifier until it joins others.
 const FIRST_NODE: u64 = 1;
 
@@ -62,9 +64,11 @@ impl Store {
     pub(crate) fn close(&self) {
         self.parts.checkpoints.shutdown();
         let volume = self.volume.lock().take();
-        let closed = self.log.close().map_err(StoreError::from).and_then(|()| {
-            Ok(volume.map_or(Ok(()), Volume::close_clean)?)
-        });
+        let closed = self
+            .log
+            .close()
+            .map_err(StoreError::from)
+            .and_then(|()| Ok(volume.map_or(Ok(()), Volume::close_clean)?));
         if let Err(error) = closed {
             tracing::error!(%error, "the data directory was not closed in order; the next start checks it");
         }
@@ -73,29 +77,43 @@ impl Store {
 
 /// Opens the volume that the configuration names, or creates it.
 pub(crate) fn open(config: &NodeConfig, metrics: &Metrics) -> Result<Store, StoreError> {
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::default());
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let volume = Volume::open(disk.clone(), &config.data_dir)?;
     let membership = membership(&volume)?;
     let created_at = created_at(&*disk, volume.dir())?;
     if volume.previous_run() == PreviousRun::Unclean {
         tracing::info!(data_dir = %config.data_dir.display(), "the last run did not stop in order; its log is replayed");
     }
-    let syncs = metrics.scope("log").histogram("sync_seconds", "Duration of each fdatasync of the log.", &SYNC_BUCKETS);
+    let syncs = metrics.scope("log").histogram(
+        "sync_seconds",
+        "Duration of each fdatasync of the log.",
+        &SYNC_BUCKETS,
+    );
     let options = WalOptions {
-        sync_observer: Some(Arc::new(move |duration: Duration| syncs.observe(duration.as_secs_f64()))),
+        sync_observer: Some(Arc::new(move |duration: Duration| {
+            syncs.observe(duration.as_secs_f64())
+        })),
         ..WalOptions::default()
     };
     let log = Arc::new(Wal::open(disk.clone(), &volume.wal_dir(), volume.id(), options)?);
     if let Some(torn) = &log.recovery().torn {
-        tracing::warn!(?torn, "the end of the log was half written and is cut off; nothing in it was acknowledged");
+        tracing::warn!(
+            ?torn,
+            "the end of the log was half written and is cut off; nothing in it was acknowledged"
+        );
     }
     let sled = Arc::new(SledStore::open(&volume.sled_dir(), &SledOptions::default())?);
     let checkpointer = Checkpointer::open(disk, &volume.state_dir(), sled)?;
     let spool = CheckpointSettings::new(volume.dir().join("spool"));
-    let checkpoints = CheckpointService::start(Arc::new(StateCheckpoints::new(checkpointer)), log.clone(), spool)?;
+    let checkpoints =
+        CheckpointService::start(Arc::new(StateCheckpoints::new(checkpointer)), log.clone(), spool)?;
     let (node, incarnation) = (NodeId(membership.node), NodeIncarnation(volume.incarnation()));
     let cluster = u128::from_be_bytes(membership.cluster.0);
-    let transport = Transport::new(NodeIdentity { cluster, node, incarnation });
+    let transport = Transport::new(NodeIdentity {
+        cluster,
+        node,
+        incarnation,
+    });
     tracing::info!(
         data_dir = %config.data_dir.display(),
         cluster = %membership.cluster,
@@ -103,8 +121,19 @@ pub(crate) fn open(config: &NodeConfig, metrics: &Metrics) -> Result<Store, Stor
         incarnation = incarnation.0,
         "data directory opened"
     );
-    let parts = NodeParts { log: log.clone(), checkpoints, transport };
-    Ok(Store { node, incarnation, created_at, parts, log, volume: Mutex::new(Some(volume)) })
+    let parts = NodeParts {
+        log: log.clone(),
+        checkpoints,
+        transport,
+    };
+    Ok(Store {
+        node,
+        incarnation,
+        created_at,
+        parts,
+        log,
+        volume: Mutex::new(Some(volume)),
+    })
 }
 
 /// Who this node is; a new volume becomes the first node of a new cluster.
@@ -112,7 +141,10 @@ fn membership(volume: &Volume) -> Result<Membership, StoreError> {
     if let Some(membership) = volume.membership() {
         return Ok(membership);
     }
-    let membership = Membership { cluster: ClusterId::random(), node: FIRST_NODE };
+    let membership = Membership {
+        cluster: ClusterId::random(),
+        node: FIRST_NODE,
+    };
     volume.set_membership(membership)?;
     Ok(membership)
 }
@@ -120,13 +152,20 @@ fn membership(volume: &Volume) -> Result<Membership, StoreError> {
 fn created_at(disk: &dyn Disk, dir: &Path) -> Result<SystemTime, StoreError> {
     let path = dir.join(CREATED_FILE);
     if let Some(text) = disk::read_small(disk, &path, 64)? {
-        let millis = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
+        let millis = std::str::from_utf8(&text)
+            .ok()
+            .and_then(|text| text.trim().parse().ok());
         let millis = millis.ok_or_else(|| {
-            std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{} holds no time", path.display()))
+            std::io::Error::new(
+                std::io::ErrorKind::InvalidData,
+                format!("{} holds no time", path.display()),
+            )
         })?;
         return Ok(SystemTime::UNIX_EPOCH + Duration::from_millis(millis));
     }
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
     let millis = u64::try_from(now.as_millis()).unwrap_or(0);
     disk::write_atomically(disk, dir, CREATED_FILE, format!("{millis}\n").as_bytes())?;
     Ok(SystemTime::UNIX_EPOCH + Duration::from_millis(millis))
@@ -136,29 +175,52 @@ fn created_at(disk: &dyn Disk, dir: &Path) -> Result<SystemTime, StoreError> {
 pub(crate) fn declare_state_metrics(scope: &Scope, shared: &Arc<Shared>) {
     type Pick = fn(&Counts) -> u64;
     let gauges: [(&str, &str, Pick); 6] = [
-        ("sessions", "Sessions, connected or not.", |counts| counts.sessions),
-        ("subscriptions", "Subscriptions of all sessions.", |counts| counts.subscriptions),
-        ("session_queue_messages", "Messages that wait for durable sessions.", |counts| counts.queued_references),
-        ("session_queue_bytes", "Bytes of the messages that wait for durable sessions.", |counts| {
-            counts.queued_bytes
+        ("sessions", "Sessions, connected or not.", |counts| {
+            counts.sessions
         }),
-        ("retained_messages", "Retained messages.", |counts| counts.retained),
-        ("retained_bytes", "Bytes of the retained messages.", |counts| counts.retained_bytes),
+        ("subscriptions", "Subscriptions of all sessions.", |counts| {
+            counts.subscriptions
+        }),
+        (
+            "session_queue_messages",
+            "Messages that wait for durable sessions.",
+            |counts| counts.queued_references,
+        ),
+        (
+            "session_queue_bytes",
+            "Bytes of the messages that wait for durable sessions.",
+            |counts| counts.queued_bytes,
+        ),
+        ("retained_messages", "Retained messages.", |counts| {
+            counts.retained
+        }),
+        ("retained_bytes", "Bytes of the retained messages.", |counts| {
+            counts.retained_bytes
+        }),
     ];
     for (name, help, pick) in gauges {
         let shared = shared.clone();
         scope.gauge(name, help, move || {
-            shared.node().groups().map(|group| pick(&group.state().counts())).sum::<u64>() as f64
+            shared
+                .node()
+                .groups()
+                .map(|group| pick(&group.state().counts()))
+                .sum::<u64>() as f64
         });
     }
     let groups = shared.clone();
-    scope.gauge_by("raft_is_leader", "Whether this node leads the group.", &["group"], move || {
-        let leads = groups.node().groups().map(|group| {
-            let leads = f64::from(u8::from(group.raft().is_leader()));
-            (vec![Placement::name(group.id())], leads)
-        });
-        leads.collect()
-    });
+    scope.gauge_by(
+        "raft_is_leader",
+        "Whether this node leads the group.",
+        &["group"],
+        move || {
+            let leads = groups.node().groups().map(|group| {
+                let leads = f64::from(u8::from(group.raft().is_leader()));
+                (vec![Placement::name(group.id())], leads)
+            });
+            leads.collect()
+        },
+    );
     let groups = shared.clone();
     scope.gauge_by(
         "raft_apply_lag_entries",
@@ -167,7 +229,10 @@ pub(crate) fn declare_state_metrics(scope: &Scope, shared: &Arc<Shared>) {
         move || {
             let lags = groups.node().groups().map(|group| {
                 let status = group.raft().status();
-                let lag = status.last_log.unwrap_or(0).saturating_sub(status.last_applied.unwrap_or(0));
+                let lag = status
+                    .last_log
+                    .unwrap_or(0)
+                    .saturating_sub(status.last_applied.unwrap_or(0));
                 (vec![Placement::name(group.id())], lag as f64)
             });
             lags.collect()

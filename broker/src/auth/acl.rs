@@ -166,6 +166,8 @@ struct Rule {
     user: Option<String>,
     client_id: Option<String>,
     levels: Vec<Level>,
+    /// The filter itself, for rules that take it literally.
+    exact: Option<String>,
 }
 
 /// One level of a rule's filter.
@@ -195,6 +197,7 @@ impl Rule {
             user: config.user.clone(),
             client_id: config.client_id.clone(),
             levels: config.filter.split('/').map(level).collect(),
+            exact: config.exact.then(|| config.filter.clone()),
         }
     }
 
@@ -211,9 +214,10 @@ impl Rule {
                 .client_id
                 .as_deref()
                 .is_none_or(|wanted| *client.client_id == *wanted)
-            && match self.decision {
-                Decision::Allow => self.covers(client, wanted),
-                Decision::Deny => self.overlaps(client, wanted),
+            && match (&self.exact, self.decision) {
+                (Some(exact), _) => exact == wanted,
+                (None, Decision::Allow) => self.covers(client, wanted),
+                (None, Decision::Deny) => self.overlaps(client, wanted),
             }
     }
 

@@ -29,6 +29,9 @@ section! {
     pub struct AclConfig {
         /// What holds where no rule fits. Has to be given as soon as there is a rule; without rules all is allowed.
         default: Option<AclEffect> = None, "", Any, Live;
+        /// Tell MQTT 5 clients that a subscription was refused for lack of permission (0x87); otherwise they only learn
+        /// that it failed (0x80).
+        tell_not_authorized: bool = true, "", Any, Restart;
         /// Rules, the first that fits decides.
         rule: Vec<AclRuleConfig> = Vec::new();
     }
@@ -47,6 +50,9 @@ section! {
         /// client without that name, or with `+`, `#` or `/` in it, such a level fits nothing in an allowing rule and
         /// everything in a denying one.
         filter: String = String::new(), "", Length(1, 65_535), Live, required;
+        /// The rule is about a topic or subscription that is written exactly like the filter: wildcards and `%`
+        /// signs mean nothing. A denying rule of this kind does not keep the topic from a wider subscription.
+        exact: bool = false, "", Any, Live;
         /// The rule holds for this user only.
         user: Option<String> = None, "", Length(1, 1_024), Live;
         /// The rule holds for this client identifier only.

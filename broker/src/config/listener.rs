@@ -68,6 +68,8 @@ section! {
         subscription_ids_available: bool = true, "", Any, Restart;
         /// Keep alive that MQTT 5 clients are told to use instead of their own; unset leaves it to them.
         server_keep_alive_secs: Option<u16> = None, "seconds", Range(1, 65_535), Restart;
+        /// Longest keep alive of MQTT 5 clients: one that asks for more, or for none, is told to use this instead.
+        keep_alive_secs_max: Option<u16> = None, "seconds", Range(1, 65_535), Restart;
         /// Topic aliases a client may use; unset takes `limits.topic_alias_maximum`.
         topic_alias_maximum: Option<u16> = None, "aliases", Range(0, 65_535), Restart;
         /// QoS 1 and 2 messages a client may have unacknowledged; unset takes `limits.receive_maximum`.
@@ -110,6 +112,7 @@ impl ListenerConfig {
             shared_available: self.shared_available,
             subscription_ids_available: self.subscription_ids_available,
             server_keep_alive_secs: self.server_keep_alive_secs,
+            keep_alive_secs_max: self.keep_alive_secs_max,
             topic_alias_maximum: self.topic_alias_maximum.unwrap_or(limits.topic_alias_maximum),
             receive_maximum: self.receive_maximum.unwrap_or(limits.receive_maximum),
             maximum_packet_size: self.maximum_packet_size.unwrap_or(limits.maximum_packet_size),
@@ -132,6 +135,8 @@ pub struct Capabilities {
     pub subscription_ids_available: bool,
     /// Keep alive to use instead of the client's own, in seconds.
     pub server_keep_alive_secs: Option<u16>,
+    /// Longest keep alive, in seconds.
+    pub keep_alive_secs_max: Option<u16>,
     /// Topic aliases the client may use.
     pub topic_alias_maximum: u16,
     /// QoS 1 and 2 messages the client may have unacknowledged.

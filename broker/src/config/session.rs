@@ -8,6 +8,9 @@ section! {
         /// Longest session expiry interval; longer wishes are cut to it and the client is told. Also the expiry of
         /// MQTT 3.1 and 3.1.1 sessions with clean session 0.
         expiry_secs_max: u32 = 604_800, "seconds", Range(0, 4_294_967_295), Restart;
+        /// Send a message that several subscriptions of a session match once for each of them, instead of once with the
+        /// highest quality of service and all subscription identifiers.
+        overlapping_copies: bool = false, "", Any, Restart;
         /// Messages waiting in one session; beyond it new ones are refused.
         queue_messages_max: u32 = 10_000, "messages", Range(1, 100_000_000), Restart;
         /// Bytes waiting in one session; beyond it new messages are refused.

@@ -76,8 +76,8 @@ impl Scope {
     ///
     /// As for gauges.
     pub fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Histogram {
-        let options =
-            prometheus::HistogramOpts::new(format!("quorate_{}{name}", self.prefix), help).buckets(buckets.to_vec());
+        let options = prometheus::HistogramOpts::new(format!("quorate_{}{name}", self.prefix), help)
+            .buckets(buckets.to_vec());
         let histogram = prometheus::Histogram::with_opts(options).expect("buckets rise");
         self.metrics.register(Box::new(histogram.clone()));
         histogram

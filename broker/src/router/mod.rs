@@ -10,5 +10,5 @@ mod share;
 
 pub use plan::{Plan, PlannedShare, PlannedTarget, Terms};
 pub use routes::{AttachError, RouteTable, Router};
-pub(crate) use share::split_share;
 pub use session::{QueueGauge, SessionRoute};
+pub(crate) use share::split_share;

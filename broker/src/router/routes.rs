@@ -112,6 +112,7 @@ pub struct RouteTable {
     by_session: HashMap<SessionId, u32, foldhash::fast::RandomState>,
     shares: Slab<ShareRoute>,
     by_share: HashMap<ShareKey, u32, foldhash::fast::RandomState>,
+    copies: bool,
 }
 
 impl Default for RouteTable {
@@ -122,6 +123,7 @@ impl Default for RouteTable {
             by_session: HashMap::default(),
             shares: Slab::new(),
             by_share: HashMap::default(),
+            copies: false,
         }
     }
 }
@@ -131,6 +133,11 @@ fn small(index: usize) -> u32 {
 }
 
 impl RouteTable {
+    /// Whether overlapping subscriptions of a session each get a copy, instead of one message for all of them.
+    pub fn set_copies(&mut self, copies: bool) {
+        self.copies = copies;
+    }
+
     /// Sessions known.
     pub fn sessions(&self) -> usize {
         self.sessions.len()
@@ -148,19 +155,31 @@ impl RouteTable {
 
     /// The route of a session.
     pub fn session(&self, session: SessionId) -> Option<&SessionRoute> {
-        self.by_session.get(&session).map(|key| &self.sessions[*key as usize])
+        self.by_session
+            .get(&session)
+            .map(|key| &self.sessions[*key as usize])
     }
 
     fn session_mut(&mut self, session: SessionId) -> Option<&mut SessionRoute> {
-        self.by_session.get(&session).map(|key| &mut self.sessions[*key as usize])
+        self.by_session
+            .get(&session)
+            .map(|key| &mut self.sessions[*key as usize])
     }
 
     /// A session was created or its connection changed; answers the location that it leaves.
-    pub fn set_owner(&mut self, client_id: &ClientId, session: SessionId, epoch: Option<Epoch>) -> Option<Location> {
+    pub fn set_owner(
+        &mut self,
+        client_id: &ClientId,
+        session: SessionId,
+        epoch: Option<Epoch>,
+    ) -> Option<Location> {
         let key = match self.by_session.get(&session) {
             Some(key) => *key,
             None => {
-                let key = small(self.sessions.insert(SessionRoute::new(session, client_id.clone())));
+                let key = small(
+                    self.sessions
+                        .insert(SessionRoute::new(session, client_id.clone())),
+                );
                 self.by_session.insert(session, key);
                 key
             }
@@ -174,7 +193,12 @@ impl RouteTable {
     ///
     /// # Errors
     /// When a later connection has the session, or it has ended.
-    pub fn attach(&mut self, session: SessionId, epoch: Epoch, location: Location) -> Result<bool, AttachError> {
+    pub fn attach(
+        &mut self,
+        session: SessionId,
+        epoch: Epoch,
+        location: Location,
+    ) -> Result<bool, AttachError> {
         let route = self.session_mut(session).ok_or(AttachError::Ended)?;
         if route.epoch != epoch {
             return Err(AttachError::Fenced);
@@ -199,7 +223,9 @@ impl RouteTable {
 
     /// A session ended: its subscriptions go. Answers its location, and whether plans change.
     pub fn remove_session(&mut self, session: SessionId) -> (Option<Location>, bool) {
-        let Some(key) = self.by_session.remove(&session) else { return (None, false) };
+        let Some(key) = self.by_session.remove(&session) else {
+            return (None, false);
+        };
         let route = self.sessions.remove(key as usize);
         for filter in &route.filters {
             self.remove_route(key, filter);
@@ -209,7 +235,9 @@ impl RouteTable {
 
     /// A subscription was added or replaced.
     pub fn subscribe(&mut self, session: SessionId, subscription: &Subscription) {
-        let Some(key) = self.by_session.get(&session).copied() else { return };
+        let Some(key) = self.by_session.get(&session).copied() else {
+            return;
+        };
         let route = &mut self.sessions[key as usize];
         if !route.filters.contains(&subscription.filter) {
             route.filters.push(subscription.filter.clone());
@@ -233,19 +261,33 @@ impl RouteTable {
 
     /// A subscription was removed.
     pub fn unsubscribe(&mut self, session: SessionId, filter: &str) {
-        let Some(key) = self.by_session.get(&session).copied() else { return };
-        self.sessions[key as usize].filters.retain(|known| &**known != filter);
+        let Some(key) = self.by_session.get(&session).copied() else {
+            return;
+        };
+        self.sessions[key as usize]
+            .filters
+            .retain(|known| &**known != filter);
         self.remove_route(key, filter);
     }
 
     fn join_share(&mut self, name: &str, filter: &str, member: Member) {
-        let share_key = ShareKey { name: name.into(), filter: filter.into() };
+        let share_key = ShareKey {
+            name: name.into(),
+            filter: filter.into(),
+        };
         let index = match self.by_share.get(&share_key) {
             Some(index) => *index,
             None => {
                 let index = small(self.shares.insert(ShareRoute::new(share_key.clone())));
                 self.by_share.insert(share_key, index);
-                self.trie.insert(filter, index | SHARE_KEY, RouteValue { subscription_id: 0, flags: 0 });
+                self.trie.insert(
+                    filter,
+                    index | SHARE_KEY,
+                    RouteValue {
+                        subscription_id: 0,
+                        flags: 0,
+                    },
+                );
                 index
             }
         };
@@ -257,8 +299,13 @@ impl RouteTable {
             self.trie.remove(filter, &key);
             return;
         };
-        let share_key = ShareKey { name: name.into(), filter: filter.into() };
-        let Some(index) = self.by_share.get(&share_key).copied() else { return };
+        let share_key = ShareKey {
+            name: name.into(),
+            filter: filter.into(),
+        };
+        let Some(index) = self.by_share.get(&share_key).copied() else {
+            return;
+        };
         let share = &mut self.shares[index as usize];
         share.remove(key);
         if share.members.is_empty() {
@@ -269,12 +316,22 @@ impl RouteTable {
     }
 
     fn plan(&self, topic: &str, epoch: u64) -> Plan {
-        let mut plan = Plan { epoch, targets: Vec::new(), shares: Vec::new() };
+        let mut plan = Plan {
+            epoch,
+            targets: Vec::new(),
+            shares: Vec::new(),
+        };
         let mut places: HashMap<u32, usize, foldhash::fast::RandomState> = HashMap::default();
         let mut first: Option<(u32, usize)> = None;
         self.trie.match_topic(topic, |key, value| {
             if key & SHARE_KEY != 0 {
-                plan.shares.push(self.planned_share(&self.shares[(key & !SHARE_KEY) as usize]));
+                plan.shares
+                    .push(self.planned_share(&self.shares[(key & !SHARE_KEY) as usize]));
+                return;
+            }
+            if self.copies {
+                plan.targets
+                    .push(PlannedTarget::new(&self.sessions[*key as usize], *value));
                 return;
             }
             // Most topics have one subscriber: the map of places is filled from the second on.
@@ -287,7 +344,8 @@ impl RouteTable {
                 Some(place) => plan.targets[place].merge(*value),
                 None => {
                     let place = plan.targets.len();
-                    plan.targets.push(PlannedTarget::new(&self.sessions[*key as usize], *value));
+                    plan.targets
+                        .push(PlannedTarget::new(&self.sessions[*key as usize], *value));
                     if first.is_none() {
                         first = Some((*key, place));
                     } else {
@@ -297,7 +355,11 @@ impl RouteTable {
             }
         });
         // By worker, so that a fan-out touches each once.
-        plan.targets.sort_by_key(|target| target.location.map_or((u16::MAX, u32::MAX), |at| (at.worker, at.slot)));
+        plan.targets.sort_by_key(|target| {
+            target
+                .location
+                .map_or((u16::MAX, u32::MAX), |at| (at.worker, at.slot))
+        });
         plan
     }
 
@@ -317,12 +379,19 @@ impl RouteTable {
                 });
             }
         }
-        PlannedShare { key: share.key.clone(), durable, members, turn: share.turn.clone() }
+        PlannedShare {
+            key: share.key.clone(),
+            durable,
+            members,
+            turn: share.turn.clone(),
+        }
     }
 
     /// The connected members of a shared subscription, in the order they joined.
     pub fn share_members(&self, key: &ShareKey) -> Vec<ShareMember> {
-        let Some(index) = self.by_share.get(key) else { return Vec::new() };
+        let Some(index) = self.by_share.get(key) else {
+            return Vec::new();
+        };
         let members = self.shares[*index as usize].members.iter();
         members
             .filter_map(|member| {
@@ -346,9 +415,16 @@ impl RouteTable {
 
     /// The shared subscriptions of a session.
     pub fn shares_of(&self, session: SessionId) -> Vec<ShareKey> {
-        let Some(route) = self.session(session) else { return Vec::new() };
+        let Some(route) = self.session(session) else {
+            return Vec::new();
+        };
         let shares = route.filters.iter().filter_map(|filter| split_share(filter));
-        shares.map(|(name, filter)| ShareKey { name: name.into(), filter: filter.into() }).collect()
+        shares
+            .map(|(name, filter)| ShareKey {
+                name: name.into(),
+                filter: filter.into(),
+            })
+            .collect()
     }
 }
 
@@ -381,4 +457,3 @@ impl PlannedTarget {
         self.terms.merge(&options, value.subscription_id());
     }
 }
-

@@ -27,7 +27,14 @@ pub struct SessionRoute {
 impl SessionRoute {
     pub(super) fn new(session: SessionId, client_id: ClientId) -> Self {
         let queue = Placement::is_durable(session).then(Arc::default);
-        Self { session, client_id, epoch: Epoch(0), location: None, filters: SmallVec::new(), queue }
+        Self {
+            session,
+            client_id,
+            epoch: Epoch(0),
+            location: None,
+            filters: SmallVec::new(),
+            queue,
+        }
     }
 }
 
@@ -50,11 +57,16 @@ impl QueueGauge {
     /// References left.
     pub fn remove(&self, count: u32, bytes: u64) {
         // A gauge is corrected by clamping: it serves limits and metrics, the state holds the truth.
-        let _ = self.messages.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |value| {
-            Some(value.saturating_sub(count))
-        });
-        let _ =
-            self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |value| Some(value.saturating_sub(bytes)));
+        let _ = self
+            .messages
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |value| {
+                Some(value.saturating_sub(count))
+            });
+        let _ = self
+            .bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |value| {
+                Some(value.saturating_sub(bytes))
+            });
     }
 
     /// Messages that wait.

@@ -27,7 +27,11 @@ pub(super) struct Member {
 
 impl ShareRoute {
     pub(super) fn new(key: ShareKey) -> Self {
-        Self { key, members: Vec::new(), turn: Arc::default() }
+        Self {
+            key,
+            members: Vec::new(),
+            turn: Arc::default(),
+        }
     }
 
     pub(super) fn add(&mut self, member: Member) {

@@ -28,7 +28,7 @@ struct Entry {
 
 /// Messages for connections of one worker.
 #[derive(Debug, Default)]
-pub(super) struct LiveBatch {
+pub(crate) struct LiveBatch {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
     targets: Vec<Target>,
@@ -43,9 +43,14 @@ impl LiveBatch {
         self.entries.is_empty()
     }
 
-
     /// Starts a message; its targets follow.
-    pub(super) fn begin(&mut self, topic: &str, forwardable: &[u8], payload: &[u8], expires_at: Option<Instant>) {
+    pub(super) fn begin(
+        &mut self,
+        topic: &str,
+        forwardable: &[u8],
+        payload: &[u8],
+        expires_at: Option<Instant>,
+    ) {
         let small = |length: usize| u32::try_from(length).expect("parts of a packet are below 256 MiB");
         self.entries.push(Entry {
             start: self.bytes.len(),
@@ -65,13 +70,23 @@ impl LiveBatch {
         let ids_start = u32::try_from(self.ids.len()).expect("identifiers of a batch fit");
         self.ids.extend_from_slice(ids);
         let ids_count = u32::try_from(ids.len()).expect("identifiers of a batch fit");
-        self.targets.push(Target { slot, generation, qos, retain, ids_start, ids_count });
+        self.targets.push(Target {
+            slot,
+            generation,
+            qos,
+            retain,
+            ids_start,
+            ids_count,
+        });
     }
 
     /// Visits every delivery in order: (slot, generation, delivery).
     pub(super) fn visit(&self, mut deliver: impl FnMut(u32, u32, &Delivery<'_>)) {
         for (index, entry) in self.entries.iter().enumerate() {
-            let end = self.entries.get(index + 1).map_or(self.targets.len(), |next| next.targets_start);
+            let end = self
+                .entries
+                .get(index + 1)
+                .map_or(self.targets.len(), |next| next.targets_start);
             let (topic, rest) = self.bytes[entry.start..].split_at(entry.topic_len as usize);
             let topic = std::str::from_utf8(topic).expect("copied from a str");
             let (forwardable, rest) = rest.split_at(entry.forwardable_len as usize);
@@ -125,7 +140,14 @@ mod tests {
         let mut seen = Vec::new();
         batch.visit(|slot, generation, delivery| {
             let ids = delivery.subscription_ids.to_vec();
-            seen.push((slot, generation, delivery.topic.to_owned(), delivery.payload.to_vec(), delivery.qos, ids));
+            seen.push((
+                slot,
+                generation,
+                delivery.topic.to_owned(),
+                delivery.payload.to_vec(),
+                delivery.qos,
+                ids,
+            ));
         });
         assert_eq!(
             seen,

@@ -34,7 +34,10 @@ impl Worker {
     fn after_completion(self: &Rc<Self>, conn: &Rc<Conn>) {
         let (output, input) = {
             let state = conn.state.borrow();
-            (!state.out.is_empty(), !state.partial.is_empty() && state.protocol.ready_for_frames())
+            (
+                !state.out.is_empty(),
+                !state.partial.is_empty() && state.protocol.ready_for_frames(),
+            )
         };
         if output {
             self.mark_dirty(conn);
@@ -46,12 +49,21 @@ impl Worker {
         conn.wake();
     }
 
-    fn complete(self: &Rc<Self>, conn: &Rc<Conn>, waits_for: WaitsFor, completion: Completion) -> Result<(), Close> {
+    fn complete(
+        self: &Rc<Self>,
+        conn: &Rc<Conn>,
+        waits_for: WaitsFor,
+        completion: Completion,
+    ) -> Result<(), Close> {
         match waits_for {
             WaitsFor::Publish { token, matched } => self.published(conn, token, matched, &completion),
-            WaitsFor::ExactlyOnce { token, message } => self.published_once(conn, token, &message, &completion),
+            WaitsFor::ExactlyOnce { token, message } => {
+                self.published_once(conn, token, &message, &completion)
+            }
             WaitsFor::Release(packet_id) => {
-                let Completion::Applied(Outcome::Released(found)) = completion else { return Err(fenced()) };
+                let Completion::Applied(Outcome::Released(found)) = completion else {
+                    return Err(fenced());
+                };
                 let state = &mut *conn.state.borrow_mut();
                 self.lend_buffer(&mut state.out);
                 state.protocol.handle_released(packet_id, found, &mut state.out);
@@ -75,7 +87,6 @@ impl Worker {
                 self.replay(conn);
                 Ok(())
             }
-            WaitsFor::Closed(_) => Ok(()),
         }
     }
 
@@ -90,7 +101,9 @@ impl Worker {
         let Some(token) = token else { return Ok(()) };
         let state = &mut *conn.state.borrow_mut();
         self.lend_buffer(&mut state.out);
-        state.protocol.handle_publish_outcome(token, outcome, &mut state.out)
+        state
+            .protocol
+            .handle_publish_outcome(token, outcome, &mut state.out)
     }
 
     /// A QoS 2 publish of a durable session is committed: live subscribers get it now, unless it was a repeat (R11).

@@ -26,6 +26,8 @@ pub(super) struct Flags {
     pub(super) dirty: bool,
     /// The socket takes no more output for now.
     pub(super) blocked: bool,
+    /// Input is held back until output has left.
+    pub(super) paused: bool,
     /// Input that was held back may be taken up again.
     pub(super) resume: bool,
     /// The protocol has ended; output is being flushed and input discarded.

@@ -8,17 +8,26 @@ use quorate_proto::codec::QoS;
 use quorate_proto::message::Message;
 use quorate_proto::session::{DeliverResult, Delivery, Instant};
 
+use super::Worker;
 use super::batch::LiveBatch;
 use super::connection::Conn;
 use super::counting::drop_reason;
-use super::Worker;
 use crate::router::Terms;
 
 /// Copies a delivery for a connection that cannot send it yet.
 pub(super) fn own_message(delivery: &Delivery<'_>, now: Instant) -> Message {
     // The connection keeps the deadline itself; the interval only matters for properties.
-    let expiry = delivery.expires_at.map(|at| u32::try_from(at.millis_since(now) / 1000).unwrap_or(u32::MAX));
-    Message::new(delivery.topic, delivery.forwardable, delivery.payload, delivery.qos, delivery.retain, expiry)
+    let expiry = delivery
+        .expires_at
+        .map(|at| u32::try_from(at.millis_since(now) / 1000).unwrap_or(u32::MAX));
+    Message::new(
+        delivery.topic,
+        delivery.forwardable,
+        delivery.payload,
+        delivery.qos,
+        delivery.retain,
+        expiry,
+    )
 }
 
 impl Worker {
@@ -31,7 +40,9 @@ impl Worker {
             if let Some(rare) = &mut state.rare {
                 rare.replays.note_live(delivery.topic);
             }
-            state.protocol.deliver(delivery, &mut || own_message(delivery, now), now, &mut state.out)
+            state
+                .protocol
+                .deliver(delivery, &mut || own_message(delivery, now), now, &mut state.out)
         };
         self.count_delivery(conn, delivery.qos, result);
     }
@@ -42,7 +53,9 @@ impl Worker {
                 self.counters.messages_delivered.of(qos).increment();
                 self.mark_dirty(conn);
             }
-            DeliverResult::Dropped(reason) => self.counters.messages_dropped.of(drop_reason(reason)).increment(),
+            DeliverResult::Dropped(reason) => {
+                self.counters.messages_dropped.of(drop_reason(reason)).increment()
+            }
             DeliverResult::Queued | DeliverResult::Busy => {}
         }
     }
@@ -50,7 +63,11 @@ impl Worker {
     /// Delivers what another worker sent.
     pub(super) fn deliver_batch(&self, mut batch: LiveBatch) {
         batch.visit(|slot, generation, delivery| {
-            let location = Location { worker: self.index, slot, generation };
+            let location = Location {
+                worker: self.index,
+                slot,
+                generation,
+            };
             if let Some(conn) = self.connection(location) {
                 self.deliver(&conn, delivery);
             }
@@ -67,7 +84,9 @@ impl Worker {
 
     /// Delivers a message of the broker itself.
     pub(super) fn deliver_own(&self, location: Location, message: &Arc<Message>, terms: &Terms) {
-        let Some(conn) = self.connection(location) else { return };
+        let Some(conn) = self.connection(location) else {
+            return;
+        };
         let mut delivery = Delivery::of(message, message.qos.min(terms.qos));
         delivery.retain = message.retain && terms.retain_as_published;
         delivery.subscription_ids = &terms.subscription_ids;

@@ -125,34 +125,61 @@ impl Worker {
 
     /// PUBREL of a durable session: PUBCOMP leaves only when the release is committed (R8).
     fn release(&self, conn: &Conn, packet_id: PacketId) {
-        let Some((session, epoch)) = conn.session() else { return };
+        let Some((session, epoch)) = conn.session() else {
+            return;
+        };
         let group = self.shared.node().home(session);
-        let ticket = Ticket { location: conn.location, waits_for: WaitsFor::Release(packet_id) };
-        group.propose(&Command::Release { session, epoch, packet_id }, Some(ticket));
+        let ticket = Ticket {
+            location: conn.location,
+            waits_for: WaitsFor::Release(packet_id),
+        };
+        group.propose(
+            &Command::Release {
+                session,
+                epoch,
+                packet_id,
+            },
+            Some(ticket),
+        );
     }
 
     /// The client is done with a delivery.
     pub(super) fn settle(self: &Rc<Self>, conn: &Rc<Conn>, token: DeliveryToken, reason: ReasonCode) {
         if reason.is_error() {
-            self.counters.messages_dropped.of(DropReason::RefusedBySubscriber).increment();
+            self.counters
+                .messages_dropped
+                .of(DropReason::RefusedBySubscriber)
+                .increment();
         }
         let Some((slot, sequence)) = token_parts(token) else {
             self.settle_shared(conn, token);
             return;
         };
-        let Some((session, _)) = conn.session() else { return };
+        let Some((session, _)) = conn.session() else {
+            return;
+        };
         self.propose_settled(session, slot, sequence);
     }
 
-    pub(super) fn propose_settled(&self, session: quorate_cluster::state::SessionId, slot: u8, sequence: Sequence) {
+    pub(super) fn propose_settled(
+        &self,
+        session: quorate_cluster::state::SessionId,
+        slot: u8,
+        sequence: Sequence,
+    ) {
         let queue = TargetQueue::Session(session);
-        let settle = Command::Settle { queue, sequences: vec![sequence] };
+        let settle = Command::Settle {
+            queue,
+            sequences: vec![sequence],
+        };
         self.shared.node().group_of_slot(slot).propose(&settle, None);
     }
 
     /// PUBREC: committed before PUBREL is sent.
     fn received(&self, conn: &Rc<Conn>, packet_id: PacketId, token: Option<DeliveryToken>) {
-        let Some((session, _)) = conn.session() else { return };
+        let Some((session, _)) = conn.session() else {
+            return;
+        };
         let place = match token {
             Some(token) => match token_parts(token) {
                 Some(place) => Some(place),
@@ -160,10 +187,21 @@ impl Worker {
             },
             None => self.place_of(session, packet_id),
         };
-        let Some((slot, sequence)) = place else { return self.release_delivery(conn, packet_id) };
-        let received = Command::Received { session, sequences: vec![sequence] };
-        let ticket = Ticket { location: conn.location, waits_for: WaitsFor::Received { packet_id, token } };
-        self.shared.node().group_of_slot(slot).propose(&received, Some(ticket));
+        let Some((slot, sequence)) = place else {
+            return self.release_delivery(conn, packet_id);
+        };
+        let received = Command::Received {
+            session,
+            sequences: vec![sequence],
+        };
+        let ticket = Ticket {
+            location: conn.location,
+            waits_for: WaitsFor::Received { packet_id, token },
+        };
+        self.shared
+            .node()
+            .group_of_slot(slot)
+            .propose(&received, Some(ticket));
     }
 
     /// Sends PUBREL.
@@ -171,13 +209,19 @@ impl Worker {
         {
             let state = &mut *conn.state.borrow_mut();
             self.lend_buffer(&mut state.out);
-            state.protocol.handle_received_committed(packet_id, &mut state.out);
+            state
+                .protocol
+                .handle_received_committed(packet_id, &mut state.out);
         }
         self.mark_dirty(conn);
     }
 
     /// The unsettled QoS 2 reference that a packet identifier of an earlier connection stands for.
-    fn place_of(&self, session: quorate_cluster::state::SessionId, packet_id: PacketId) -> Option<(u8, Sequence)> {
+    fn place_of(
+        &self,
+        session: quorate_cluster::state::SessionId,
+        packet_id: PacketId,
+    ) -> Option<(u8, Sequence)> {
         let number = u64::from(packet_id.get()) - 1;
         let slot = u8::try_from(number / SLOT_SIZE).ok().filter(|slot| *slot < 16)?;
         let queue = TargetQueue::Session(session);
@@ -188,6 +232,9 @@ impl Worker {
         let sequence = Sequence(oldest + ahead);
         let mut found = Vec::new();
         state.pull(&queue, sequence, 1, u64::MAX, &mut found);
-        found.first().filter(|reference| reference.sequence == sequence).map(|_| (slot, sequence))
+        found
+            .first()
+            .filter(|reference| reference.sequence == sequence)
+            .map(|_| (slot, sequence))
     }
 }

@@ -76,7 +76,12 @@ impl ConnectionTask {
 
     fn is_held_back(&self) -> bool {
         let state = self.conn.state.borrow();
-        !state.protocol.ready_for_frames() || state.out.len() > OUTPUT_PAUSE_BYTES
+        let full = state.out.len() > OUTPUT_PAUSE_BYTES;
+        if full {
+            self.conn.update(|flags| flags.paused = true);
+            self.worker.counters.reads_paused.increment();
+        }
+        full || !state.protocol.ready_for_frames()
     }
 
     /// Reads once into the worker's scratch space and hands it on.
@@ -85,7 +90,9 @@ impl ConnectionTask {
         let result = match &mut self.source {
             Source::Tcp(reader) => {
                 let mut buffer = ReadBuf::new(&mut scratch);
-                Pin::new(reader).poll_read(cx, &mut buffer).map_ok(|()| buffer.filled().len())
+                Pin::new(reader)
+                    .poll_read(cx, &mut buffer)
+                    .map_ok(|()| buffer.filled().len())
             }
             Source::WebSocket(socket) => {
                 scratch.clear();
@@ -106,7 +113,9 @@ impl ConnectionTask {
     /// Writes what the socket refused before, or what only this task can write.
     fn poll_output(&mut self, cx: &mut Context<'_>) -> std::io::Result<()> {
         match (&mut self.source, &self.conn.writer) {
-            (Source::WebSocket(socket), _) => Self::poll_web_socket_output(&self.worker, &self.conn, socket, cx),
+            (Source::WebSocket(socket), _) => {
+                Self::poll_web_socket_output(&self.worker, &self.conn, socket, cx)
+            }
             (Source::Tcp(_), Writer::Tcp(writer)) => {
                 while self.conn.flags.get().blocked {
                     match writer.as_ref().poll_write_ready(cx) {

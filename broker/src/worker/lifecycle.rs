@@ -26,7 +26,11 @@ const STOP_WAIT: Duration = Duration::from_secs(2);
 impl Worker {
     /// Takes a new connection over from the acceptor.
     pub(super) fn accept(self: &Rc<Self>, accepted: Accepted) {
-        let Accepted { socket, peer, listener } = accepted;
+        let Accepted {
+            socket,
+            peer,
+            listener,
+        } = accepted;
         let stream = match TcpStream::from_std(socket) {
             Ok(stream) => stream,
             Err(error) => {
@@ -45,7 +49,11 @@ impl Worker {
                 Ok(prepared) => worker.start_prepared(prepared, listener),
                 Err(error) => {
                     tracing::debug!(%peer, listener = %listener.name, %error, "connection refused before MQTT");
-                    worker.counters.connections_closed.of(CloseReason::HandshakeFailed).increment();
+                    worker
+                        .counters
+                        .connections_closed
+                        .of(CloseReason::HandshakeFailed)
+                        .increment();
                     listener.released();
                 }
             }
@@ -55,7 +63,11 @@ impl Worker {
     fn start(self: &Rc<Self>, stream: TcpStream, peer: std::net::SocketAddr, listener: Arc<ListenerContext>) {
         let (reader, writer) = stream.into_split();
         let conn = self.insert(peer, listener, Writer::Tcp(writer));
-        let task = ConnectionTask { worker: self.clone(), conn, source: Source::Tcp(reader) };
+        let task = ConnectionTask {
+            worker: self.clone(),
+            conn,
+            source: Source::Tcp(reader),
+        };
         tokio::task::spawn_local(task);
     }
 
@@ -64,7 +76,11 @@ impl Worker {
             crate::listener::Prepared::Tcp(stream, peer) => self.start(stream, peer, listener),
             crate::listener::Prepared::WebSocket(socket, peer) => {
                 let conn = self.insert(peer, listener, Writer::Task);
-                let task = ConnectionTask { worker: self.clone(), conn, source: Source::WebSocket(socket) };
+                let task = ConnectionTask {
+                    worker: self.clone(),
+                    conn,
+                    source: Source::WebSocket(socket),
+                };
                 tokio::task::spawn_local(task);
             }
         }
@@ -77,9 +93,18 @@ impl Worker {
         let generation = self.generation.get().wrapping_add(1);
         self.generation.set(generation);
         let slot = u32::try_from(entry.key()).expect("a process has fewer sockets");
-        let location = Location { worker: self.index, slot, generation };
+        let location = Location {
+            worker: self.index,
+            slot,
+            generation,
+        };
         let protocol = Connection::new(listener.settings.clone(), now);
-        let rare = listener.wants_peer().then(|| Box::new(Rare { peer: Some(peer), ..Rare::default() }));
+        let rare = listener.wants_peer().then(|| {
+            Box::new(Rare {
+                peer: Some(peer),
+                ..Rare::default()
+            })
+        });
         let connect_by = now.plus_millis(listener.connect_timeout_ms);
         let conn = Rc::new(Conn {
             location,
@@ -113,10 +138,16 @@ impl Worker {
         let result = {
             let mut state = conn.state.borrow_mut();
             if state.session.is_none() && !state.protocol.is_connected() {
-                Err(Close::new(ReasonCode::MAXIMUM_CONNECT_TIME, "no CONNECT was completed in time"))
+                Err(Close::new(
+                    ReasonCode::MAXIMUM_CONNECT_TIME,
+                    "no CONNECT was completed in time",
+                ))
             } else {
                 state.protocol.trim();
-                state.protocol.handle_timeout(now).map(|()| state.protocol.deadline())
+                state
+                    .protocol
+                    .handle_timeout(now)
+                    .map(|()| state.protocol.deadline())
             }
         };
         match result {
@@ -192,7 +223,9 @@ impl Worker {
             (state.session.take(), state.protocol.farewell(), state.rare.take())
         };
         let Some((session, epoch)) = session else { return };
-        self.shared.router.write(|table| ((), table.detach(session, conn.location)));
+        self.shared
+            .router
+            .write(|table| ((), table.detach(session, conn.location)));
         let node = self.shared.node();
         if let Some(rare) = rare {
             self.give_back_shared(rare.shared);
@@ -209,7 +242,12 @@ impl Worker {
 
     /// The session was opened for a connection that has gone meanwhile.
     pub(super) fn close_opened(&self, request: &OpenRequest, session: SessionId, epoch: Epoch) {
-        let command = Command::CloseConnection { session, epoch, publish_will: true, expiry_secs: None };
+        let command = Command::CloseConnection {
+            session,
+            epoch,
+            publish_will: true,
+            expiry_secs: None,
+        };
         self.shared.node().home(session).propose(&command, None);
         self.shared.gate_next(&request.client_id);
     }
@@ -228,7 +266,12 @@ impl Worker {
     /// Ends all connections.
     pub(super) fn stop(self: &Rc<Self>) {
         self.stopping.set(true);
-        let connections: Vec<_> = self.connections.borrow().iter().map(|(_, conn)| conn.clone()).collect();
+        let connections: Vec<_> = self
+            .connections
+            .borrow()
+            .iter()
+            .map(|(_, conn)| conn.clone())
+            .collect();
         let close = Close::new(ReasonCode::SERVER_SHUTTING_DOWN, "the server is shutting down");
         for conn in connections {
             self.close(&conn, &close);
@@ -245,6 +288,9 @@ impl Worker {
 
     /// A proposal for a connection.
     pub(super) fn ticket(conn: &Conn, waits_for: WaitsFor) -> Option<Ticket> {
-        Some(Ticket { location: conn.location, waits_for })
+        Some(Ticket {
+            location: conn.location,
+            waits_for,
+        })
     }
 }

@@ -24,7 +24,11 @@ pub(crate) enum Mail {
     /// Live deliveries of another worker.
     Live(LiveBatch),
     /// A message of the broker itself for one connection.
-    Own { location: Location, message: Arc<Message>, terms: Terms },
+    Own {
+        location: Location,
+        message: Arc<Message>,
+        terms: Terms,
+    },
     /// A message of a shared subscription that is not replicated, for a member.
     Shared(Box<LiveShared>),
     /// Proposals ended.
@@ -36,11 +40,18 @@ pub(crate) enum Mail {
     /// References of a shared subscription.
     SharedReferences(Vec<SharedReference>),
     /// The gate is open for a connection that waited to open its session.
-    Proceed { location: Location, request: Box<OpenRequest> },
+    Proceed {
+        location: Location,
+        request: Box<OpenRequest>,
+    },
     /// The answer of an authenticator that took its time.
     Authenticated(Box<AuthenticationAnswer>),
     /// Close a connection.
-    Kick { location: Location, reason: ReasonCode, what: &'static str },
+    Kick {
+        location: Location,
+        reason: ReasonCode,
+        what: &'static str,
+    },
     /// Close all connections, then stop.
     Stop,
 }

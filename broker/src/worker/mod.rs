@@ -38,13 +38,13 @@ use quorate_proto::session::Instant;
 use slab::Slab;
 use tokio::runtime::LocalOptions;
 
-use self::batch::LiveBatch;
+pub(crate) use self::batch::LiveBatch;
 use self::connection::Conn;
-use self::output::DirtyList;
-use self::timers::Wheel;
-pub(crate) use self::open::ExchangeInProgress;
 pub(crate) use self::mailbox::{Accepted, LiveShared, Mail, Mailbox};
-pub use self::ticket::Ticket;
+pub(crate) use self::open::ExchangeInProgress;
+use self::output::DirtyList;
+pub(crate) use self::ticket::Ticket;
+use self::timers::Wheel;
 use crate::metrics::WorkerMetrics;
 use crate::node::Shared;
 use crate::router::Plan;
@@ -80,20 +80,28 @@ impl Worker {
         shared: Arc<Shared>,
         counters: WorkerMetrics,
     ) -> std::io::Result<std::thread::JoinHandle<()>> {
-        std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            let mut builder = tokio::runtime::Builder::new_current_thread();
-            let runtime = match builder.enable_io().enable_time().build_local(LocalOptions::default()) {
-                Ok(runtime) => runtime,
-                Err(error) => return Host::fatal(&*shared, format!("worker {index} cannot start: {error}")),
-            };
-            let worker = Rc::new(Self::new(index, shared, counters));
-            // As a task of its own: a wake-up of the future that is blocked on costs a system call.
-            runtime.block_on(async {
-                if tokio::task::spawn_local(worker.run()).await.is_err() {
-                    tracing::error!(worker = index, "the worker panicked");
-                }
-            });
-        })
+        std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || {
+                let mut builder = tokio::runtime::Builder::new_current_thread();
+                let runtime = match builder
+                    .enable_io()
+                    .enable_time()
+                    .build_local(LocalOptions::default())
+                {
+                    Ok(runtime) => runtime,
+                    Err(error) => {
+                        return Host::fatal(&*shared, format!("worker {index} cannot start: {error}"));
+                    }
+                };
+                let worker = Rc::new(Self::new(index, shared, counters));
+                // As a task of its own: a wake-up of the future that is blocked on costs a system call.
+                runtime.block_on(async {
+                    if tokio::task::spawn_local(worker.run()).await.is_err() {
+                        tracing::error!(worker = index, "the worker panicked");
+                    }
+                });
+            })
     }
 
     fn new(index: u16, shared: Arc<Shared>, counters: WorkerMetrics) -> Self {
@@ -118,7 +126,9 @@ impl Worker {
         tokio::task::spawn_local(self.clone().run_timers());
         let mut mails = Vec::new();
         loop {
-            self.shared.mailboxes[usize::from(self.index)].receive(&mut mails).await;
+            self.shared.mailboxes[usize::from(self.index)]
+                .receive(&mut mails)
+                .await;
             for mail in mails.drain(..) {
                 self.handle_mail(mail);
             }
@@ -133,7 +143,11 @@ impl Worker {
         match mail {
             Mail::Accept(accepted) => self.accept(*accepted),
             Mail::Live(batch) => self.deliver_batch(batch),
-            Mail::Own { location, message, terms } => self.deliver_own(location, &message, &terms),
+            Mail::Own {
+                location,
+                message,
+                terms,
+            } => self.deliver_own(location, &message, &terms),
             Mail::Shared(shared) => self.deliver_live_shared(*shared),
             Mail::Completions(completions) => self.handle_completions(completions),
             Mail::Pending { location, slot } => self.handle_pending(location, slot),
@@ -141,7 +155,11 @@ impl Worker {
             Mail::SharedReferences(references) => self.handle_shared_references(references),
             Mail::Proceed { location, request } => self.handle_proceed(location, request),
             Mail::Authenticated(answer) => self.handle_authenticated(*answer),
-            Mail::Kick { location, reason, what } => self.kick(location, reason, what),
+            Mail::Kick {
+                location,
+                reason,
+                what,
+            } => self.kick(location, reason, what),
             Mail::Stop => self.stop(),
         }
     }

@@ -39,7 +39,9 @@ pub(crate) struct ExchangeInProgress {
 
 impl std::fmt::Debug for ExchangeInProgress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ExchangeInProgress").field("client_id", &self.client_id).finish_non_exhaustive()
+        f.debug_struct("ExchangeInProgress")
+            .field("client_id", &self.client_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -54,29 +56,53 @@ impl Worker {
             AuthenticationRequest::Continue { data, .. } => {
                 let step = {
                     let mut state = conn.state.borrow_mut();
-                    let Some(progress) = &mut state.rare().exchange else { return Err(no_exchange()) };
+                    let Some(progress) = &mut state.rare().exchange else {
+                        return Err(no_exchange());
+                    };
                     progress.exchange.step(data.unwrap_or_default())
                 };
                 self.exchange_stepped(conn, step)
             }
             AuthenticationRequest::Reauthenticate { method, data } => {
-                let identity = conn.state.borrow().rare.as_ref().and_then(|rare| rare.client.clone());
-                let user = identity.as_ref().and_then(|client| client.identity.user_name.as_deref());
-                let client_id = conn.state.borrow().protocol.client_id().cloned().unwrap_or_default();
+                let identity = conn
+                    .state
+                    .borrow()
+                    .rare
+                    .as_ref()
+                    .and_then(|rare| rare.client.clone());
+                let user = identity
+                    .as_ref()
+                    .and_then(|client| client.identity.user_name.as_deref());
+                let client_id = conn
+                    .state
+                    .borrow()
+                    .protocol
+                    .client_id()
+                    .cloned()
+                    .unwrap_or_default();
                 self.start_exchange(conn, method, data, user, client_id, None)
             }
         }
     }
 
-    fn authenticate_connect(self: &Rc<Self>, conn: &Rc<Conn>, credentials: &Credentials<'_>) -> Result<(), Close> {
+    fn authenticate_connect(
+        self: &Rc<Self>,
+        conn: &Rc<Conn>,
+        credentials: &Credentials<'_>,
+    ) -> Result<(), Close> {
         if !self.shared.is_ready() {
-            return self.decide(conn, Decision::Refuse {
-                reason: ReasonCode::SERVER_UNAVAILABLE,
-                reason_string: Some("the node is not ready"),
-            });
+            return self.decide(
+                conn,
+                Decision::Refuse {
+                    reason: ReasonCode::SERVER_UNAVAILABLE,
+                    reason_string: Some("the node is not ready"),
+                },
+            );
         }
-        let assigned: Option<Arc<str>> =
-            credentials.client_id.is_empty().then(|| self.shared.assign_client_id().into());
+        let assigned: Option<Arc<str>> = credentials
+            .client_id
+            .is_empty()
+            .then(|| self.shared.assign_client_id().into());
         let client_id: Arc<str> = assigned.clone().unwrap_or_else(|| credentials.client_id.into());
         if let Some(method) = credentials.method {
             return self.start_exchange(conn, method, credentials.data, None, client_id, assigned);
@@ -95,8 +121,14 @@ impl Worker {
                 let shared = self.shared.clone();
                 self.shared.control.spawn(async move {
                     let verdict = pending.await;
-                    let answer = AuthenticationAnswer { location, assigned, client_id, verdict };
-                    shared.mailboxes[usize::from(location.worker)].send(Mail::Authenticated(Box::new(answer)));
+                    let answer = AuthenticationAnswer {
+                        location,
+                        assigned,
+                        client_id,
+                        verdict,
+                    };
+                    shared.mailboxes[usize::from(location.worker)]
+                        .send(Mail::Authenticated(Box::new(answer)));
                 });
                 Ok(())
             }
@@ -105,7 +137,9 @@ impl Worker {
 
     /// The answer of an authenticator that took its time.
     pub(super) fn handle_authenticated(self: &Rc<Self>, answer: AuthenticationAnswer) {
-        let Some(conn) = self.connection(answer.location) else { return };
+        let Some(conn) = self.connection(answer.location) else {
+            return;
+        };
         if conn.flags.get().ending {
             return;
         }
@@ -124,15 +158,36 @@ impl Worker {
         match verdict {
             Verdict::Accept(identity) => {
                 self.note_client(conn, client_id, identity.clone());
-                self.decide(conn, Decision::Accept { data: None, assigned_client_id: assigned.as_deref() })
+                self.decide(
+                    conn,
+                    Decision::Accept {
+                        data: None,
+                        assigned_client_id: assigned.as_deref(),
+                    },
+                )
             }
             Verdict::Refuse(refusal) => self.refuse(conn, *refusal),
         }
     }
 
     fn refuse(self: &Rc<Self>, conn: &Rc<Conn>, refusal: Refusal) -> Result<(), Close> {
-        self.counters.authentication_failures.of(refusal.reason()).increment();
-        self.decide(conn, Decision::Refuse { reason: refusal.reason(), reason_string: None })
+        self.counters
+            .authentication_failures
+            .of(refusal.reason())
+            .increment();
+        let reason_string = match refusal {
+            Refusal::BadMethod => Some("the authentication method is not known to this server"),
+            Refusal::Busy => Some("too many clients are logging in; come back later"),
+            // Nothing that helps to guess.
+            Refusal::BadCredentials | Refusal::NotAuthorized | Refusal::Protocol => None,
+        };
+        self.decide(
+            conn,
+            Decision::Refuse {
+                reason: refusal.reason(),
+                reason_string,
+            },
+        )
     }
 
     fn start_exchange(
@@ -149,7 +204,11 @@ impl Worker {
         };
         let mut exchange = method.start(user);
         let step = exchange.step(data.unwrap_or_default());
-        conn.state.borrow_mut().rare().exchange = Some(ExchangeInProgress { exchange, client_id, assigned });
+        conn.state.borrow_mut().rare().exchange = Some(ExchangeInProgress {
+            exchange,
+            client_id,
+            assigned,
+        });
         self.exchange_stepped(conn, step)
     }
 
@@ -158,10 +217,18 @@ impl Worker {
             ExchangeStep::Continue(data) => self.decide(conn, Decision::Continue { data: Some(&data) }),
             ExchangeStep::Accept { data, identity } => {
                 let progress = conn.state.borrow_mut().rare().exchange.take();
-                let Some(progress) = progress else { return Err(no_exchange()) };
+                let Some(progress) = progress else {
+                    return Err(no_exchange());
+                };
                 self.note_client(conn, progress.client_id, identity);
                 let assigned_client_id = progress.assigned.as_deref();
-                self.decide(conn, Decision::Accept { data: Some(&data), assigned_client_id })
+                self.decide(
+                    conn,
+                    Decision::Accept {
+                        data: Some(&data),
+                        assigned_client_id,
+                    },
+                )
             }
             ExchangeStep::Refuse(refusal) => self.refuse(conn, refusal),
         }
@@ -171,7 +238,9 @@ impl Worker {
         let action = {
             let state = &mut *conn.state.borrow_mut();
             self.lend_buffer(&mut state.out);
-            state.protocol.handle_authenticated(decision, self.now(), &mut state.out)?
+            state
+                .protocol
+                .handle_authenticated(decision, self.now(), &mut state.out)?
         };
         self.mark_dirty(conn);
         self.act(conn, action)
@@ -181,7 +250,11 @@ impl Worker {
         // Only an authorizer, or a later re-authentication, asks for it.
         if self.shared.authorizer.is_some() || identity.user_name.is_some() {
             let remote = self.peer(conn);
-            conn.state.borrow_mut().rare().client = Some(Arc::new(ClientInfo { client_id, identity, remote }));
+            conn.state.borrow_mut().rare().client = Some(Arc::new(ClientInfo {
+                client_id,
+                identity,
+                remote,
+            }));
         }
     }
 
@@ -193,8 +266,15 @@ impl Worker {
 
     /// Whether the client may do this; without an authorizer everybody may.
     pub(super) fn is_authorized(&self, conn: &Conn, action: AuthorizedAction, topic: &str) -> bool {
-        let Some(authorizer) = &self.shared.authorizer else { return true };
-        let client = conn.state.borrow().rare.as_ref().and_then(|rare| rare.client.clone());
+        let Some(authorizer) = &self.shared.authorizer else {
+            return true;
+        };
+        let client = conn
+            .state
+            .borrow()
+            .rare
+            .as_ref()
+            .and_then(|rare| rare.client.clone());
         client.is_some_and(|client| authorizer.authorize(&client, action, topic) == Authorization::Allow)
     }
 
@@ -203,7 +283,11 @@ impl Worker {
         if let Some(will) = &request.will
             && !self.may_leave_will(conn, will.message.topic())
         {
-            return self.refuse_open(conn, ReasonCode::NOT_AUTHORIZED, "the will's topic is not allowed");
+            return self.refuse_open(
+                conn,
+                ReasonCode::NOT_AUTHORIZED,
+                "the will's topic is not allowed",
+            );
         }
         let request = Box::new(request);
         if let Some(request) = self.shared.gate_enter(conn.location, request) {
@@ -224,7 +308,15 @@ impl Worker {
     }
 
     /// The gate is open.
-    pub(super) fn proceed(self: &Rc<Self>, conn: &Rc<Conn>, request: Box<OpenRequest>) {
+    pub(super) fn proceed(self: &Rc<Self>, conn: &Rc<Conn>, mut request: Box<OpenRequest>) {
+        if !request.durable && !request.clean_start {
+            // A durable session is continued, even by a connection that lets it end [MQTT-3.1.2-5].
+            let home = self
+                .shared
+                .node()
+                .group(Placement::data_of_client(&request.client_id));
+            request.durable = home.state().session(&request.client_id).is_some();
+        }
         let client_id = &request.client_id;
         let other = if request.durable {
             Placement::live_of_client(client_id)
@@ -236,7 +328,10 @@ impl Worker {
         match known {
             None => self.open_session(conn, request),
             Some(session) => {
-                let end = Command::EndSession { session, publish_will: true };
+                let end = Command::EndSession {
+                    session,
+                    publish_will: true,
+                };
                 group.propose(&end, Self::ticket(conn, WaitsFor::OtherSessionEnded(request)));
             }
         }
@@ -249,7 +344,10 @@ impl Worker {
             Placement::live_of_client(&request.client_id)
         };
         let will = request.will.as_ref().map(|will| {
-            Box::new(WillMessage { message: will.message.clone(), delay_secs: will.delay_secs })
+            Box::new(WillMessage {
+                message: will.message.clone(),
+                delay_secs: will.delay_secs,
+            })
         });
         let command = Command::OpenSession {
             client_id: request.client_id.clone(),
@@ -258,7 +356,10 @@ impl Worker {
             will,
             limits: self.shared.settings.session_limits,
         };
-        self.shared.node().group(home).propose(&command, Self::ticket(conn, WaitsFor::Opened(request)));
+        self.shared
+            .node()
+            .group(home)
+            .propose(&command, Self::ticket(conn, WaitsFor::Opened(request)));
     }
 
     /// The session is open: routes know the connection, then the client is told.
@@ -269,9 +370,13 @@ impl Worker {
         completion: Completion,
     ) -> Result<(), Close> {
         let (session, epoch, present, inbound) = match completion {
-            Completion::Applied(Outcome::Opened { session, epoch, present, inbound, .. }) => {
-                (session, epoch, present, inbound)
-            }
+            Completion::Applied(Outcome::Opened {
+                session,
+                epoch,
+                present,
+                inbound,
+                ..
+            }) => (session, epoch, present, inbound),
             _ => {
                 self.refuse_open(conn, ReasonCode::QUOTA_EXCEEDED, "too many sessions");
                 self.shared.gate_next(&request.client_id);
@@ -289,13 +394,22 @@ impl Worker {
             let state = &mut *conn.state.borrow_mut();
             state.session = Some((session, epoch));
             if request.durable {
-                let queue = if present { DurableQueue::resumed() } else { DurableQueue::default() };
+                let queue = if present {
+                    DurableQueue::resumed()
+                } else {
+                    DurableQueue::default()
+                };
                 state.queue = Some(Box::new(queue));
             }
             self.lend_buffer(&mut state.out);
             let local_start = u64::from(epoch.0);
             state.protocol.handle_opened(
-                Opened { session_present: present, inbound, local_start },
+                Opened {
+                    session_present: present,
+                    inbound,
+                    durable: request.durable,
+                    local_start,
+                },
                 self.now(),
                 &mut state.out,
             )?;
@@ -313,10 +427,13 @@ impl Worker {
     }
 
     fn attach(&self, conn: &Conn, session: SessionId, epoch: Epoch) -> Result<(), Close> {
-        let attached = self.shared.router.write(|table| match table.attach(session, epoch, conn.location) {
-            Ok(changed) => (Ok(()), changed),
-            Err(error) => (Err(error), false),
-        });
+        let attached = self
+            .shared
+            .router
+            .write(|table| match table.attach(session, epoch, conn.location) {
+                Ok(changed) => (Ok(()), changed),
+                Err(error) => (Err(error), false),
+            });
         attached.map_err(|error| {
             tracing::debug!(%error, "a connection lost its session before it had it");
             fenced()
@@ -335,5 +452,8 @@ impl Worker {
 }
 
 fn no_exchange() -> Close {
-    Close::new(ReasonCode::PROTOCOL_ERROR, "no authentication is going on [MQTT5 4.12]")
+    Close::new(
+        ReasonCode::PROTOCOL_ERROR,
+        "no authentication is going on [MQTT5 4.12]",
+    )
 }

@@ -120,9 +120,18 @@ impl Worker {
 
     /// Everything was written: retained messages may follow, and input that waited for room.
     pub(super) fn output_left(&self, conn: &Conn) {
-        let waits = conn.state.borrow().rare.as_ref().is_some_and(|rare| !rare.replays.is_empty());
+        let waits = conn
+            .state
+            .borrow()
+            .rare
+            .as_ref()
+            .is_some_and(|rare| !rare.replays.is_empty());
         if waits {
             self.replay(conn);
+        }
+        if conn.flags.get().paused {
+            conn.update(|flags| flags.paused = false);
+            conn.wake();
         }
     }
 

@@ -48,7 +48,14 @@ impl<'a> Published<'a> {
     }
 
     fn to_message(self) -> Message {
-        Message::new(self.topic, self.forwardable, self.payload, self.qos, self.retain, self.expiry_secs)
+        Message::new(
+            self.topic,
+            self.forwardable,
+            self.payload,
+            self.qos,
+            self.retain,
+            self.expiry_secs,
+        )
     }
 }
 
@@ -67,8 +74,16 @@ pub(super) struct Matched {
 }
 
 impl Worker {
-    pub(super) fn handle_publish(self: &Rc<Self>, conn: &Rc<Conn>, request: PublishRequest<'_>) -> Result<(), Close> {
-        let PublishRequest { publish, topic, token } = request;
+    pub(super) fn handle_publish(
+        self: &Rc<Self>,
+        conn: &Rc<Conn>,
+        request: PublishRequest<'_>,
+    ) -> Result<(), Close> {
+        let PublishRequest {
+            publish,
+            topic,
+            token,
+        } = request;
         self.counters.messages_received.of(publish.qos).increment();
         if let Some(reason) = self.forbidden(conn, &topic) {
             self.counters.publishes_refused.of(reason).increment();
@@ -106,11 +121,18 @@ impl Worker {
         (!allowed).then_some(ReasonCode::NOT_AUTHORIZED)
     }
 
-    fn answer(&self, conn: &Rc<Conn>, token: Option<PublishToken>, outcome: PublishOutcome) -> Result<(), Close> {
+    fn answer(
+        &self,
+        conn: &Rc<Conn>,
+        token: Option<PublishToken>,
+        outcome: PublishOutcome,
+    ) -> Result<(), Close> {
         let Some(token) = token else { return Ok(()) };
         let state = &mut *conn.state.borrow_mut();
         self.lend_buffer(&mut state.out);
-        state.protocol.handle_publish_outcome(token, outcome, &mut state.out)
+        state
+            .protocol
+            .handle_publish_outcome(token, outcome, &mut state.out)
     }
 
     fn publish_live_first(
@@ -132,14 +154,19 @@ impl Worker {
             return self.answer(conn, token, outcome);
         }
         let origin = match session {
-            Some((session, epoch)) if Placement::is_durable(session) => {
-                Origin::Session { session, epoch, packet_id: None }
-            }
+            Some((session, epoch)) if Placement::is_durable(session) => Origin::Session {
+                session,
+                epoch,
+                packet_id: None,
+            },
             _ => Origin::Live,
         };
         let ticket = token.map(|token| Ticket {
             location: conn.location,
-            waits_for: WaitsFor::Publish { token: Some(token), matched: matched.any },
+            waits_for: WaitsFor::Publish {
+                token: Some(token),
+                matched: matched.any,
+            },
         });
         self.propose_publish(conn, origin, published, &matched.durable, ticket);
         Ok(())
@@ -154,9 +181,19 @@ impl Worker {
         (session, epoch): (SessionId, Epoch),
     ) {
         let matched = self.match_durable(plan, published);
-        let origin = Origin::Session { session, epoch, packet_id: Some(token.packet_id()) };
-        let waits_for = WaitsFor::ExactlyOnce { token, message: Arc::new(published.to_message()) };
-        let ticket = Ticket { location: conn.location, waits_for };
+        let origin = Origin::Session {
+            session,
+            epoch,
+            packet_id: Some(token.packet_id()),
+        };
+        let waits_for = WaitsFor::ExactlyOnce {
+            token,
+            message: Arc::new(published.to_message()),
+        };
+        let ticket = Ticket {
+            location: conn.location,
+            waits_for,
+        };
         self.propose_publish(conn, origin, published, &matched.durable, Some(ticket));
     }
 
@@ -184,7 +221,13 @@ impl Worker {
                 retain: published.retain,
                 expiry_secs: published.expiry_secs,
             };
-            encode_publish(buffer, &origin, &parts, targets.iter().map(Target::borrowed), published.retain);
+            encode_publish(
+                buffer,
+                &origin,
+                &parts,
+                targets.iter().map(Target::borrowed),
+                published.retain,
+            );
         };
         let group = self.shared.node().group(group);
         if published.retain {
@@ -198,12 +241,19 @@ impl Worker {
     pub(super) fn match_durable(&self, plan: &Plan, published: &Published<'_>) -> Matched {
         let mut matched = Matched::default();
         for target in &plan.targets {
-            let Some(terms) = target.terms_for(published.publisher) else { continue };
+            let Some(terms) = target.terms_for(published.publisher) else {
+                continue;
+            };
             let qos = published.qos.min(terms.qos);
-            let (Some(queue), true) = (&target.queue, qos > QoS::AtMostOnce) else { continue };
+            let (Some(queue), true) = (&target.queue, qos > QoS::AtMostOnce) else {
+                continue;
+            };
             if self.shared.queue_is_full(queue) {
                 matched.refused = true;
-                self.counters.messages_dropped.of(DropReason::QueueFull).increment();
+                self.counters
+                    .messages_dropped
+                    .of(DropReason::QueueFull)
+                    .increment();
                 continue;
             }
             matched.any = true;
@@ -234,7 +284,9 @@ impl Worker {
         let mut any = false;
         let mut begun: Option<u16> = None;
         for target in &plan.targets {
-            let Some(terms) = target.terms_for(published.publisher) else { continue };
+            let Some(terms) = target.terms_for(published.publisher) else {
+                continue;
+            };
             let qos = published.qos.min(terms.qos);
             if target.queue.is_some() && qos > QoS::AtMostOnce {
                 continue;
@@ -262,7 +314,9 @@ impl Worker {
         let qos = published.qos.min(terms.qos);
         let retain = published.retain && terms.retain_as_published;
         if location.worker == self.index {
-            let Some(conn) = self.connection(location) else { return };
+            let Some(conn) = self.connection(location) else {
+                return;
+            };
             let delivery = Delivery {
                 topic: published.topic,
                 forwardable: published.forwardable,
@@ -278,10 +332,21 @@ impl Worker {
         let mut outgoing = self.outgoing.borrow_mut();
         let batch = &mut outgoing[usize::from(location.worker)];
         if *begun != Some(location.worker) {
-            batch.begin(published.topic, published.forwardable, published.payload, expires_at);
+            batch.begin(
+                published.topic,
+                published.forwardable,
+                published.payload,
+                expires_at,
+            );
             *begun = Some(location.worker);
         }
-        batch.target(location.slot, location.generation, qos, retain, &terms.subscription_ids);
+        batch.target(
+            location.slot,
+            location.generation,
+            qos,
+            retain,
+            &terms.subscription_ids,
+        );
         drop(outgoing);
         self.mark_batches();
     }
@@ -294,8 +359,12 @@ impl Worker {
         expires_at: Option<Instant>,
         begun: &mut Option<u16>,
     ) -> bool {
-        let Some(member) = next_member(share) else { return false };
-        let Some(location) = member.location else { return false };
+        let Some(member) = next_member(share) else {
+            return false;
+        };
+        let Some(location) = member.location else {
+            return false;
+        };
         if published.qos.min(member.terms.qos) == QoS::AtMostOnce {
             // Another target of this message may share the worker: a message of its own keeps batches in order.
             *begun = None;

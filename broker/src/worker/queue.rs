@@ -60,7 +60,10 @@ pub(super) struct DurableQueue {
 impl DurableQueue {
     /// A session that is continued may have references in every group.
     pub(super) fn resumed() -> Self {
-        Self { ready: u16::MAX, ..Self::default() }
+        Self {
+            ready: u16::MAX,
+            ..Self::default()
+        }
     }
 
     /// Whether a reference with this packet identifier is still to be sent; a PUBREC for it was committed, so it goes
@@ -69,7 +72,8 @@ impl DurableQueue {
         let number = u64::from(packet_id.get()) - 1;
         let slot = u8::try_from(number / SLOT_SIZE).unwrap_or(u8::MAX);
         let mut waiting = self.held.iter_mut();
-        let held = waiting.find(|held| held.slot == slot && held.reference.sequence.0 % SLOT_SIZE == number % SLOT_SIZE);
+        let held = waiting
+            .find(|held| held.slot == slot && held.reference.sequence.0 % SLOT_SIZE == number % SLOT_SIZE);
         match held {
             Some(held) => {
                 held.phase = DeliveryPhase::Received;
@@ -84,7 +88,9 @@ impl DurableQueue {
 impl Worker {
     /// A group has references for a session.
     pub(super) fn handle_pending(self: &Rc<Self>, location: Location, slot: u8) {
-        let Some(conn) = self.connection(location) else { return };
+        let Some(conn) = self.connection(location) else {
+            return;
+        };
         if let Some(queue) = &mut conn.state.borrow_mut().queue {
             queue.ready |= 1 << slot;
         }
@@ -149,7 +155,9 @@ impl Worker {
 
     /// The answer to a pull.
     pub(super) fn handle_references(self: &Rc<Self>, references: References) {
-        let Some(conn) = self.connection(references.location) else { return };
+        let Some(conn) = self.connection(references.location) else {
+            return;
+        };
         let slot = Placement::packet_id_slot(references.group);
         let now = self.now();
         {
@@ -169,7 +177,12 @@ impl Worker {
                     DeliveryPhase::Fresh
                 };
                 let expires_at = reference.expires_at.map(|at| translate(at, references.now, now));
-                queue.held.push_back(Held { slot, reference, phase, expires_at });
+                queue.held.push_back(Held {
+                    slot,
+                    reference,
+                    phase,
+                    expires_at,
+                });
             }
         }
         self.window_moved(&conn);
@@ -180,10 +193,14 @@ impl Worker {
         loop {
             let mut state = conn.state.borrow_mut();
             let Some((session, _)) = state.session else { return };
-            let Some(held) = state.queue.as_mut().and_then(|queue| queue.held.pop_front()) else { return };
+            let Some(held) = state.queue.as_mut().and_then(|queue| queue.held.pop_front()) else {
+                return;
+            };
             let state = &mut *state;
             self.lend_buffer(&mut state.out);
-            let result = state.protocol.deliver_tracked(&tracked(&held), self.now(), &mut state.out);
+            let result = state
+                .protocol
+                .deliver_tracked(&tracked(&held), self.now(), &mut state.out);
             match result {
                 DeliverResult::Busy => {
                     if let Some(queue) = &mut state.queue {
@@ -197,7 +214,10 @@ impl Worker {
                     self.propose_settled(session, held.slot, held.reference.sequence);
                 }
                 DeliverResult::Sent | DeliverResult::Queued => {
-                    self.counters.messages_delivered.of(held.reference.qos).increment();
+                    self.counters
+                        .messages_delivered
+                        .of(held.reference.qos)
+                        .increment();
                     self.mark_dirty(conn);
                 }
             }
@@ -212,7 +232,10 @@ fn tracked(held: &Held) -> TrackedDelivery<'_> {
     // it and completes, or answers that it does not know the identifier (R23).
     TrackedDelivery {
         token: token_of(held.slot, reference.sequence),
-        packet_id: PacketIdSource::Derived { group: held.slot, sequence: reference.sequence.0 },
+        packet_id: PacketIdSource::Derived {
+            group: held.slot,
+            sequence: reference.sequence.0,
+        },
         message: &reference.message,
         qos: reference.qos,
         retain: reference.retain,

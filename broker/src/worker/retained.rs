@@ -65,7 +65,10 @@ impl Replays {
 
     /// A live message of this topic was handed to the connection.
     pub(super) fn note_live(&mut self, topic: &str) {
-        if !self.waiting.is_empty() && self.live_topics.len() < LIVE_TOPICS_MAX && !self.live_topics.contains(topic) {
+        if !self.waiting.is_empty()
+            && self.live_topics.len() < LIVE_TOPICS_MAX
+            && !self.live_topics.contains(topic)
+        {
             self.live_topics.insert(topic.into());
         }
     }
@@ -94,8 +97,18 @@ impl Worker {
     ) {
         // Without a wildcard there is one topic, in one group.
         let exact = !filter.contains(['+', '#']);
-        let slot = if exact { Placement::packet_id_slot(Placement::data_of_topic(&filter)) } else { 0 };
-        let replay = Replay { filter, options, subscription_id, slot, after: None };
+        let slot = if exact {
+            Placement::packet_id_slot(Placement::data_of_topic(&filter))
+        } else {
+            0
+        };
+        let replay = Replay {
+            filter,
+            options,
+            subscription_id,
+            slot,
+            after: None,
+        };
         conn.state.borrow_mut().rare().replays.waiting.push_back(replay);
     }
 
@@ -134,11 +147,17 @@ impl Worker {
         while replay.slot < 16 {
             let group = self.shared.node().group_of_slot(replay.slot);
             let now = group.now();
-            let found = group.state().retained_matching(&replay.filter, replay.after.as_deref(), PIECE);
+            let found = group
+                .state()
+                .retained_matching(&replay.filter, replay.after.as_deref(), PIECE);
             let values: Vec<Value> = found
                 .into_iter()
                 .filter(|value| value.expires_at.is_none_or(|at| at > now))
-                .map(|value| Value { message: value.message, expires_at: value.expires_at, now })
+                .map(|value| Value {
+                    message: value.message,
+                    expires_at: value.expires_at,
+                    now,
+                })
                 .collect();
             if exact {
                 replay.slot = 16;
@@ -164,7 +183,9 @@ impl Worker {
     ) {
         let message = &value.message;
         let qos = message.qos.min(options.qos);
-        let Some((session, _)) = conn.session() else { return };
+        let Some((session, _)) = conn.session() else {
+            return;
+        };
         {
             let mut state = conn.state.borrow_mut();
             if state.rare().replays.live_topics.contains(message.topic()) {
@@ -187,7 +208,9 @@ impl Worker {
         let result = {
             let state = &mut *conn.state.borrow_mut();
             self.lend_buffer(&mut state.out);
-            state.protocol.deliver(&delivery, &mut || message.clone(), now, &mut state.out)
+            state
+                .protocol
+                .deliver(&delivery, &mut || message.clone(), now, &mut state.out)
         };
         match result {
             DeliverResult::Sent => {
@@ -196,16 +219,25 @@ impl Worker {
                     self.mark_dirty(&conn);
                 }
             }
-            DeliverResult::Dropped(reason) => self.counters.messages_dropped.of(drop_reason(reason)).increment(),
+            DeliverResult::Dropped(reason) => {
+                self.counters.messages_dropped.of(drop_reason(reason)).increment()
+            }
             DeliverResult::Queued | DeliverResult::Busy => {}
         }
     }
 
-    fn append_retained(&self, conn: &Conn, session: SessionId, value: &Value, qos: QoS, subscription_id: Option<u32>) {
+    fn append_retained(
+        &self,
+        conn: &Conn,
+        session: SessionId,
+        value: &Value,
+        qos: QoS,
+        subscription_id: Option<u32>,
+    ) {
         let message = &value.message;
-        let remaining = value.expires_at.map(|at| {
-            u32::try_from(at.0.saturating_sub(value.now.0).div_ceil(1000)).unwrap_or(u32::MAX)
-        });
+        let remaining = value
+            .expires_at
+            .map(|at| u32::try_from(at.0.saturating_sub(value.now.0).div_ceil(1000)).unwrap_or(u32::MAX));
         let target = Target {
             queue: TargetQueue::Session(session),
             qos,
@@ -213,7 +245,10 @@ impl Worker {
             subscription_ids: subscription_id.into_iter().collect(),
         };
         conn.state.borrow_mut().rare().replays.appending += 1;
-        let ticket = Ticket { location: conn.location, waits_for: WaitsFor::RetainedAppended };
+        let ticket = Ticket {
+            location: conn.location,
+            waits_for: WaitsFor::RetainedAppended,
+        };
         self.shared.node().home(session).propose_encoded(
             |buffer| {
                 let parts = MessageParts {
@@ -224,7 +259,13 @@ impl Worker {
                     retain: message.retain,
                     expiry_secs: remaining,
                 };
-                encode_publish(buffer, &Origin::Server, &parts, std::iter::once(target.borrowed()), false);
+                encode_publish(
+                    buffer,
+                    &Origin::Server,
+                    &parts,
+                    std::iter::once(target.borrowed()),
+                    false,
+                );
             },
             Some(ticket),
         );

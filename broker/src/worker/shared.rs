@@ -72,11 +72,16 @@ impl Worker {
     /// References of shared queues for members here.
     pub(super) fn handle_shared_references(self: &Rc<Self>, references: Vec<SharedReference>) {
         for reference in references {
-            let Some(conn) = self.connection(reference.location) else { continue };
+            let Some(conn) = self.connection(reference.location) else {
+                continue;
+            };
             let pulled = reference.reference;
             let now = self.now();
             let shared = Shared {
-                holder: Holder::Group { group: reference.group, sequence: pulled.sequence },
+                holder: Holder::Group {
+                    group: reference.group,
+                    sequence: pulled.sequence,
+                },
                 share: reference.share,
                 qos: pulled.qos.min(reference.options.qos),
                 retain: pulled.message.retain && reference.options.retain_as_published,
@@ -110,8 +115,12 @@ impl Worker {
         loop {
             let mut state = conn.state.borrow_mut();
             let state = &mut *state;
-            let Some(holds) = state.rare.as_mut().map(|rare| &mut rare.shared) else { return };
-            let Some(shared) = holds.waiting.pop_front() else { return };
+            let Some(holds) = state.rare.as_mut().map(|rare| &mut rare.shared) else {
+                return;
+            };
+            let Some(shared) = holds.waiting.pop_front() else {
+                return;
+            };
             let token = DeliveryToken(OTHER_TOKENS | holds.next_token);
             self.lend_buffer(&mut state.out);
             let result = send(&mut state.protocol, token, &shared, self.now(), &mut state.out);
@@ -152,13 +161,19 @@ impl Worker {
 
     fn done_with(&self, shared: &Shared) {
         if let Holder::Group { group, sequence } = shared.holder {
-            self.shared.node().group(group).settle_shared(&shared.share, sequence);
+            self.shared
+                .node()
+                .group(group)
+                .settle_shared(&shared.share, sequence);
         }
     }
 
     /// The connection is gone: what it held goes to other members. Its groups are told by the caller.
     pub(super) fn give_back_shared(self: &Rc<Self>, holds: SharedHolds) {
-        let sent = holds.sent.into_values().filter(|shared| shared.qos != QoS::ExactlyOnce);
+        let sent = holds
+            .sent
+            .into_values()
+            .filter(|shared| shared.qos != QoS::ExactlyOnce);
         for shared in sent.chain(holds.waiting) {
             if matches!(shared.holder, Holder::Live) {
                 self.give_to_another(shared.share, &shared.message, shared.expires_at);
@@ -168,7 +183,11 @@ impl Worker {
 
     fn give_to_another(self: &Rc<Self>, share: ShareKey, message: &Message, expires_at: Option<Instant>) {
         let plan = self.plan(message.topic());
-        let found = plan.shares.iter().find(|planned| planned.key == share).and_then(next_member);
+        let found = plan
+            .shares
+            .iter()
+            .find(|planned| planned.key == share)
+            .and_then(next_member);
         let Some((member, location)) = found.and_then(|member| Some((member, member.location?))) else {
             self.counters.messages_dropped.of(Dropped::NoMember).increment();
             return;

@@ -16,8 +16,14 @@ use super::{Ticket, Worker};
 use crate::auth::Action as AuthorizedAction;
 
 impl Worker {
-    pub(super) fn subscribe(self: &Rc<Self>, conn: &Rc<Conn>, request: &SubscribeRequest<'_>) -> Result<(), Close> {
-        let Some((session, epoch)) = conn.session() else { return Ok(()) };
+    pub(super) fn subscribe(
+        self: &Rc<Self>,
+        conn: &Rc<Conn>,
+        request: &SubscribeRequest<'_>,
+    ) -> Result<(), Close> {
+        let Some((session, epoch)) = conn.session() else {
+            return Ok(());
+        };
         let mut reasons: SmallVec<[ReasonCode; 2]> = SmallVec::new();
         let mut filters: SmallVec<[(usize, Arc<str>, _); 2]> = SmallVec::new();
         for (place, entry) in request.entries.iter().enumerate() {
@@ -25,7 +31,7 @@ impl Worker {
             let reason = match entry.verdict {
                 Err(reason) => reason,
                 Ok(()) if !self.is_authorized(conn, AuthorizedAction::Subscribe, topic_filter) => {
-                    ReasonCode::NOT_AUTHORIZED
+                    self.shared.settings.refused_subscription
                 }
                 Ok(()) => {
                     filters.push((place, Arc::from(entry.filter), entry.options));
@@ -34,12 +40,16 @@ impl Worker {
             };
             reasons.push(reason);
         }
-        let subscribing =
-            Subscribing { packet_id: request.packet_id, subscription_id: request.subscription_id, reasons, filters };
+        let subscribing = Subscribing {
+            packet_id: request.packet_id,
+            subscription_id: request.subscription_id,
+            reasons,
+            filters,
+        };
         if subscribing.filters.is_empty() {
             return self.answer_subscribe(conn, &subscribing);
         }
-        let subscriptions = subscribing
+        let subscriptions: Vec<Subscription> = subscribing
             .filters
             .iter()
             .map(|(_, filter, options)| Subscription {
@@ -48,10 +58,24 @@ impl Worker {
                 subscription_id: subscribing.subscription_id,
             })
             .collect();
-        let command =
-            Command::Subscribe { session, epoch, subscriptions, limits: self.shared.settings.session_limits };
-        let ticket =
-            Ticket { location: conn.location, waits_for: WaitsFor::Subscribed(Box::new(subscribing)) };
+        // Routed on this node at once, so that what the client publishes behind its SUBSCRIBE finds it; SUBACK waits for
+        // the commit.
+        self.shared.router.write(|table| {
+            subscriptions
+                .iter()
+                .for_each(|subscription| table.subscribe(session, subscription));
+            ((), true)
+        });
+        let command = Command::Subscribe {
+            session,
+            epoch,
+            subscriptions,
+            limits: self.shared.settings.session_limits,
+        };
+        let ticket = Ticket {
+            location: conn.location,
+            waits_for: WaitsFor::Subscribed(Box::new(subscribing)),
+        };
         self.shared.node().home(session).propose(&command, Some(ticket));
         Ok(())
     }
@@ -60,7 +84,9 @@ impl Worker {
         {
             let state = &mut *conn.state.borrow_mut();
             self.lend_buffer(&mut state.out);
-            state.protocol.handle_subscribed(subscribing.packet_id, &subscribing.reasons, &mut state.out)?;
+            state
+                .protocol
+                .handle_subscribed(subscribing.packet_id, &subscribing.reasons, &mut state.out)?;
         }
         self.mark_dirty(conn);
         Ok(())
@@ -74,8 +100,15 @@ impl Worker {
         completion: &Completion,
     ) -> Result<(), Close> {
         let Completion::Applied(Outcome::Subscribed(results)) = completion else {
+            self.unroute(conn, subscribing.filters.iter().map(|(_, filter, _)| filter));
             return Err(fenced());
         };
+        let refused = subscribing
+            .filters
+            .iter()
+            .zip(results)
+            .filter(|(_, result)| **result == SubscribeResult::LimitReached);
+        self.unroute(conn, refused.map(|((_, filter, _), _)| filter));
         let mut replays = Vec::new();
         for ((place, filter, options), result) in subscribing.filters.iter().zip(results) {
             match result {
@@ -97,22 +130,55 @@ impl Worker {
         Ok(())
     }
 
+    /// Takes back routes that were set before their commit, where the session does not have them.
+    fn unroute<'a>(&self, conn: &Conn, filters: impl Iterator<Item = &'a Arc<str>>) {
+        let Some((session, _)) = conn.session() else {
+            return;
+        };
+        let home = self.shared.node().home(session);
+        for filter in filters {
+            let kept = home
+                .state()
+                .subscriptions(session)
+                .any(|subscription| subscription.filter == *filter);
+            if !kept {
+                self.shared.router.write(|table| {
+                    table.unsubscribe(session, filter);
+                    ((), true)
+                });
+            }
+        }
+    }
+
     /// A new member of a shared subscription takes its part of what waits.
     fn offer_shares(&self, conn: &Conn, subscribing: &Subscribing) {
-        let Some((session, _)) = conn.session() else { return };
+        let Some((session, _)) = conn.session() else {
+            return;
+        };
         let mut filters = subscribing.filters.iter();
         if filters.any(|(_, filter, _)| crate::router::split_share(filter).is_some()) {
             self.shared.shares_ready(session);
         }
     }
 
-    pub(super) fn unsubscribe(self: &Rc<Self>, conn: &Rc<Conn>, request: &UnsubscribeRequest<'_>) -> Result<(), Close> {
-        let Some((session, epoch)) = conn.session() else { return Ok(()) };
-        let mut unsubscribing =
-            Unsubscribing { packet_id: request.packet_id, reasons: SmallVec::new(), places: SmallVec::new() };
+    pub(super) fn unsubscribe(
+        self: &Rc<Self>,
+        conn: &Rc<Conn>,
+        request: &UnsubscribeRequest<'_>,
+    ) -> Result<(), Close> {
+        let Some((session, epoch)) = conn.session() else {
+            return Ok(());
+        };
+        let mut unsubscribing = Unsubscribing {
+            packet_id: request.packet_id,
+            reasons: SmallVec::new(),
+            places: SmallVec::new(),
+        };
         let mut filters: Vec<Arc<str>> = Vec::new();
         for (place, entry) in request.entries.iter().enumerate() {
-            unsubscribing.reasons.push(entry.verdict.err().unwrap_or(ReasonCode::SUCCESS));
+            unsubscribing
+                .reasons
+                .push(entry.verdict.err().unwrap_or(ReasonCode::SUCCESS));
             if entry.verdict.is_ok() {
                 unsubscribing.places.push(place);
                 filters.push(entry.filter.into());
@@ -121,9 +187,15 @@ impl Worker {
         if filters.is_empty() {
             return self.answer_unsubscribe(conn, &unsubscribing);
         }
-        let ticket =
-            Ticket { location: conn.location, waits_for: WaitsFor::Unsubscribed(Box::new(unsubscribing)) };
-        let command = Command::Unsubscribe { session, epoch, filters };
+        let ticket = Ticket {
+            location: conn.location,
+            waits_for: WaitsFor::Unsubscribed(Box::new(unsubscribing)),
+        };
+        let command = Command::Unsubscribe {
+            session,
+            epoch,
+            filters,
+        };
         self.shared.node().home(session).propose(&command, Some(ticket));
         Ok(())
     }
@@ -132,7 +204,11 @@ impl Worker {
         {
             let state = &mut *conn.state.borrow_mut();
             self.lend_buffer(&mut state.out);
-            state.protocol.handle_unsubscribed(unsubscribing.packet_id, &unsubscribing.reasons, &mut state.out)?;
+            state.protocol.handle_unsubscribed(
+                unsubscribing.packet_id,
+                &unsubscribing.reasons,
+                &mut state.out,
+            )?;
         }
         self.mark_dirty(conn);
         Ok(())

@@ -1,7 +1,6 @@
 //! Who waits for a proposal: a connection, and for what.
 
 use quorate_cluster::node::Location;
-use quorate_cluster::state::SessionId;
 use quorate_proto::codec::{PacketId, ReasonCode, SubscriptionOptions};
 use quorate_proto::message::Message;
 use quorate_proto::session::{DeliveryToken, OpenRequest, PublishToken};
@@ -10,7 +9,7 @@ use std::sync::Arc;
 
 /// Names the connection that waits for a proposal.
 #[derive(Debug)]
-pub struct Ticket {
+pub(crate) struct Ticket {
     pub(crate) location: Location,
     pub(crate) waits_for: WaitsFor,
 }
@@ -19,14 +18,23 @@ pub struct Ticket {
 #[derive(Debug)]
 pub(crate) enum WaitsFor {
     /// The acknowledgement of a publish. `matched`: a live subscriber had it already.
-    Publish { token: Option<PublishToken>, matched: bool },
+    Publish {
+        token: Option<PublishToken>,
+        matched: bool,
+    },
     /// The acknowledgement of a QoS 2 publish of a durable session, delivered to live subscribers after the commit
     /// (R11).
-    ExactlyOnce { token: PublishToken, message: Arc<Message> },
+    ExactlyOnce {
+        token: PublishToken,
+        message: Arc<Message>,
+    },
     /// PUBCOMP to a publisher.
     Release(PacketId),
     /// PUBREL to a subscriber.
-    Received { packet_id: PacketId, token: Option<DeliveryToken> },
+    Received {
+        packet_id: PacketId,
+        token: Option<DeliveryToken>,
+    },
     /// The end of the client's session of the other kind; its own is opened next.
     OtherSessionEnded(Box<OpenRequest>),
     /// CONNACK.
@@ -37,8 +45,6 @@ pub(crate) enum WaitsFor {
     Unsubscribed(Box<Unsubscribing>),
     /// The next piece of retained messages for a durable session.
     RetainedAppended,
-    /// The end of the session's connection; nobody answers.
-    Closed(SessionId),
 }
 
 /// A SUBSCRIBE on its way.

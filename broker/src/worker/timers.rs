@@ -26,7 +26,10 @@ pub(super) struct Wheel {
 
 impl Wheel {
     pub(super) fn new(now: Instant) -> Self {
-        Self { spokes: (0..TICKS).map(|_| Vec::new()).collect(), tick: now.0 / TICK_MS }
+        Self {
+            spokes: (0..TICKS).map(|_| Vec::new()).collect(),
+            tick: now.0 / TICK_MS,
+        }
     }
 
     /// Puts a connection in so that it fires at `deadline` or, where that is more than one round ahead, earlier.
@@ -74,7 +77,11 @@ mod tests {
     use super::*;
 
     fn location(slot: u32) -> Location {
-        Location { worker: 0, slot, generation: 1 }
+        Location {
+            worker: 0,
+            slot,
+            generation: 1,
+        }
     }
 
     #[test]

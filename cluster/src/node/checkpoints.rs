@@ -26,22 +26,40 @@ pub struct StateCheckpoints {
 impl StateCheckpoints {
     /// The groups' view of an open state store.
     pub fn new(checkpointer: Checkpointer) -> Self {
-        Self { data: checkpointer, live: Mutex::default() }
+        Self {
+            data: checkpointer,
+            live: Mutex::default(),
+        }
     }
 }
 
 impl CheckpointStore for StateCheckpoints {
     fn checkpoint(&self, groups: Vec<GroupCheckpoint>) -> io::Result<()> {
         let mut stored = Vec::new();
-        for GroupCheckpoint { group, position, meta, changes } in groups {
+        for GroupCheckpoint {
+            group,
+            position,
+            meta,
+            changes,
+        } in groups
+        {
             match Placement::kind(group) {
-                GroupKind::Data => stored.push(StoredCheckpoint { group, position, meta, changes }),
+                GroupKind::Data => stored.push(StoredCheckpoint {
+                    group,
+                    position,
+                    meta,
+                    changes,
+                }),
                 GroupKind::Live => {
                     self.live.lock().insert(group, (position, meta));
                 }
             }
         }
-        if stored.is_empty() { Ok(()) } else { self.data.checkpoint(stored) }
+        if stored.is_empty() {
+            Ok(())
+        } else {
+            self.data.checkpoint(stored)
+        }
     }
 
     fn load(&self, group: GroupId) -> io::Result<Option<(LogPosition, Bytes)>> {
@@ -55,7 +73,9 @@ impl CheckpointStore for StateCheckpoints {
         let mut from = Vec::new();
         loop {
             let page = self.data.range(group, &from, PAGE_BYTES)?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
+            let Some((last, _)) = page.last() else {
+                return Ok(());
+            };
             from.clone_from(last);
             // The smallest key behind the last one.
             from.push(0);

@@ -20,7 +20,10 @@ impl GroupClock {
     pub fn resume(last: GroupTime, created_at: SystemTime, wall_now: SystemTime) -> Self {
         let by_wall = wall_now.duration_since(created_at).unwrap_or(Duration::ZERO);
         let by_wall = GroupTime(u64::try_from(by_wall.as_millis()).unwrap_or(u64::MAX / 2));
-        Self { base: last.max(by_wall), started: Instant::now() }
+        Self {
+            base: last.max(by_wall),
+            started: Instant::now(),
+        }
     }
 
     /// The stamp of an entry proposed now.

@@ -11,7 +11,7 @@ use quorate_proto::codec::QoS;
 
 use super::{Completion, Group, GroupKind, Host, Node, Placement};
 use crate::state::{
-    Command, DueWill, Origin, Outcome, OutboxWrite, PublishCommand, RefusedReason, RetainedSource,
+    Command, DueWill, Origin, OutboxWrite, Outcome, PublishCommand, RefusedReason, RetainedSource,
 };
 
 /// Retained writes carried at once.
@@ -26,7 +26,10 @@ pub(super) struct RetainedWaits<T> {
 
 impl<T> Default for RetainedWaits<T> {
     fn default() -> Self {
-        Self { waiting: VecDeque::new(), taken: None }
+        Self {
+            waiting: VecDeque::new(),
+            taken: None,
+        }
     }
 }
 
@@ -52,7 +55,10 @@ impl<H: Host> Group<H> {
     }
 
     async fn do_duties(self: &Arc<Self>, node: &Node<H>) -> bool {
-        let due = self.state().next_deadline().is_some_and(|deadline| deadline <= self.now());
+        let due = self
+            .state()
+            .next_deadline()
+            .is_some_and(|deadline| deadline <= self.now());
         if due && !self.tick().await {
             return false;
         }
@@ -70,19 +76,37 @@ impl<H: Host> Group<H> {
     }
 
     async fn publish_will(&self, node: &Node<H>, due: DueWill) {
-        let DueWill { session, epoch, message } = due;
+        let DueWill {
+            session,
+            epoch,
+            message,
+        } = due;
         let home = match Placement::kind(self.id()) {
             GroupKind::Data => self.id(),
             GroupKind::Live => Placement::data_of_topic(message.topic()),
         };
-        let origin = if home == self.id() { Origin::Will { session, epoch } } else { Origin::Server };
-        let targets = if message.qos == QoS::AtMostOnce { Vec::new() } else { self.host.durable_targets(&message) };
+        let origin = if home == self.id() {
+            Origin::Will { session, epoch }
+        } else {
+            Origin::Server
+        };
+        let targets = if message.qos == QoS::AtMostOnce {
+            Vec::new()
+        } else {
+            self.host.durable_targets(&message)
+        };
         // A live group cannot hold messages; its will leaves nothing behind in the home group where nobody needs it.
         if home == self.id() || !targets.is_empty() || message.retain {
-            let publish =
-                PublishCommand { origin, set_retained: message.retain, message: message.clone(), targets };
+            let publish = PublishCommand {
+                origin,
+                set_retained: message.retain,
+                message: message.clone(),
+                targets,
+            };
             if !matches!(
-                node.group(home).propose_and_wait(&Command::Publish(publish)).await,
+                node.group(home)
+                    .propose_and_wait(&Command::Publish(publish))
+                    .await,
                 Completion::Applied(Outcome::Published { .. })
             ) {
                 return;
@@ -90,7 +114,8 @@ impl<H: Host> Group<H> {
         }
         self.host.deliver_live(&Arc::new(message));
         if home != self.id() {
-            self.propose_and_wait(&Command::WillPublished { session, epoch }).await;
+            self.propose_and_wait(&Command::WillPublished { session, epoch })
+                .await;
         }
     }
 
@@ -98,7 +123,9 @@ impl<H: Host> Group<H> {
     pub(super) fn wait_for_retained(&self, ticket: H::Ticket, completion: Completion) {
         let mut waits = self.retained_waits.lock();
         match self.state().outbox_last() {
-            Some(source) if waits.taken < Some(source) => waits.waiting.push_back((source, ticket, completion)),
+            Some(source) if waits.taken < Some(source) => {
+                waits.waiting.push_back((source, ticket, completion))
+            }
             _ => {
                 drop(waits);
                 self.host.complete(vec![(ticket, completion)]);
@@ -110,7 +137,9 @@ impl<H: Host> Group<H> {
         loop {
             let after = self.retained_waits.lock().taken;
             let writes = self.state().outbox(after, OUTBOX_BATCH);
-            let Some(last) = writes.last().map(|write| write.source) else { return };
+            let Some(last) = writes.last().map(|write| write.source) else {
+                return;
+            };
             let mut refused = Vec::new();
             for (source, completion) in self.propose_retained_writes(node, writes).await {
                 if completion == Completion::Applied(Outcome::Refused(RefusedReason::LimitReached)) {
@@ -151,9 +180,13 @@ impl<H: Host> Group<H> {
         waits.taken = Some(taken);
         let mut completions = Vec::new();
         while waits.waiting.front().is_some_and(|(source, ..)| *source <= taken) {
-            let Some((source, ticket, completion)) = waits.waiting.pop_front() else { break };
-            let stored_nowhere =
-                matches!(completion, Completion::Applied(Outcome::Published { stored: 0, .. }));
+            let Some((source, ticket, completion)) = waits.waiting.pop_front() else {
+                break;
+            };
+            let stored_nowhere = matches!(
+                completion,
+                Completion::Applied(Outcome::Published { stored: 0, .. })
+            );
             // R13: a negative answer only where it is final that nothing holds the message.
             let completion = if refused.contains(&source) && stored_nowhere {
                 Completion::Applied(Outcome::Refused(RefusedReason::LimitReached))

@@ -17,7 +17,9 @@ use super::puller::PullRequest;
 use super::shares::ShareDispatch;
 use super::{Completion, GroupClock, Host};
 use crate::raft::RaftGroup;
-use crate::state::{Command, Event, GroupState, NodeId, NodeIncarnation, QueueLimits, Sequence, SessionId, TargetQueue};
+use crate::state::{
+    Command, Event, GroupState, NodeId, NodeIncarnation, QueueLimits, Sequence, SessionId, TargetQueue,
+};
 
 /// What every group of a node is told at its start.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +78,9 @@ impl<H: Host> Group<H> {
 
     /// The Raft group behind; present once the node has started.
     pub fn raft(&self) -> &RaftGroup {
-        self.raft.get().expect("groups are used after the node has started them")
+        self.raft
+            .get()
+            .expect("groups are used after the node has started them")
     }
 
     /// Group time now.
@@ -103,18 +107,21 @@ impl<H: Host> Group<H> {
 
     /// Proposes the command that `encode` appends to the buffer.
     pub fn propose_encoded(&self, encode: impl FnOnce(&mut Vec<u8>), ticket: Option<H::Ticket>) {
-        self.proposals.push(encode, ticket.map_or(Waiter::Nobody, Waiter::Ticket), false);
+        self.proposals
+            .push(encode, ticket.map_or(Waiter::Nobody, Waiter::Ticket), false);
     }
 
     /// Proposes a publish whose message is retained: the ticket is completed when the topic's group has it as well.
     pub fn propose_retained(&self, encode: impl FnOnce(&mut Vec<u8>), ticket: Option<H::Ticket>) {
-        self.proposals.push(encode, ticket.map_or(Waiter::Nobody, Waiter::Ticket), true);
+        self.proposals
+            .push(encode, ticket.map_or(Waiter::Nobody, Waiter::Ticket), true);
     }
 
     /// Proposes a command; the receiver gets its outcome.
     pub(super) fn submit(&self, command: &Command) -> oneshot::Receiver<Completion> {
         let (sender, receiver) = oneshot::channel();
-        self.proposals.push(|buffer| command.encode(buffer), Waiter::Task(sender), false);
+        self.proposals
+            .push(|buffer| command.encode(buffer), Waiter::Task(sender), false);
         receiver
     }
 
@@ -144,7 +151,10 @@ impl<H: Host> Group<H> {
         for event in events {
             match event {
                 Event::WillDue { .. } | Event::RetainedQueued | Event::DeadlineChanged => attend = true,
-                Event::Queued { queue: TargetQueue::Share(share), .. } => {
+                Event::Queued {
+                    queue: TargetQueue::Share(share),
+                    ..
+                } => {
                     self.shares.lock().mark(share);
                     attend = true;
                 }

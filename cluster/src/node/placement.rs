@@ -56,7 +56,11 @@ impl Placement {
 
     /// What `group` holds.
     pub fn kind(group: GroupId) -> GroupKind {
-        if group.0 < LIVE_FIRST { GroupKind::Data } else { GroupKind::Live }
+        if group.0 < LIVE_FIRST {
+            GroupKind::Data
+        } else {
+            GroupKind::Live
+        }
     }
 
     /// The packet identifier slot of a data group (R24), 0 to 15.
@@ -99,8 +103,13 @@ mod tests {
     /// Data directories outlive versions: these homes must never change.
     #[test]
     fn homes_are_frozen() {
-        assert_eq!(Placement::data_of_client("device-1"), GroupId(DATA_FIRST + Placement::slot("device-1", 16)));
-        let homes: Vec<u16> = ["", "a", "device-1", "sensor/42"].map(|name| Placement::slot(name, 16)).to_vec();
+        assert_eq!(
+            Placement::data_of_client("device-1"),
+            GroupId(DATA_FIRST + Placement::slot("device-1", 16))
+        );
+        let homes: Vec<u16> = ["", "a", "device-1", "sensor/42"]
+            .map(|name| Placement::slot(name, 16))
+            .to_vec();
         assert_eq!(homes, vec![2, 4, 3, 7]);
     }
 

@@ -44,7 +44,10 @@ pub(super) struct Proposals<T> {
 
 impl<T> Default for Proposals<T> {
     fn default() -> Self {
-        Self { packs: Mutex::new(VecDeque::new()), ready: Notify::new() }
+        Self {
+            packs: Mutex::new(VecDeque::new()),
+            ready: Notify::new(),
+        }
     }
 }
 
@@ -53,11 +56,14 @@ impl<T> Proposals<T> {
     pub(super) fn push(&self, encode: impl FnOnce(&mut Vec<u8>), waiter: Waiter<T>, retained: bool) {
         let mut packs = self.packs.lock();
         let was_empty = packs.is_empty();
-        let full = packs
-            .back()
-            .is_none_or(|pack| pack.commands.len() >= ENTRY_BYTES_MAX || pack.waiters.len() >= ENTRY_COMMANDS_MAX);
+        let full = packs.back().is_none_or(|pack| {
+            pack.commands.len() >= ENTRY_BYTES_MAX || pack.waiters.len() >= ENTRY_COMMANDS_MAX
+        });
         if full {
-            packs.push_back(Pack { commands: Vec::new(), waiters: Vec::new() });
+            packs.push_back(Pack {
+                commands: Vec::new(),
+                waiters: Vec::new(),
+            });
         }
         let pack = packs.back_mut().expect("just made sure there is one");
         encode(&mut pack.commands);
@@ -91,7 +97,9 @@ impl<H: Host> Group<H> {
             let pack = self.proposals.next().await;
             number += 1;
             let entry = self.entry(number, pack.waiters.len(), &pack.commands);
-            let Some(outcome) = self.propose_until_known(entry).await else { return };
+            let Some(outcome) = self.propose_until_known(entry).await else {
+                return;
+            };
             self.complete(pack.waiters, outcome);
         }
     }
@@ -143,7 +151,10 @@ impl<H: Host> Group<H> {
         let mut completions = Vec::with_capacity(waiters.len());
         for (waiter, retained) in waiters {
             let completion = outcomes.next().map_or(Completion::Refused, Completion::Applied);
-            let stored = matches!(completion, Completion::Applied(Outcome::Published { duplicate: false, .. }));
+            let stored = matches!(
+                completion,
+                Completion::Applied(Outcome::Published { duplicate: false, .. })
+            );
             match waiter {
                 Waiter::Nobody => {}
                 Waiter::Ticket(ticket) if retained && stored => self.wait_for_retained(ticket, completion),

@@ -37,14 +37,24 @@ impl<H: Host> Group<H> {
         let now = self.now();
         let state = self.state();
         let mut references = Vec::new();
-        state.pull(&queue, request.from, request.count_max as usize, PULL_BYTES_MAX, &mut references);
-        let window_end = state.oldest_unsettled(&queue).map(|oldest| Sequence(oldest.0 + SLOT_SIZE));
+        state.pull(
+            &queue,
+            request.from,
+            request.count_max as usize,
+            PULL_BYTES_MAX,
+            &mut references,
+        );
+        let window_end = state
+            .oldest_unsettled(&queue)
+            .map(|oldest| Sequence(oldest.0 + SLOT_SIZE));
         let end = state.next_sequence(&queue).unwrap_or_default();
         drop(state);
         if let Some(window_end) = window_end {
             references.retain(|reference| reference.sequence < window_end);
         }
-        let next = references.last().map_or(request.from, |last| Sequence(last.sequence.0 + 1));
+        let next = references
+            .last()
+            .map_or(request.from, |last| Sequence(last.sequence.0 + 1));
         let sent_before = self.note_sent(request.session, next);
         References {
             location: request.location,

@@ -16,7 +16,10 @@ pub(super) struct Replica<H: Host> {
 
 impl<H: Host> Replica<H> {
     pub(super) fn new(group: Arc<Group<H>>) -> Self {
-        Self { group, events: Vec::new() }
+        Self {
+            group,
+            events: Vec::new(),
+        }
     }
 
     /// Tells the host what a loaded state says, in the words of events.
@@ -31,7 +34,10 @@ impl<H: Host> Replica<H> {
                 fenced: None,
             });
             for subscription in state.subscriptions(session.session) {
-                events.push(Event::Subscribed { session: session.session, subscription });
+                events.push(Event::Subscribed {
+                    session: session.session,
+                    subscription,
+                });
             }
         }
         for view in state.queues() {
@@ -40,7 +46,12 @@ impl<H: Host> Replica<H> {
                 // Whatever was stored before this start may have been sent by the one before it.
                 self.group.sent.lock().insert(*session, view.next);
             }
-            events.push(Event::Queued { queue: view.queue, first, count: view.len, bytes: view.bytes });
+            events.push(Event::Queued {
+                queue: view.queue,
+                first,
+                count: view.len,
+                bytes: view.bytes,
+            });
         }
         events.push(Event::DeadlineChanged);
         drop(state);
@@ -50,7 +61,8 @@ impl<H: Host> Replica<H> {
 
 impl<H: Host> ReplicatedState for Replica<H> {
     fn apply(&mut self, index: u64, entry: &Bytes) -> Result<BatchOutcome, StateError> {
-        let batch = Batch::decode(entry).map_err(|error| StateError::Corrupt(format!("entry {index}: {error}")))?;
+        let batch =
+            Batch::decode(entry).map_err(|error| StateError::Corrupt(format!("entry {index}: {error}")))?;
         let mut state = self.group.state();
         let outcome = state.apply(index, &batch, &mut self.events);
         drop(state);

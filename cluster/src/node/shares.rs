@@ -63,7 +63,13 @@ impl<H: Host> Group<H> {
         dispatch.mark(share);
         drop(dispatch);
         let queue = TargetQueue::Share(share.clone());
-        self.propose(&Command::Settle { queue, sequences: vec![sequence] }, None);
+        self.propose(
+            &Command::Settle {
+                queue,
+                sequences: vec![sequence],
+            },
+            None,
+        );
         self.attend.notify_one();
     }
 
@@ -114,7 +120,9 @@ impl<H: Host> Group<H> {
             }
             let mut progressed = false;
             for reference in references {
-                let Some(member) = share.choose(members) else { return given };
+                let Some(member) = share.choose(members) else {
+                    return given;
+                };
                 progressed = true;
                 share.returned.remove(&reference.sequence);
                 share.next = share.next.max(Sequence(reference.sequence.0 + 1));
@@ -153,7 +161,13 @@ impl<H: Host> Group<H> {
                 return None;
             }
             QoS::AtMostOnce => {
-                self.propose(&Command::Settle { queue, sequences: vec![reference.sequence] }, None);
+                self.propose(
+                    &Command::Settle {
+                        queue,
+                        sequences: vec![reference.sequence],
+                    },
+                    None,
+                );
             }
             QoS::AtLeastOnce => share.hold(reference.sequence, member.session),
         }
@@ -201,8 +215,12 @@ impl Share {
         if self.held.remove(&session).is_none() {
             return false;
         }
-        let returned: Vec<Sequence> =
-            self.in_flight.iter().filter(|(_, holder)| **holder == session).map(|(sequence, _)| *sequence).collect();
+        let returned: Vec<Sequence> = self
+            .in_flight
+            .iter()
+            .filter(|(_, holder)| **holder == session)
+            .map(|(sequence, _)| *sequence)
+            .collect();
         for sequence in returned {
             self.in_flight.remove(&sequence);
             self.returned.insert(sequence);

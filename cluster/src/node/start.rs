@@ -68,7 +68,11 @@ impl<H: Host> Node<H> {
     ///
     /// # Errors
     /// What is stored cannot be used, or a group stopped.
-    pub async fn start(settings: NodeSettings, parts: NodeParts, host: Arc<H>) -> Result<Arc<Self>, StartError> {
+    pub async fn start(
+        settings: NodeSettings,
+        parts: NodeParts,
+        host: Arc<H>,
+    ) -> Result<Arc<Self>, StartError> {
         let group_settings = GroupSettings {
             node: settings.node,
             incarnation: settings.incarnation,
@@ -83,7 +87,10 @@ impl<H: Host> Node<H> {
         for started in join_all(starts).await {
             started?;
         }
-        let node = Arc::new(Self { groups, tasks: parking_lot::Mutex::default() });
+        let node = Arc::new(Self {
+            groups,
+            tasks: parking_lot::Mutex::default(),
+        });
         node.spawn_tasks(settings.checkpoint_interval);
         node.end_last_start(&settings).await?;
         Ok(node)
@@ -95,13 +102,21 @@ impl<H: Host> Node<H> {
             tasks.push(tokio::spawn(group.clone().run_proposer()));
             tasks.push(tokio::spawn(group.clone().run_attendant(Arc::downgrade(self))));
         }
-        tasks.push(tokio::spawn(run_checkpoints(Arc::downgrade(self), checkpoint_interval)));
+        tasks.push(tokio::spawn(run_checkpoints(
+            Arc::downgrade(self),
+            checkpoint_interval,
+        )));
     }
 
     /// Ends the connections of this node's last start in every group, before clients come (R25).
     async fn end_last_start(&self, settings: &NodeSettings) -> Result<(), StartError> {
-        let Some(last) = settings.incarnation.0.checked_sub(1) else { return Ok(()) };
-        let command = Command::NodeLost { node: settings.node, incarnation: NodeIncarnation(last) };
+        let Some(last) = settings.incarnation.0.checked_sub(1) else {
+            return Ok(());
+        };
+        let command = Command::NodeLost {
+            node: settings.node,
+            incarnation: NodeIncarnation(last),
+        };
         let ends = Placement::data_groups().map(|group| {
             let group = self.group(group);
             let command = &command;
@@ -173,7 +188,9 @@ async fn start_group<H: Host>(
     };
     if Placement::kind(id) == GroupKind::Live {
         // Its last member starts: nothing of it counts any more (R41).
-        reset_log(parts, id).await.map_err(|error| stopped(error.to_string()))?;
+        reset_log(parts, id)
+            .await
+            .map_err(|error| stopped(error.to_string()))?;
     }
     let group_settings = raft::GroupSettings {
         sync,
@@ -183,10 +200,16 @@ async fn start_group<H: Host>(
     let raft = RaftGroup::start(&group_settings, parts, Replica::new(group.clone()))
         .await
         .map_err(|error| StartError::Group { group: id.0, error })?;
-    raft.initialize_single(NodeAddress::default()).await.map_err(|error| stopped(error.to_string()))?;
-    raft.wait_for_leader().await.map_err(|error| stopped(error.to_string()))?;
+    raft.initialize_single(NodeAddress::default())
+        .await
+        .map_err(|error| stopped(error.to_string()))?;
+    raft.wait_for_leader()
+        .await
+        .map_err(|error| stopped(error.to_string()))?;
     // Everything in the log is applied: group time goes on from its last stamp.
-    raft.ensure_linearizable().await.map_err(|error| stopped(error.to_string()))?;
+    raft.ensure_linearizable()
+        .await
+        .map_err(|error| stopped(error.to_string()))?;
     let last = group.state().group_time();
     group.clock_started(GroupClock::resume(last, settings.created_at, SystemTime::now()));
     group.started(raft);
@@ -195,8 +218,12 @@ async fn start_group<H: Host>(
 
 async fn reset_log(parts: &NodeParts, group: GroupId) -> std::io::Result<()> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
-    parts.log.reset(group, Box::new(move |result| drop(sender.send(result))));
-    receiver.await.unwrap_or_else(|_| Err(std::io::Error::other("the log has stopped")))
+    parts
+        .log
+        .reset(group, Box::new(move |result| drop(sender.send(result))));
+    receiver
+        .await
+        .unwrap_or_else(|_| Err(std::io::Error::other("the log has stopped")))
 }
 
 async fn run_checkpoints<H: Host>(node: std::sync::Weak<Node<H>>, interval: Duration) {

@@ -158,6 +158,9 @@ pub struct Opened {
     pub session_present: bool,
     /// Identifiers of inbound QoS 2 publishes that are committed and not released.
     pub inbound: Vec<PacketId>,
+    /// The session is replicated for longer than this connection asked for: a client that takes up a durable session
+    /// with an expiry of 0 still gets what waits for it, under the identifiers it was sent with.
+    pub durable: bool,
     /// Where the cycle of identifiers for deliveries without replication begins. Any number; one that differs from
     /// connection to connection (the session's epoch) keeps an identifier that a client may still hold from its
     /// previous connection from being the first that is used again.

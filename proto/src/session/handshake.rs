@@ -195,7 +195,7 @@ impl Handshake {
             keep_alive: KeepAlive::new(keep_alive_secs, now),
             outbound: Outbound::new(
                 self.window_out(settings),
-                self.expiry_secs > 0,
+                self.expiry_secs > 0 || opened.durable,
                 opened.local_start,
                 aliases,
             ),

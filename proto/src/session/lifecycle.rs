@@ -256,8 +256,9 @@ impl Lifecycle {
             .authentication
             .as_ref()
             .map(|authentication| authentication.method());
+        let durable = handshake.expiry_secs() > 0 || opened.durable;
         let granted = handshake.open(opened, method, settings, &self.peer, now, out)?;
-        self.durable = handshake.expiry_secs() > 0;
+        self.durable = durable;
         self.asked_no_expiry = handshake.asked_no_expiry();
         self.farewell = Farewell {
             connected: true,

@@ -21,6 +21,7 @@ fn rule(effect: AclEffect, action: AclAction, filter: &str) -> AclRuleConfig {
         effect,
         action,
         filter: filter.to_owned(),
+        exact: false,
         user: None,
         client_id: None,
     }
@@ -37,6 +38,7 @@ fn deny(filter: &str) -> AclRuleConfig {
 fn rules(default: AclEffect, rule: Vec<AclRuleConfig>) -> AclRules {
     AclRules::new(&AclConfig {
         default: Some(default),
+        tell_not_authorized: true,
         rule,
     })
 }
@@ -177,6 +179,7 @@ fn replacing_rules_changes_the_generation() {
     let before = rules.generation();
     rules.clone().replace(&AclConfig {
         default: Some(AclEffect::Deny),
+        tell_not_authorized: true,
         rule: vec![],
     });
     assert_ne!(rules.generation(), before);
@@ -244,4 +247,19 @@ proptest! {
             "{} overlaps {}", of_rule, wanted
         );
     }
+}
+
+#[test]
+fn an_exact_rule_is_about_the_filter_as_written() {
+    let of = client("c", None);
+    let exact = AclRuleConfig {
+        exact: true,
+        ..deny("a/+")
+    };
+    let rules = rules(AclEffect::Allow, vec![exact]);
+    assert!(!allows(&rules, &of, Action::Subscribe, "a/+"));
+    assert!(!allows(&rules, &of, Action::Subscribe, "$share/s/a/+"));
+    assert!(allows(&rules, &of, Action::Subscribe, "a/b"));
+    assert!(allows(&rules, &of, Action::Subscribe, "#"));
+    assert!(allows(&rules, &of, Action::Publish, "a/b"));
 }

@@ -116,6 +116,7 @@ impl Run {
         let opened = Opened {
             session_present: !inbound.is_empty(),
             inbound,
+            durable: false,
             local_start: u64::from(input.byte()),
         };
         let result = self.connection.handle_opened(opened, self.now, &mut self.out);
