@@ -317,8 +317,8 @@ fn live(seed: u64, cut_at: u64, lies: Lies) -> Result<u64, String> {
         };
         node.disk.crash_at(Some(at));
         node.run(&wal, &checkpointer);
-        if node.random.one_in(3) && !node.disk.is_down() {
-            // A killed process: what it wrote is there, and may still go with the next power cut.
+        if node.random.one_in(3) {
+            // A killed process, where it was: what it wrote is there, and may still go with the next power cut.
             node.disk.kill();
         } else {
             node.crash();

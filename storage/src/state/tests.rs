@@ -398,3 +398,41 @@ fn a_damaged_checkpoint_file_is_a_lost_store_and_a_half_written_one_is_nothing()
     assert_eq!(machine.open().unwrap().load(GROUP), None);
     assert_eq!(machine.disk.list(Path::new(DIR)).unwrap(), ["initialised"]);
 }
+
+#[test]
+fn a_kill_amid_a_swap_and_then_a_power_cut_leave_the_old_or_the_new_state() {
+    for seed in 0..30 {
+        for cut_at in 1..20 {
+            let disk = FaultyDisk::new(seed);
+            let machine = Machine {
+                store: Arc::new(FaultyStore::new(disk.clone(), seed)),
+                disk,
+            };
+            let checkpointer = machine.open().unwrap();
+            checkpointer
+                .checkpoint(one(GROUP, 1, vec![change("old", Some(b"1"))]))
+                .unwrap();
+            machine.disk.crash_at(Some(cut_at));
+            let entries = [Ok((b"new".to_vec(), b"2".to_vec()))];
+            let replaced = checkpointer.replace(GROUP, position(9), Bytes::new(), entries);
+            drop(checkpointer);
+            machine.disk.kill();
+            let seen = machine.open().unwrap().load(GROUP).unwrap().0;
+            assert!(replaced.is_err() || seen == position(9));
+            machine.disk.crash();
+            machine.store.crash();
+            let checkpointer = machine.open().unwrap();
+            assert_eq!(
+                checkpointer.load(GROUP).unwrap().0,
+                seen,
+                "what was loaded once stays"
+            );
+            let key = if seen == position(9) { "new" } else { "old" };
+            assert_eq!(
+                content(&checkpointer, GROUP).first().unwrap().0,
+                key,
+                "seed {seed}, cut {cut_at}"
+            );
+        }
+    }
+}
