@@ -1,6 +1,6 @@
 //! The log on sled 0.34: the second implementation of [`Log`], for comparison and as a fallback.
 //!
-//! Formats are in [`encoding`]. An operation changes the trees at once, under one lock that also gives its completion
+//! Formats are in `encoding`. An operation changes the trees at once, under one lock that also gives its completion
 //! a place in the queue; the flusher takes all that waits, runs sled's `flush` and our fdatasync, and then the
 //! completions in order. sled recovers a prefix of what was applied, so vote and entries keep their order. Groups of
 //! [`SyncPolicy::Written`] wait for the sync like all others here: later than they ask, never earlier.

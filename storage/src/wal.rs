@@ -12,8 +12,8 @@
 //!                                 delete or empty the oldest segment  --->   remove, sync directory
 //! ```
 //!
-//! Formats: [`record`] and [`segment`]. What is believed after a crash, and why: [`replay`]. How space comes back:
-//! [`collect`].
+//! Formats: `record` and `segment`. What is believed after a crash, and why: `replay`. How space comes back:
+//! `collect`.
 //!
 //! Invariants:
 //! - Records of all groups are in the file in the order in which they were submitted, and what survives a crash is a
