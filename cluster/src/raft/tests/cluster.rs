@@ -121,6 +121,7 @@ async fn leadership_is_handed_over_without_a_gap_of_an_election() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_leader_is_succeeded_and_nothing_that_was_answered_is_lost() {
     let mut cluster = Cluster::start(3, &settings()).await;
+    let mut fastest = Duration::MAX;
     for round in 0..3 {
         let before = cluster.propose(&format!("round-{round}=before")).await;
         let old = cluster.leader().await;
@@ -131,6 +132,7 @@ async fn a_killed_leader_is_succeeded_and_nothing_that_was_answered_is_lost() {
         let took = began.elapsed();
         println!("failover: {took:?}, of which the killing {killed:?}");
         assert!(took < Duration::from_millis(1_200), "{took:?}");
+        fastest = fastest.min(took);
         assert_ne!(cluster.leader().await, old);
         cluster.nodes[old].start().await;
         cluster.check_same().await;
@@ -142,6 +144,8 @@ async fn a_killed_leader_is_succeeded_and_nothing_that_was_answered_is_lost() {
             assert!(node.table.count() > before);
         }
     }
+    // Without looking at the connections it is the lease and an election timeout, 0.8 s at the least.
+    assert!(fastest < Duration::from_millis(750), "{fastest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -195,6 +199,13 @@ async fn members_come_as_learners_and_go() {
         .await
         .unwrap();
     assert_eq!(cluster.voters().await, all);
+    // The leader sends heartbeats again, so that nobody stands for election.
+    let term = cluster.nodes[0].group().status().term;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(
+        (cluster.leader().await, cluster.nodes[0].group().status().term),
+        (0, term)
+    );
     let unknown = within(cluster.nodes[0].group().set_voters(BTreeSet::from([NodeId(9)]))).await;
     assert!(matches!(unknown, Err(MembershipError::Refused(_))), "{unknown:?}");
 
@@ -255,10 +266,12 @@ async fn a_follower_that_lost_the_end_of_its_log_is_brought_up_to_date() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_may_have_lost_entries_elects_nobody() {
     let mut cluster = Cluster::start(3, &unsynced()).await;
-    // The third node is away and lacks what is answered now.
+    // The third node is away and lacks what is answered then, but has more than the second one after its loss.
+    cluster.propose_many("before", 60).await;
+    cluster.settled().await;
     let behind = cluster.follower().await;
     cluster.nodes[behind].kill().await;
-    cluster.propose_many("key", 100).await;
+    cluster.propose_many("key", 40).await;
     cluster.settled().await;
     let leader = cluster.leader().await;
     let lost = (0..3).find(|node| *node != leader && *node != behind).unwrap();

@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use openraft::storage::RaftLogStorage;
 use quorate_storage::log::{GroupId, Log};
 
 use super::table::Table;
 use super::{Disk, GROUP, address, lead_alone, propose, within};
+use crate::raft::log::GroupLog;
+use crate::raft::types::Vote;
 use crate::raft::{
     BATCH_BYTES_MAX, GroupRole, GroupSettings, ProposeError, RaftGroup, StartError, StateError,
 };
@@ -85,6 +88,20 @@ async fn what_is_not_durable_is_not_answered() {
     assert_eq!(table.rows(), 0);
     disk.log.release();
     assert_eq!(within(proposal).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_vote_is_durable_before_it_is_answered() {
+    let disk = Disk::new();
+    let (in_use, _released) = tokio::sync::mpsc::channel(1);
+    let mut log = GroupLog::new(disk.log.clone(), GROUP, in_use);
+    disk.log.hold();
+    let saving = tokio::spawn(async move { log.save_vote(&Vote::new(3, 2)).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!saving.is_finished());
+    disk.log.release();
+    within(saving).await.unwrap().unwrap();
+    assert!(disk.log.state(GROUP).vote.is_some());
 }
 
 #[tokio::test]
