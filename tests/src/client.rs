@@ -292,6 +292,23 @@ impl Client {
         suback
     }
 
+    /// Subscribes again and again until there is a retained message, and returns it.
+    pub async fn subscribe_until_retained(&mut self, topic_filter: &str) -> Publish {
+        const PAUSE: Duration = Duration::from_millis(50);
+        let deadline = Instant::now() + DEADLINE;
+        while self.inbox.is_empty() {
+            assert!(
+                Instant::now() < deadline,
+                "nothing is retained under {topic_filter}"
+            );
+            self.subscribe(topic_filter, 1).await;
+            if let Some(Event::Packet(packet)) = self.raw.next_by(Instant::now() + PAUSE).await {
+                self.handle(packet).await;
+            }
+        }
+        self.receive().await
+    }
+
     /// Unsubscribes.
     pub async fn unsubscribe(&mut self, topic_filter: &str) -> Suback {
         let id = self.next_id();

@@ -53,7 +53,7 @@ async fn expect_challenge(raw: &mut RawClient) -> Vec<u8> {
 
 /// A client logged in by SCRAM.
 async fn logged_in(id: &str) -> RawClient {
-    let mut login = Login::new("ann", "pencil", "a client's nonce");
+    let mut login = Login::new("ann", "pencil", "a-clients-nonce");
     let mut raw = broker().raw(Version::V5).await;
     raw.send(&scram_connect(id, &login)).await;
     let challenge = expect_challenge(&mut raw).await;
@@ -126,7 +126,7 @@ async fn scram_login_takes_several_steps() {
 async fn auth_packets_fit_the_clients_packet_size() {
     let mut limit = None;
     for _ in 0..2 {
-        let mut login = Login::new("ann", "pencil", "a client's nonce");
+        let mut login = Login::new("ann", "pencil", "a-clients-nonce");
         let mut raw = broker().raw(Version::V5).await;
         let packet = scram_connect(&Scope::new().id("a"), &login);
         raw.send(&limit.into_iter().fold(packet, |packet, limit| {
@@ -150,7 +150,7 @@ async fn auth_packets_fit_the_clients_packet_size() {
 #[tokio::test]
 async fn wrong_scram_proof_is_refused() {
     for (user, password) in [("ann", "pencils"), ("bob", "pencil")] {
-        let mut login = Login::new(user, password, "a client's nonce");
+        let mut login = Login::new(user, password, "a-clients-nonce");
         let mut raw = broker().raw(Version::V5).await;
         raw.send(&scram_connect(&Scope::new().id("a"), &login)).await;
         let challenge = expect_challenge(&mut raw).await;
@@ -162,7 +162,7 @@ async fn wrong_scram_proof_is_refused() {
 /// [MQTT-4.12.0-4]: an old proof is not taken a second time.
 #[tokio::test]
 async fn scram_proof_cannot_be_replayed() {
-    let mut login = Login::new("ann", "pencil", "a client's nonce");
+    let mut login = Login::new("ann", "pencil", "a-clients-nonce");
     let mut proof = Vec::new();
     for attempt in 0..2 {
         let mut raw = broker().raw(Version::V5).await;
@@ -199,7 +199,7 @@ async fn auth_that_does_not_fit_the_login_is_refused() {
         scram_auth(0x00, vec![]),
         auth(0x18),
     ] {
-        let login = Login::new("ann", "pencil", "a client's nonce");
+        let login = Login::new("ann", "pencil", "a-clients-nonce");
         let mut raw = broker().raw(Version::V5).await;
         raw.send(&scram_connect(&Scope::new().id("a"), &login)).await;
         expect_challenge(&mut raw).await;
@@ -214,14 +214,14 @@ async fn auth_that_does_not_fit_the_login_is_refused() {
 async fn nothing_but_auth_comes_before_connack() {
     let scope = Scope::new();
     for packet in [publish("a", "m"), publish("a", "m").qos(1).id(1)] {
-        let login = Login::new("ann", "pencil", "a client's nonce");
+        let login = Login::new("ann", "pencil", "a-clients-nonce");
         let mut raw = broker().raw(Version::V5).await;
         raw.send(&scram_connect(&scope.id("a"), &login)).await;
         expect_challenge(&mut raw).await;
         raw.send(&packet).await;
         raw.expect_refused(Some(0x82)).await;
     }
-    let login = Login::new("ann", "pencil", "a client's nonce");
+    let login = Login::new("ann", "pencil", "a-clients-nonce");
     let mut raw = broker().raw(Version::V5).await;
     raw.send(&scram_connect(&scope.id("a"), &login)).await;
     expect_challenge(&mut raw).await;

@@ -24,8 +24,9 @@ async fn subscriber_with(version: Version, scope: Scope, qos: u8, payloads: &[&s
     raw
 }
 
+/// Publishes as the publisher of this scope: order is promised per publisher.
 async fn send(scope: Scope, qos: u8, payloads: &[&str]) {
-    let mut publisher = broker().clean(Version::V5, &Scope::new().id("p")).await;
+    let mut publisher = broker().clean(Version::V5, &scope.id("p")).await;
     for payload in payloads {
         publisher
             .publish(publish(&scope.topic("x"), payload).qos(qos))

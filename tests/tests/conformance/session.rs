@@ -10,9 +10,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::broker;
 
-/// Publishes at QoS 1 as a client of its own.
+/// Publishes at QoS 1 as the publisher of this scope: order is promised per publisher.
 async fn send(scope: Scope, topic: &str, payload: &str) {
-    let mut publisher = broker().clean(Version::V5, &Scope::new().id("pub")).await;
+    let mut publisher = broker().clean(Version::V5, &scope.id("pub")).await;
     publisher
         .publish(publish(&scope.topic(topic), payload).qos(1))
         .await;

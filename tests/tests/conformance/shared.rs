@@ -32,7 +32,7 @@ async fn raw_member(scope: Scope, name: &str) -> RawClient {
 }
 
 async fn send(scope: Scope, qos: u8, count: usize) {
-    let mut publisher = broker().clean(Version::V5, &Scope::new().id("p")).await;
+    let mut publisher = broker().clean(Version::V5, &scope.id("sender")).await;
     for number in 0..count {
         publisher
             .publish(publish(&scope.topic("x"), number.to_string()).qos(qos))
