@@ -1,1 +1,8 @@
-//! Micro benchmarks and end-to-end load.
+//! What the benchmarks share: a client that only makes load, and the accounts that the operating system keeps of a
+//! broker's process.
+//!
+//! - `load`: pairs of publishers and subscribers, or idle connections, against any broker.
+//! - `micro`: codec, topic trie, session, replicated state, each alone.
+
+pub mod client;
+pub mod process;

@@ -12,10 +12,14 @@ use quorate_proto::codec::QoS;
 use super::{Completion, Group, GroupKind, Host, Node, Placement};
 use crate::state::{
     Command, DueWill, Origin, OutboxWrite, Outcome, PublishCommand, RefusedReason, RetainedSource,
+    TargetQueue,
 };
 
 /// Retained writes carried at once.
 const OUTBOX_BATCH: usize = 256;
+
+/// Expired references dropped from a queue at once.
+const EXPIRED_BATCH: usize = 10_000;
 
 /// Publishers of retained messages that wait for the topic's group.
 #[derive(Debug)]
@@ -66,6 +70,28 @@ impl<H: Host> Group<H> {
         self.publish_due_wills(node).await;
         self.carry_retained(node).await;
         true
+    }
+
+    /// Drops queued messages whose lifetime has ended, beyond what a connection may have been sent (R22, R23), so that
+    /// an absent session's queue does not stay full of them.
+    pub(super) fn drop_expired(&self) {
+        let queues: Vec<TargetQueue> = {
+            let state = self.state();
+            let filled = state.queues().filter(|view| view.len > 0);
+            filled.map(|view| view.queue).collect()
+        };
+        for queue in queues {
+            let unsent = match &queue {
+                TargetQueue::Session(session) => self.sent.lock().get(session).copied(),
+                TargetQueue::Share(share) => Some(self.shares.lock().next(share)),
+            };
+            let sequences = self
+                .state()
+                .expired(&queue, unsent.unwrap_or_default(), EXPIRED_BATCH);
+            if !sequences.is_empty() {
+                self.propose(&Command::Settle { queue, sequences }, None);
+            }
+        }
     }
 
     async fn publish_due_wills(&self, node: &Node<H>) {

@@ -38,6 +38,11 @@ pub(super) struct ShareDispatch {
 }
 
 impl ShareDispatch {
+    /// First reference that was given to nobody yet.
+    pub(super) fn next(&self, share: &ShareKey) -> Sequence {
+        self.shares.get(share).map_or(Sequence(0), |share| share.next)
+    }
+
     /// The share has references, or members with room.
     pub(super) fn mark(&mut self, share: &ShareKey) {
         if !self.marked.contains(share) {

@@ -1,0 +1,221 @@
+//! Load against any broker: `load pairs` and `load idle`.
+//!
+//! `pairs`: N publishers, N subscribers, one topic each, a window of unacknowledged publishes; prints delivered messages
+//! a second and, given the broker's process, its CPU microseconds for each delivered message.
+//! `idle`: N connections with one subscription each; prints the broker's resident bytes for each.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use clap::{Parser, Subcommand};
+use quorate_benches::client::{Client, Received};
+use quorate_benches::process::Process;
+use quorate_proto::codec::{PacketId, PacketType, QoS};
+
+#[derive(Parser)]
+struct Arguments {
+    /// Address of the broker.
+    #[arg(long, default_value = "127.0.0.1:1883")]
+    target: String,
+    /// Process of the broker.
+    #[arg(long)]
+    pid: Option<u32>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Publishers and subscribers in pairs.
+    Pairs {
+        /// Pairs.
+        #[arg(long, default_value_t = 20)]
+        pairs: usize,
+        /// Quality of service, 0 to 2.
+        #[arg(long, default_value_t = 1)]
+        qos: u8,
+        /// Payload bytes.
+        #[arg(long, default_value_t = 64)]
+        payload: usize,
+        /// Unacknowledged publishes of a publisher.
+        #[arg(long, default_value_t = 100)]
+        window: usize,
+        /// Seconds measured, after one of warming up.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
+    /// Connections that do nothing.
+    Idle {
+        /// Connections.
+        #[arg(long, default_value_t = 10_000)]
+        connections: usize,
+        /// Seconds before the memory is read.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+}
+
+fn main() -> io::Result<()> {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let local = tokio::task::LocalSet::new();
+    match arguments.command {
+        Command::Pairs {
+            pairs,
+            qos,
+            payload,
+            window,
+            seconds,
+        } => {
+            let qos = QoS::from_bits(qos).ok_or(io::ErrorKind::InvalidInput)?;
+            let load = Pairs {
+                target: arguments.target,
+                pairs,
+                qos,
+                payload,
+                window,
+            };
+            local.block_on(&runtime, run_pairs(load, arguments.pid.map(Process), seconds))
+        }
+        Command::Idle { connections, seconds } => {
+            let process = Process(arguments.pid.ok_or(io::ErrorKind::InvalidInput)?);
+            local.block_on(
+                &runtime,
+                run_idle(&arguments.target, process, connections, seconds),
+            )
+        }
+    }
+}
+
+struct Pairs {
+    target: String,
+    pairs: usize,
+    qos: QoS,
+    payload: usize,
+    window: usize,
+}
+
+async fn run_pairs(load: Pairs, process: Option<Process>, seconds: u64) -> io::Result<()> {
+    let delivered = Rc::new(Cell::new(0u64));
+    for pair in 0..load.pairs {
+        let topic = format!("bench/{pair}");
+        let mut subscriber = Client::connect(&load.target, &format!("sub-{pair}")).await?;
+        subscriber.subscribe(&topic, load.qos).await?;
+        let publisher = Client::connect(&load.target, &format!("pub-{pair}")).await?;
+        tokio::task::spawn_local(subscribe(subscriber, delivered.clone()));
+        tokio::task::spawn_local(publish(
+            publisher,
+            topic,
+            load.qos,
+            load.payload,
+            load.window,
+            delivered.clone(),
+        ));
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let cpu = process.map(|process| process.cpu()).transpose()?;
+    let (before, started) = (delivered.get(), Instant::now());
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    let messages = delivered.get() - before;
+    let elapsed = started.elapsed();
+    println!(
+        "messages {messages} rate {:.0}/s",
+        messages as f64 / elapsed.as_secs_f64()
+    );
+    if let (Some(before), Some(process)) = (cpu, process) {
+        let used = process.cpu()? - before;
+        println!(
+            "cpu_us_per_message {:.3}",
+            used.as_secs_f64() * 1e6 / messages as f64
+        );
+        println!("resident_bytes {}", process.resident()?);
+    }
+    Ok(())
+}
+
+async fn subscribe(mut client: Client, delivered: Rc<Cell<u64>>) -> io::Result<()> {
+    loop {
+        while let Some(received) = client.poll()? {
+            match received {
+                Received::Publish(qos, packet_id) => {
+                    delivered.set(delivered.get() + 1);
+                    match (qos, packet_id) {
+                        (QoS::AtLeastOnce, Some(id)) => client.acknowledge(PacketType::Puback, id),
+                        (QoS::ExactlyOnce, Some(id)) => client.acknowledge(PacketType::Pubrec, id),
+                        _ => {}
+                    }
+                }
+                Received::Ack(PacketType::Pubrel, id) => client.acknowledge(PacketType::Pubcomp, id),
+                _ => {}
+            }
+        }
+        client.flush().await?;
+        client.read().await?;
+    }
+}
+
+async fn publish(
+    mut client: Client,
+    topic: String,
+    qos: QoS,
+    payload: usize,
+    window: usize,
+    delivered: Rc<Cell<u64>>,
+) -> io::Result<()> {
+    let payload = vec![b'x'; payload];
+    let mut next = 1u16;
+    let mut send = |client: &mut Client| {
+        let id = PacketId::new(next).unwrap_or(PacketId::MIN);
+        next = if next == 60_000 { 1 } else { next + 1 };
+        client.publish(&topic, &payload, qos, (qos > QoS::AtMostOnce).then_some(id));
+    };
+    for _ in 0..window {
+        send(&mut client);
+    }
+    let mut seen = delivered.get();
+    loop {
+        client.flush().await?;
+        if qos == QoS::AtMostOnce {
+            // Nothing acknowledges: go on as fast as what arrives somewhere.
+            tokio::task::yield_now().await;
+            let now = delivered.get();
+            for _ in 0..(now - seen).min(window as u64) {
+                send(&mut client);
+            }
+            seen = now;
+            continue;
+        }
+        client.read().await?;
+        while let Some(received) = client.poll()? {
+            match received {
+                Received::Ack(PacketType::Puback | PacketType::Pubcomp, _) => send(&mut client),
+                Received::Ack(PacketType::Pubrec, id) => client.acknowledge(PacketType::Pubrel, id),
+                _ => {}
+            }
+        }
+    }
+}
+
+async fn run_idle(target: &str, process: Process, connections: usize, seconds: u64) -> io::Result<()> {
+    let before = process.resident()?;
+    let mut clients = Vec::with_capacity(connections);
+    for number in 0..connections {
+        let mut client = Client::connect(target, &format!("idle-{number}")).await?;
+        client
+            .subscribe(&format!("device/{number}/cmd"), QoS::AtLeastOnce)
+            .await?;
+        clients.push(client);
+    }
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    let after = process.resident()?;
+    println!("connections {connections} resident_before {before} resident_after {after}");
+    println!(
+        "bytes_per_connection {:.0}",
+        (after.saturating_sub(before)) as f64 / connections as f64
+    );
+    Ok(())
+}
