@@ -10,6 +10,7 @@ use quorate_tests::Version;
 use quorate_tests::broker::Broker;
 use quorate_tests::client::DEADLINE;
 use quorate_tests::wire::{connect, publish};
+use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -103,6 +104,8 @@ struct Trial {
     stage: watch::Sender<Stage>,
     ledger: SharedLedger,
     late: Vec<Late>,
+    /// Of the script that starts the broker.
+    _directory: TempDir,
     /// The clients end with it.
     _clients: JoinSet<()>,
 }
@@ -111,7 +114,8 @@ impl Trial {
     fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let ledger = SharedLedger::default();
-        let broker = start();
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let broker = start(directory.path(), "");
         let first = Stage {
             life: 1,
             address: Some(broker.mqtt()),
@@ -140,6 +144,7 @@ impl Trial {
             stage,
             ledger,
             late: Vec::new(),
+            _directory: directory,
             _clients: clients,
         }
     }

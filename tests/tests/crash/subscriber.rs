@@ -118,9 +118,9 @@ impl Subscriber {
         let id = publish
             .id
             .ok_or_else(|| End::Fault(format!("no packet identifier in {publish:?}")))?;
-        let known = self.received.get(&id);
-        if publish.qos == 2 && known.is_some() {
-            let (topic, payload) = known.expect("just seen");
+        if publish.qos == 2
+            && let Some((topic, payload)) = self.received.get(&id)
+        {
             if *topic != publish.topic || *payload != publish.payload {
                 return Err(End::Fault(format!(
                     "packet identifier {id} names {topic} {:?} until PUBREL comes, not {publish:?}",

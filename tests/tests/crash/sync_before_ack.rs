@@ -1,14 +1,13 @@
 //! PUBACK leaves after the message is on disk, seen from below: in the system calls of the process.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use quorate_tests::Version;
 use quorate_tests::wire::{Encode, puback, publish};
 
-use crate::start_program;
+use crate::start;
 use crate::trace::{Call, calls};
 
 /// Messages published, one after the other.
@@ -25,8 +24,7 @@ async fn sync_before_ack() {
     );
     let directory = tempfile::tempdir().expect("a temporary directory");
     let trace = directory.path().join("trace");
-    let program = traced(directory.path(), &trace);
-    let mut broker = start_program(&program);
+    let mut broker = start(directory.path(), &traced(&trace));
     let mut subscriber = broker.durable(Version::V5, "offline").await;
     subscriber.subscribe("x", 1).await;
     subscriber.disconnect().await;
@@ -52,18 +50,13 @@ fn payload(id: u16) -> String {
     format!("<payload of the message {id}>")
 }
 
-/// A script that runs the program under strace, as the same process.
-fn traced(directory: &Path, trace: &Path) -> String {
-    let script = directory.join("traced");
-    let text = format!(
-        "#!/bin/sh\nexec strace -D -f -tt -xx -s 4096 -y -o '{}' -e \
-         trace=fdatasync,fsync,read,recvfrom,readv,write,pwrite64,pwritev,writev,sendto,sendmsg '{}' \"$@\"\n",
-        trace.display(),
-        env!("CARGO_BIN_EXE_quorate-under-test")
-    );
-    fs::write(&script, text).expect("the temporary directory is writable");
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("the script is ours");
-    script.to_str().expect("our file names are UTF-8").into()
+/// The beginning of a command that runs under strace, as the same process.
+fn traced(trace: &Path) -> String {
+    format!(
+        "strace -D -f -tt -xx -s 4096 -y -o '{}' -e \
+         trace=fdatasync,fsync,read,recvfrom,readv,write,pwrite64,pwritev,writev,sendto,sendmsg",
+        trace.display()
+    )
 }
 
 /// Looks for PUBLISH, write, fdatasync and PUBACK of this message, in this order.
