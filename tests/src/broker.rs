@@ -6,6 +6,7 @@
 //! kills the broker.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -234,6 +235,13 @@ struct Process {
 impl Process {
     fn start(binary: &Path, config: &Config, directory: &Path) -> Self {
         let mut command = Command::new(binary);
+        // The environment is a source of configuration, which the test alone is to give.
+        std::env::vars_os()
+            .map(|(name, _)| name)
+            .filter(|name| is_setting(name))
+            .for_each(|name| {
+                command.env_remove(name);
+            });
         command.arg("serve").arg("--config").arg(config.write(directory));
         command
             .args(["--admin-listen", "127.0.0.1:0", "--cluster-listen", "127.0.0.1:0"])
@@ -337,6 +345,10 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn is_setting(variable: &OsStr) -> bool {
+    variable.to_str().is_some_and(|name| name.starts_with("QUORATE_"))
 }
 
 /// A shell that kills process `pid` once this process has ended.

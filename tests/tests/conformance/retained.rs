@@ -2,7 +2,7 @@
 
 use quorate_tests::client::{Client, DEADLINE};
 use quorate_tests::scope::Scope;
-use quorate_tests::wire::{Property, Publish, filter, publish};
+use quorate_tests::wire::{Property, filter, publish};
 use quorate_tests::{Version, each_version};
 use tokio::time::Instant;
 
@@ -34,18 +34,12 @@ async fn expect_nothing_retained(client: &mut Client, publisher: &mut Client, sc
     assert!(!client.expect("marker").await.retain);
 }
 
-/// What a new subscription to the scope gets first, once it is `payload`: at QoS 0 nothing says when a message has been
-/// retained.
-async fn retained_once(version: Version, scope: Scope, payload: &str) -> (Client, Publish) {
+/// Waits until this is the retained message: at QoS 0 nothing else says so.
+async fn wait_until_retained(version: Version, scope: Scope, payload: &str) {
     let deadline = Instant::now() + DEADLINE;
-    loop {
-        let mut client = broker().clean(version, &scope.id("a")).await;
-        client.subscribe(&scope.topic("+"), 2).await;
-        let message = client.receive().await;
-        if message.text() == payload {
-            return (client, message);
-        }
-        assert!(Instant::now() < deadline, "{message:?} instead of {payload}");
+    let mut client = broker().clean(version, &scope.id("waiting")).await;
+    while client.subscribe_until_retained(&scope.topic("x")).await.text() != payload {
+        assert!(Instant::now() < deadline, "{payload} is never retained");
     }
 }
 
@@ -55,11 +49,14 @@ async fn last_retained_message_is_sent_to_new_subscriptions(version: Version) {
     for qos in 0..=2 {
         let scope = Scope::new();
         let mut publisher = retaining(version, scope, "old", 2 - qos).await;
-        retained_once(version, scope, "old").await;
+        wait_until_retained(version, scope, "old").await;
         publisher
             .publish(publish(&scope.topic("x"), "new").qos(qos).retain())
             .await;
-        let (mut client, message) = retained_once(version, scope, "new").await;
+        wait_until_retained(version, scope, "new").await;
+        let mut client = broker().clean(version, &scope.id("a")).await;
+        client.subscribe(&scope.topic("+"), 2).await;
+        let message = client.expect("new").await;
         assert_eq!((message.retain, message.qos, message.dup), (true, qos, false));
         expect_nothing_retained(&mut client, &mut publisher, scope).await;
         clear(&mut publisher, scope, &["x"]).await;

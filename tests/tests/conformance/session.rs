@@ -73,6 +73,25 @@ async fn session_is_resumed(version: Version) {
 }
 each_version!(session_is_resumed);
 
+/// [MQTT-3.1.2-5], [MQTT-4.1.0-2]: a connection that resumes a session may let it end with itself; until then it has
+/// the subscriptions and the messages that waited.
+#[tokio::test]
+async fn session_is_resumed_by_a_connection_without_expiry() {
+    let scope = Scope::new();
+    absent_session(Version::V5, scope).await;
+    send(scope, "x", "waited").await;
+    let mut client = broker()
+        .client(Version::V5, &connect(&scope.id("a")).resume())
+        .await;
+    assert!(client.connack.session_present);
+    client.expect("waited").await;
+    send(scope, "x", "live").await;
+    client.expect("live").await;
+    client.disconnect().await;
+    let again = broker().durable(Version::V5, &scope.id("a")).await;
+    assert!(!again.connack.session_present);
+}
+
 /// [MQTT-3.1.2-6], [MQTT-3.2.2-3]; 3.1.1 [MQTT-3.1.2-4], [MQTT-3.2.2-3]
 async fn resuming_nothing_starts_a_session(version: Version) {
     let scope = Scope::new();

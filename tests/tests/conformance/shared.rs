@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use quorate_tests::client::{Client, RawClient};
 use quorate_tests::scope::Scope;
-use quorate_tests::wire::{Property, connect, filter, puback, pubcomp, publish, pubrec, subscribe};
+use quorate_tests::wire::{
+    Property, connect, disconnect, filter, puback, pubcomp, publish, pubrec, subscribe,
+};
 use quorate_tests::{Version, each_version};
 
 use super::broker;
@@ -309,7 +311,9 @@ async fn refused_message_goes_to_nobody_else() {
         let refusal = if qos == 1 { puback(id) } else { pubrec(id) };
         refusing.send(&refusal.code(0x80)).await;
         refusing.expect_alive().await;
-        drop(refusing);
+        // Once the broker has closed, it no longer counts as a member.
+        refusing.send(&disconnect()).await;
+        refusing.expect_closed().await;
         let mut publisher = broker().clean(Version::V5, &scope.id("p")).await;
         publisher
             .publish(publish(&scope.topic("x"), "next").qos(qos))

@@ -79,7 +79,6 @@ async fn packets_may_span_frames(version: Version) {
     let mut raw = websocket(version).await;
     let mut bytes = connect(&scope.id("a")).encode(version);
     bytes.extend(subscribe(1, [filter(&scope.topic("x"))]).encode(version));
-    bytes.extend(publish(&scope.topic("x"), "m").encode(version));
     for byte in bytes {
         raw.transport
             .write_frame(&[byte], Data::Binary, true)
@@ -87,8 +86,7 @@ async fn packets_may_span_frames(version: Version) {
             .expect("sent");
     }
     raw.expect_connack().await;
-    raw.expect_suback().await;
-    assert_eq!(raw.expect_publish().await.text(), "m");
+    assert_eq!(raw.expect_suback().await.codes, [2]);
 }
 each_version!(packets_may_span_frames);
 
