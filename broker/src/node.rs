@@ -26,6 +26,12 @@ use crate::worker::{Mail, Mailbox, Ticket};
 pub(crate) struct SharedSettings {
     /// Limits on sessions, stamped into the entries that create them (R28).
     pub(crate) session_limits: SessionLimits,
+    /// Sessions of the node.
+    pub(crate) sessions_max: u64,
+    /// Retained messages of the node.
+    pub(crate) retained_messages_max: u64,
+    /// Their bytes.
+    pub(crate) retained_bytes_max: u64,
     /// Messages that may wait for a durable session.
     pub(crate) queue_messages_max: u32,
     /// Their bytes.
@@ -131,6 +137,27 @@ impl Shared {
             "auto-{:x}-{:x}-{number:x}",
             self.settings.node.0, self.settings.incarnation.0
         )
+    }
+
+    /// Whether no more sessions are created on this node.
+    pub(crate) fn sessions_are_full(&self) -> bool {
+        self.router
+            .read(|table| table.sessions() as u64 >= self.settings.sessions_max)
+    }
+
+    /// Whether a retained message for a topic that has none would be one too many.
+    pub(crate) fn retained_is_full(&self, topic: &str) -> bool {
+        let home = self.node().group(Placement::data_of_topic(topic));
+        if home.state().retained(topic).is_some() {
+            return false;
+        }
+        let (mut messages, mut bytes) = (0, 0);
+        for group in Placement::data_groups() {
+            let counts = self.node().group(group).state().counts();
+            messages += counts.retained;
+            bytes += counts.retained_bytes;
+        }
+        messages >= self.settings.retained_messages_max || bytes >= self.settings.retained_bytes_max
     }
 
     /// Whether a durable session takes no more messages.

@@ -197,7 +197,10 @@ fn bind_listener(
         open: open.clone(),
         open_max: config.limits.connections_max,
         refused: refused.clone(),
-        keeps_peer: !config.auth.user.is_empty() || !config.acl.rule.is_empty(),
+        keeps_peer: listener.proxy_protocol
+            || listener.kind.is_websocket()
+            || !config.auth.user.is_empty()
+            || !config.acl.rule.is_empty(),
     };
     Ok(Bound {
         socket,
@@ -244,6 +247,9 @@ fn shared_state(config: &Config, store: &Store, runtime: &Runtime, reloadable: &
             sessions_max: per_group(limits.sessions_max + limits.sessions_max / 4, DATA_GROUPS),
             subscriptions_max: limits.subscriptions_per_session_max,
         },
+        sessions_max: limits.sessions_max,
+        retained_messages_max: limits.retained_messages_max,
+        retained_bytes_max: limits.retained_bytes_max,
         queue_messages_max: config.session.queue_messages_max,
         queue_bytes_max: config.session.queue_bytes_max,
         refused_subscription: match config.acl.tell_not_authorized {

@@ -24,18 +24,39 @@ impl Message {
     /// Joins the parts of a message; `forwardable` is an encoded MQTT 5 property block (see [`Publish::forwardable`]).
     ///
     /// `topic` must be at most 65,535 bytes, as every topic from the wire is.
-    pub fn new(topic: &str, forwardable: &[u8], payload: &[u8], qos: QoS, retain: bool, expiry_secs: Option<u32>) -> Self {
+    pub fn new(
+        topic: &str,
+        forwardable: &[u8],
+        payload: &[u8],
+        qos: QoS,
+        retain: bool,
+        expiry_secs: Option<u32>,
+    ) -> Self {
         let mut data = Vec::with_capacity(topic.len() + forwardable.len() + payload.len());
         data.extend_from_slice(topic.as_bytes());
         data.extend_from_slice(forwardable);
         data.extend_from_slice(payload);
-        Self::from_parts(data.into(), topic.len(), forwardable.len(), qos, retain, expiry_secs)
-            .expect("parts of a message add up")
+        Self::from_parts(
+            data.into(),
+            topic.len(),
+            forwardable.len(),
+            qos,
+            retain,
+            expiry_secs,
+        )
+        .expect("parts of a message add up")
     }
 
     /// Copies a decoded PUBLISH whose topic (its alias resolved) is `topic`.
     pub fn from_publish(publish: &Publish<'_>, topic: &str) -> Self {
-        Self::new(topic, &publish.forwardable, publish.payload, publish.qos, publish.retain, publish.message_expiry_secs)
+        Self::new(
+            topic,
+            &publish.forwardable,
+            publish.payload,
+            publish.qos,
+            publish.retain,
+            publish.message_expiry_secs,
+        )
     }
 
     /// Takes a joined buffer back apart; `None` where the lengths do not fit it or the topic is not UTF-8.
@@ -47,7 +68,9 @@ impl Message {
         retain: bool,
         expiry_secs: Option<u32>,
     ) -> Option<Self> {
-        if topic_len.checked_add(properties_len)? > data.len() || std::str::from_utf8(&data[..topic_len]).is_err() {
+        if topic_len.checked_add(properties_len)? > data.len()
+            || std::str::from_utf8(&data[..topic_len]).is_err()
+        {
             return None;
         }
         Some(Self {

@@ -79,7 +79,7 @@ impl Worker {
                 self.open_session(conn, request);
                 Ok(())
             }
-            WaitsFor::Opened(request) => self.opened(conn, &request, completion),
+            WaitsFor::Opened { request, closed_at } => self.opened(conn, &request, closed_at, completion),
             WaitsFor::Subscribed(subscribing) => self.subscribed(conn, *subscribing, &completion),
             WaitsFor::Unsubscribed(unsubscribing) => self.unsubscribed(conn, *unsubscribing, &completion),
             WaitsFor::RetainedAppended => {
@@ -136,7 +136,10 @@ impl Worker {
             ) => {
                 self.deliver_live(&self.plan(message.topic()), &Published::of(&message, None));
             }
-            (WaitsFor::Opened(request), Completion::Applied(Outcome::Opened { session, epoch, .. })) => {
+            (
+                WaitsFor::Opened { request, .. },
+                Completion::Applied(Outcome::Opened { session, epoch, .. }),
+            ) => {
                 self.close_opened(&request, *session, *epoch);
             }
             _ => tracing::trace!(?location, "an outcome came after its connection had gone"),

@@ -169,9 +169,11 @@ impl Worker {
         if conn.flags.get().ending {
             return;
         }
+        let peer = self.peer(conn);
         {
             let state = &mut *conn.state.borrow_mut();
             tracing::debug!(
+                %peer,
                 client_id = state.protocol.client_id().map_or("", |client_id| client_id),
                 listener = %conn.listener.name,
                 reason = %close.reason,

@@ -7,11 +7,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use quorate_cluster::node::{Completion, Location, Placement};
-use quorate_cluster::state::{Command, Epoch, Outcome, SessionId, WillMessage};
+use quorate_cluster::state::{Command, Epoch, GroupTime, Outcome, SessionId, SessionView, WillMessage};
 use quorate_proto::codec::ReasonCode;
 use quorate_proto::session::{AuthenticationRequest, Close, Credentials, Decision, OpenRequest, Opened};
 
-use super::connection::Conn;
+use super::connection::{Conn, Writer};
 use super::queue::DurableQueue;
 use super::subscribe::fenced;
 use super::ticket::WaitsFor;
@@ -258,9 +258,14 @@ impl Worker {
         }
     }
 
-    fn peer(&self, conn: &Conn) -> std::net::SocketAddr {
+    /// The client's address: as it was kept, else the socket's.
+    pub(super) fn peer(&self, conn: &Conn) -> std::net::SocketAddr {
         let state = conn.state.borrow();
-        let peer = state.rare.as_ref().and_then(|rare| rare.peer);
+        let kept = state.rare.as_ref().and_then(|rare| rare.peer);
+        let peer = kept.or_else(|| match &conn.writer {
+            Writer::Tcp(writer) => writer.peer_addr().ok(),
+            Writer::Task => None,
+        });
         peer.unwrap_or_else(|| std::net::SocketAddr::from(([0, 0, 0, 0], 0)))
     }
 
@@ -343,6 +348,16 @@ impl Worker {
         } else {
             Placement::live_of_client(&request.client_id)
         };
+        let group = self.shared.node().group(home);
+        let (closed_at, known) = match group.state().session(&request.client_id) {
+            None => (None, false),
+            Some(view) => (Some(closed_at(&view).unwrap_or_else(|| group.now())), true),
+        };
+        if !known && self.shared.sessions_are_full() {
+            self.refuse_open(conn, ReasonCode::QUOTA_EXCEEDED, "too many sessions");
+            self.shared.gate_next(&request.client_id);
+            return;
+        }
         let will = request.will.as_ref().map(|will| {
             Box::new(WillMessage {
                 message: will.message.clone(),
@@ -356,10 +371,10 @@ impl Worker {
             will,
             limits: self.shared.settings.session_limits,
         };
-        self.shared
-            .node()
-            .group(home)
-            .propose(&command, Self::ticket(conn, WaitsFor::Opened(request)));
+        group.propose(
+            &command,
+            Self::ticket(conn, WaitsFor::Opened { request, closed_at }),
+        );
     }
 
     /// The session is open: routes know the connection, then the client is told.
@@ -367,6 +382,7 @@ impl Worker {
         self: &Rc<Self>,
         conn: &Rc<Conn>,
         request: &OpenRequest,
+        closed_at: Option<GroupTime>,
         completion: Completion,
     ) -> Result<(), Close> {
         let (session, epoch, present, inbound) = match completion {
@@ -395,7 +411,7 @@ impl Worker {
             state.session = Some((session, epoch));
             if request.durable {
                 let queue = if present {
-                    DurableQueue::resumed()
+                    DurableQueue::resumed(closed_at)
                 } else {
                     DurableQueue::default()
                 };
@@ -449,6 +465,14 @@ impl Worker {
         self.counters.connects_refused.of(reason).increment();
         self.end(conn);
     }
+}
+
+/// When a session's last connection ended, where the session tells.
+fn closed_at(view: &SessionView) -> Option<GroupTime> {
+    let expires_at = view.expires_at?;
+    Some(GroupTime(
+        expires_at.0.saturating_sub(u64::from(view.expiry_secs) * 1000),
+    ))
 }
 
 fn no_exchange() -> Close {

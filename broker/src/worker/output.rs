@@ -61,15 +61,16 @@ impl Worker {
                 Poll::Pending
             })
             .await;
+            // First, so that what is acknowledged below has reached its subscribers' workers.
+            if self.dirty.batches.replace(false) {
+                self.send_batches();
+            }
             std::mem::swap(&mut turn, &mut *self.dirty.connections.borrow_mut());
             for conn in turn.drain(..) {
                 conn.update(|flags| flags.dirty = false);
                 if self.flush(&conn).is_err() {
                     self.lose(&conn);
                 }
-            }
-            if self.dirty.batches.replace(false) {
-                self.send_batches();
             }
             tokio::task::yield_now().await;
         }

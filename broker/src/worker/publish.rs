@@ -89,6 +89,13 @@ impl Worker {
             self.counters.publishes_refused.of(reason).increment();
             return self.answer(conn, token, PublishOutcome::Refused(reason));
         }
+        if publish.retain && !publish.payload.is_empty() && self.shared.retained_is_full(&topic) {
+            self.counters
+                .publishes_refused
+                .of(ReasonCode::QUOTA_EXCEEDED)
+                .increment();
+            return self.answer(conn, token, PublishOutcome::Refused(ReasonCode::QUOTA_EXCEEDED));
+        }
         let session = conn.session();
         let published = Published {
             topic: &topic,

@@ -19,6 +19,8 @@ use super::counting::drop_reason;
 pub(super) const SLOT_SIZE: u64 = 3_855;
 /// Data groups, one bit each in the masks below.
 const SLOTS: usize = 16;
+/// References that a window holds at most.
+const UNSURE_MAX: u8 = 100;
 /// Tokens with this bit are not references of the session's own queues.
 pub(super) const OTHER_TOKENS: u64 = 1 << 63;
 
@@ -54,16 +56,32 @@ pub(super) struct DurableQueue {
     asked: [u16; SLOTS],
     /// Slots that have references which were not pulled.
     ready: u16,
+    /// Until when the session's last connection may have been sent what an earlier start of the node stored; `None`
+    /// where nothing can have been.
+    closed_at: Option<GroupTime>,
+    /// References of each group that are still judged by `closed_at`.
+    unsure: [u8; SLOTS],
     held: VecDeque<Held>,
 }
 
 impl DurableQueue {
     /// A session that is continued may have references in every group.
-    pub(super) fn resumed() -> Self {
+    pub(super) fn resumed(closed_at: Option<GroupTime>) -> Self {
         Self {
             ready: u16::MAX,
+            closed_at,
+            unsure: [UNSURE_MAX; SLOTS],
             ..Self::default()
         }
+    }
+
+    /// Whether the session's last connection may have been sent a reference of an earlier start of the node, which
+    /// nobody remembers: as many as a window holds, of what was stored before the connection ended.
+    fn may_have_been_sent(&mut self, slot: u8, received_at: GroupTime) -> bool {
+        let unsure = &mut self.unsure[usize::from(slot)];
+        let may = *unsure > 0 && self.closed_at.is_some_and(|closed_at| received_at <= closed_at);
+        *unsure = unsure.saturating_sub(1);
+        may
     }
 
     /// Whether a reference with this packet identifier is still to be sent; a PUBREC for it was committed, so it goes
@@ -169,9 +187,12 @@ impl Worker {
                 queue.ready |= 1 << slot;
             }
             for reference in references.references {
+                let before_start = reference.received_at < references.started;
                 let phase = if reference.received {
                     DeliveryPhase::Received
-                } else if reference.sequence < references.sent_before {
+                } else if reference.sequence < references.sent_before
+                    || (before_start && queue.may_have_been_sent(slot, reference.received_at))
+                {
                     DeliveryPhase::Resent
                 } else {
                     DeliveryPhase::Fresh

@@ -147,11 +147,20 @@ impl Worker {
         while replay.slot < 16 {
             let group = self.shared.node().group_of_slot(replay.slot);
             let now = group.now();
-            let page = group.state().retained_page(&replay.filter, replay.after.as_deref(), PIECE);
+            let page = group
+                .state()
+                .retained_page(&replay.filter, replay.after.as_deref(), PIECE);
             // What has expired since the group's last tick is still there.
-            let alive = page.matches.into_iter().filter(|value| value.expires_at.is_none_or(|at| at > now));
+            let alive = page
+                .matches
+                .into_iter()
+                .filter(|value| value.expires_at.is_none_or(|at| at > now));
             let values: Vec<Value> = alive
-                .map(|value| Value { message: value.message, expires_at: value.expires_at, now })
+                .map(|value| Value {
+                    message: value.message,
+                    expires_at: value.expires_at,
+                    now,
+                })
                 .collect();
             replay.after = page.resume_after;
             if exact {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use quorate_cluster::node::Completion;
 use quorate_cluster::state::{Command, Outcome, SubscribeResult, Subscription};
-use quorate_proto::codec::{QoS, ReasonCode};
+use quorate_proto::codec::{QoS, ReasonCode, SubscriptionOptions};
 use quorate_proto::session::{Close, SubscribeRequest, UnsubscribeRequest};
 use smallvec::SmallVec;
 
@@ -34,8 +34,14 @@ impl Worker {
                     self.shared.settings.refused_subscription
                 }
                 Ok(()) => {
-                    filters.push((place, Arc::from(entry.filter), entry.options));
-                    granted(entry.options.qos)
+                    // A subscription above what the listener offers is granted what it offers [MQTT-3.8.4-8].
+                    let qos = entry.options.qos.min(conn.listener.settings.maximum_qos);
+                    filters.push((
+                        place,
+                        Arc::from(entry.filter),
+                        SubscriptionOptions { qos, ..entry.options },
+                    ));
+                    granted(qos)
                 }
             };
             reasons.push(reason);

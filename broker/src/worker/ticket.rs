@@ -1,6 +1,7 @@
 //! Who waits for a proposal: a connection, and for what.
 
 use quorate_cluster::node::Location;
+use quorate_cluster::state::GroupTime;
 use quorate_proto::codec::{PacketId, ReasonCode, SubscriptionOptions};
 use quorate_proto::message::Message;
 use quorate_proto::session::{DeliveryToken, OpenRequest, PublishToken};
@@ -37,8 +38,11 @@ pub(crate) enum WaitsFor {
     },
     /// The end of the client's session of the other kind; its own is opened next.
     OtherSessionEnded(Box<OpenRequest>),
-    /// CONNACK.
-    Opened(Box<OpenRequest>),
+    /// CONNACK. `closed_at`: when the session's last connection ended, in its home group's time.
+    Opened {
+        request: Box<OpenRequest>,
+        closed_at: Option<GroupTime>,
+    },
     /// SUBACK.
     Subscribed(Box<Subscribing>),
     /// UNSUBACK.

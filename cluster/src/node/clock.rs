@@ -26,6 +26,11 @@ impl GroupClock {
         }
     }
 
+    /// Group time when the clock started: what is older came before this start of the node.
+    pub fn started(&self) -> GroupTime {
+        self.base
+    }
+
     /// The stamp of an entry proposed now.
     pub fn stamp(&self) -> GroupTime {
         GroupTime(self.base.0 + u64::try_from(self.started.elapsed().as_millis()).unwrap_or(0))

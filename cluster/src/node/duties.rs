@@ -11,7 +11,7 @@ use quorate_proto::codec::QoS;
 
 use super::{Completion, Group, GroupKind, Host, Node, Placement};
 use crate::state::{
-    Command, DueWill, Origin, OutboxWrite, Outcome, PublishCommand, RefusedReason, RetainedSource,
+    Command, DueWill, Origin, OutboxWrite, Outcome, PublishCommand, RefusedReason, RetainedSource, Sequence,
     TargetQueue,
 };
 
@@ -20,6 +20,8 @@ const OUTBOX_BATCH: usize = 256;
 
 /// Expired references dropped from a queue at once.
 const EXPIRED_BATCH: usize = 10_000;
+/// References that a connection of an earlier start of the node may have been sent.
+const WINDOW_MAX: u64 = 100;
 
 /// Publishers of retained messages that wait for the topic's group.
 #[derive(Debug)]
@@ -75,19 +77,23 @@ impl<H: Host> Group<H> {
     /// Drops queued messages whose lifetime has ended, beyond what a connection may have been sent (R22, R23), so that
     /// an absent session's queue does not stay full of them.
     pub(super) fn drop_expired(&self) {
-        let queues: Vec<TargetQueue> = {
+        let queues: Vec<(TargetQueue, Sequence)> = {
             let state = self.state();
             let filled = state.queues().filter(|view| view.len > 0);
-            filled.map(|view| view.queue).collect()
+            filled
+                .filter_map(|view| Some((view.queue, view.oldest?)))
+                .collect()
         };
-        for queue in queues {
+        for (queue, oldest) in queues {
             let unsent = match &queue {
                 TargetQueue::Session(session) => self.sent.lock().get(session).copied(),
                 TargetQueue::Share(share) => Some(self.shares.lock().next(share)),
             };
-            let sequences = self
-                .state()
-                .expired(&queue, unsent.unwrap_or_default(), EXPIRED_BATCH);
+            let sequences = self.state().expired(
+                &queue,
+                unsent.unwrap_or(Sequence(oldest.0 + WINDOW_MAX)),
+                EXPIRED_BATCH,
+            );
             if !sequences.is_empty() {
                 self.propose(&Command::Settle { queue, sequences }, None);
             }

@@ -44,6 +44,8 @@ pub struct References {
     pub sent_before: Sequence,
     /// Whether the queue holds more.
     pub more: bool,
+    /// Group time when this start of the node began: what `sent_before` knows begins here.
+    pub started: crate::state::GroupTime,
     /// Group time at the pull.
     pub now: crate::state::GroupTime,
 }

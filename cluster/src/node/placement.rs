@@ -110,7 +110,7 @@ mod tests {
         let homes: Vec<u16> = ["", "a", "device-1", "sensor/42"]
             .map(|name| Placement::slot(name, 16))
             .to_vec();
-        assert_eq!(homes, vec![2, 4, 3, 7]);
+        assert_eq!(homes, vec![2, 15, 5, 10]);
     }
 
     #[test]

@@ -63,6 +63,7 @@ impl<H: Host> Group<H> {
             references,
             next,
             sent_before,
+            started: self.clock().started(),
             now,
         }
     }

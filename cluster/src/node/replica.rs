@@ -6,10 +6,7 @@ use bytes::Bytes;
 
 use super::{Group, GroupKind, Host, Placement};
 use crate::raft::{ReplicatedState, StateChanges, StateError};
-use crate::state::{Batch, BatchOutcome, Event, Sequence, TargetQueue};
-
-/// References a connection can have in flight.
-const WINDOW_MAX: u64 = 100;
+use crate::state::{Batch, BatchOutcome, Event};
 
 /// The replicated state of a group with this node around it.
 pub(super) struct Replica<H: Host> {
@@ -45,11 +42,6 @@ impl<H: Host> Replica<H> {
         }
         for view in state.queues() {
             let Some(first) = view.oldest else { continue };
-            if let TargetQueue::Session(session) = &view.queue {
-                // The start before this one may have sent as much as a window holds.
-                let sent = view.next.min(Sequence(first.0 + WINDOW_MAX));
-                self.group.sent.lock().insert(*session, sent);
-            }
             events.push(Event::Queued {
                 queue: view.queue,
                 first,

@@ -214,9 +214,11 @@ impl Connection {
             return Ok(());
         }
         self.requests_pending = self.requests_pending.saturating_sub(1);
-        self.lifecycle
-            .peer()
-            .write_suback(&Suback::new(packet_id, reasons), out)
+        let mut suback = Suback::new(packet_id, reasons);
+        if reasons.iter().any(|reason| reason.is_error()) {
+            suback.reason_string = Some("not every filter was granted");
+        }
+        self.lifecycle.peer().write_suback(suback, out)
     }
 
     /// The outcome of an [`Action::Unsubscribe`], one reason per entry, in order: answers with UNSUBACK.

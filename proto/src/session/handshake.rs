@@ -227,10 +227,13 @@ impl Handshake {
         connack.server_keep_alive_secs = self.keep_alive_imposed_secs;
         connack.authentication_method = method;
         connack.authentication_data = self.authentication_data.as_deref();
-        if self.wants_response_information
-            && let Some(information) = &settings.response_information
-        {
-            connack.response_information = Some(information);
+        let wanted = settings
+            .response_information
+            .as_ref()
+            .filter(|_| self.wants_response_information);
+        let information = wanted.map(|information| information.replace("%c", &self.client_id));
+        if information.is_some() {
+            connack.response_information = information.as_deref();
             // The one property the client can do without [MQTT5 3.2.2.3.15].
             if peer.write_connack(connack.clone(), out).is_ok() {
                 return Ok(());

@@ -72,7 +72,12 @@ impl Peer {
         ack.encode(packet_type, self.version, out);
     }
 
-    pub(super) fn write_suback(&self, suback: &Suback<'_>, out: &mut Vec<u8>) -> Result<(), Close> {
+    pub(super) fn write_suback(&self, mut suback: Suback<'_>, out: &mut Vec<u8>) -> Result<(), Close> {
+        if self.wants_problem_information {
+            suback = suback.shrink_to(self.version, self.maximum_packet_size);
+        } else {
+            suback.reason_string = None;
+        }
         if !self.takes(suback.encoded_len(self.version)) {
             return Err(NO_ROOM);
         }

@@ -116,7 +116,16 @@ impl Node {
         };
         let (settings, state, address) = (self.settings.clone(), self.table.state(), self.address);
         let starting = runtime.spawn(async move {
-            let listener = TcpListener::bind(address).await.unwrap();
+            // Between a stop and the next start another test's client may have been given the port for a moment.
+            let mut tries = 0;
+            let listener = loop {
+                match TcpListener::bind(address).await {
+                    Ok(listener) => break listener,
+                    Err(error) if tries == 100 => panic!("{address}: {error}"),
+                    Err(_) => tries += 1,
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            };
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let service = transport.service();
             tokio::spawn(
