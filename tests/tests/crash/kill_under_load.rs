@@ -26,6 +26,8 @@ use crate::subscriber::{Plan, Subscriber};
 const PUBLISHERS: usize = 4;
 /// Rounds unless the environment says otherwise.
 const ROUNDS: u64 = 5;
+/// A long run says after so many rounds how far it is.
+const ROUNDS_SHOWN: u64 = 25;
 /// A round's load goes on for less than this.
 const LOAD: Duration = Duration::from_millis(500);
 /// How often conditions are looked at.
@@ -162,6 +164,9 @@ impl Trial {
             self.check_retained(&floor).await;
         }
         self.check(&format!("after kill {round}"));
+        if round.is_multiple_of(ROUNDS_SHOWN) {
+            println!("{round} kills: {}", self.ledger.lock().summary());
+        }
     }
 
     /// Kills the broker and starts it again; returns the newest retained messages acknowledged before.
@@ -290,7 +295,7 @@ impl Trial {
 
     fn report(&self, when: &str) -> ! {
         let ledger = self.ledger.lock();
-        panic!(
+        let report = format!(
             "{when}, in life {} of the broker, QUORATE_CRASH_SEED={}\nfaults:\n  {}\nnot arrived so far:\n  {}\nnot \
              acknowledged so far:\n  {}\n{}",
             self.stage.borrow().life,
@@ -300,5 +305,8 @@ impl Trial {
             ledger.unacknowledged().join("\n  "),
             ledger.summary(),
         );
+        // A panic with the lock held would make every client panic too.
+        drop(ledger);
+        panic!("{report}");
     }
 }
