@@ -213,11 +213,8 @@ impl Shared {
 
     /// A session's connection is gone: what it held of shared subscriptions goes to others.
     pub(crate) fn share_member_lost(&self, session: SessionId) {
-        let has_shares = self.router.read(|table| !table.shares_of(session).is_empty());
-        if has_shares {
-            for group in Placement::data_groups() {
-                self.node().group(group).share_member_lost(session);
-            }
+        for group in Placement::data_groups() {
+            self.node().group(group).share_member_lost(session);
         }
     }
 

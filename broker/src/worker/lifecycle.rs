@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_cluster::node::Location;
+use quorate_cluster::node::{Location, Placement};
 use quorate_cluster::state::{Command, Epoch, SessionId};
 use quorate_proto::codec::ReasonCode;
 use quorate_proto::session::{Close, Connection, Instant, OpenRequest};
@@ -225,14 +225,23 @@ impl Worker {
             (state.session.take(), state.protocol.farewell(), state.rare.take())
         };
         let Some((session, epoch)) = session else { return };
-        self.shared
-            .router
-            .write(|table| ((), table.detach(session, conn.location)));
+        let is_member = self.shared.router.read(|table| !table.shares_of(session).is_empty());
+        self.shared.router.write(|table| {
+            // A session of expiry 0 ends here; its group learns of it below.
+            let changed = match Placement::is_durable(session) {
+                true => table.detach(session, conn.location),
+                false => table.remove_session(session).1,
+            };
+            ((), changed)
+        });
+        // Nobody chooses this member any more: what it held goes to others.
         let node = self.shared.node();
         if let Some(rare) = rare {
             self.give_back_shared(rare.shared);
         }
-        self.shared.share_member_lost(session);
+        if is_member {
+            self.shared.share_member_lost(session);
+        }
         let command = Command::CloseConnection {
             session,
             epoch,

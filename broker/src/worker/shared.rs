@@ -73,6 +73,8 @@ impl Worker {
     pub(super) fn handle_shared_references(self: &Rc<Self>, references: Vec<SharedReference>) {
         for reference in references {
             let Some(conn) = self.connection(reference.location) else {
+                let group = self.shared.node().group(reference.group);
+                group.share_returned(&reference.share, reference.reference.sequence);
                 continue;
             };
             let pulled = reference.reference;

@@ -78,6 +78,18 @@ impl<H: Host> Group<H> {
         self.attend.notify_one();
     }
 
+    /// A reference did not reach its member, which had gone: it goes to another.
+    pub fn share_returned(&self, share: &ShareKey, sequence: Sequence) {
+        let mut dispatch = self.shares.lock();
+        if let Some(state) = dispatch.shares.get_mut(share) {
+            state.release(sequence);
+            state.returned.insert(sequence);
+        }
+        dispatch.mark(share);
+        drop(dispatch);
+        self.attend.notify_one();
+    }
+
     /// The session's connection is gone: what it held goes to others.
     pub fn share_member_lost(&self, session: SessionId) {
         let mut dispatch = self.shares.lock();

@@ -62,11 +62,9 @@ fn mqtt_3_8_4_1_subscribe_is_answered_by_suback_with_its_identifier() {
         side.connection
             .handle_subscribed(id(7), &reasons, &mut side.out)
             .unwrap();
-        assert_eq!(
-            side.receive(),
-            [Packet::Suback(Suback::new(id(7), &reasons))],
-            "[MQTT-3.8.4-2]"
-        );
+        let mut wanted = Suback::new(id(7), &reasons);
+        wanted.reason_string = (version == ProtocolVersion::V5).then_some("not every filter was granted");
+        assert_eq!(side.receive(), [Packet::Suback(wanted)], "[MQTT-3.8.4-2]");
     }
 }
 
