@@ -239,12 +239,10 @@ fn connection_settings(config: &Config, listener: &ListenerConfig) -> Connection
 
 fn shared_state(config: &Config, store: &Store, runtime: &Runtime, reloadable: &Reloadable) -> Shared {
     let limits = &config.limits;
-    let per_group =
-        |total: u64, groups: u16| u32::try_from(total.div_ceil(u64::from(groups))).unwrap_or(u32::MAX);
     let settings = SharedSettings {
-        // Homes are spread by hash: a group may hold a quarter more than its even share.
+        // The node's limit is checked before anything is proposed; this one bounds what a group can be made to hold.
         session_limits: SessionLimits {
-            sessions_max: per_group(limits.sessions_max + limits.sessions_max / 4, DATA_GROUPS),
+            sessions_max: u32::try_from(limits.sessions_max).unwrap_or(u32::MAX),
             subscriptions_max: limits.subscriptions_per_session_max,
         },
         sessions_max: limits.sessions_max,
@@ -278,7 +276,6 @@ async fn start_node(
     shared: &Arc<Shared>,
 ) -> Result<Arc<Node<Shared>>, ServeError> {
     let limits = &config.limits;
-    let retained = limits.retained_messages_max + limits.retained_messages_max / 4;
     let settings = NodeSettings {
         node: store.node,
         incarnation: store.incarnation,
@@ -287,9 +284,8 @@ async fn start_node(
             messages_max: config.session.queue_messages_max,
             bytes_max: config.session.queue_bytes_max,
         },
-        retained_messages_max: u32::try_from(retained.div_ceil(u64::from(DATA_GROUPS))).unwrap_or(u32::MAX),
-        retained_bytes_max: (limits.retained_bytes_max + limits.retained_bytes_max / 4)
-            .div_ceil(u64::from(DATA_GROUPS)),
+        retained_messages_max: u32::try_from(limits.retained_messages_max).unwrap_or(u32::MAX),
+        retained_bytes_max: limits.retained_bytes_max,
         checkpoint_interval: CHECKPOINT_INTERVAL,
         log_entries_to_keep: LOG_ENTRIES_TO_KEEP,
     };

@@ -225,7 +225,10 @@ impl Worker {
             (state.session.take(), state.protocol.farewell(), state.rare.take())
         };
         let Some((session, epoch)) = session else { return };
-        let is_member = self.shared.router.read(|table| !table.shares_of(session).is_empty());
+        let is_member = self
+            .shared
+            .router
+            .read(|table| !table.shares_of(session).is_empty());
         self.shared.router.write(|table| {
             // A session of expiry 0 ends here; its group learns of it below.
             let changed = match Placement::is_durable(session) {

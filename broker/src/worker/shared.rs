@@ -172,13 +172,26 @@ impl Worker {
 
     /// The connection is gone: what it held goes to other members. Its groups are told by the caller.
     pub(super) fn give_back_shared(self: &Rc<Self>, holds: SharedHolds) {
-        let sent = holds
-            .sent
-            .into_values()
-            .filter(|shared| shared.qos != QoS::ExactlyOnce);
-        for shared in sent.chain(holds.waiting) {
-            if matches!(shared.holder, Holder::Live) {
-                self.give_to_another(shared.share, &shared.message, shared.expires_at);
+        let sent = holds.sent.into_values().map(|shared| (shared, true));
+        let waiting = holds.waiting.into_iter().map(|shared| (shared, false));
+        for (shared, is_sent) in sent.chain(waiting) {
+            // What was sent at QoS 2 goes to nobody else, also when its session ends [MQTT-4.8.2-5].
+            let is_over = is_sent && shared.qos == QoS::ExactlyOnce;
+            match shared.holder {
+                Holder::Group { group, sequence } => {
+                    let group = self.shared.node().group(group);
+                    if is_over {
+                        group.settle_shared(&shared.share, sequence);
+                    } else {
+                        group.share_returned(&shared.share, sequence);
+                    }
+                }
+                Holder::Live if is_over => self
+                    .counters
+                    .messages_dropped
+                    .of(Dropped::SessionEnded)
+                    .increment(),
+                Holder::Live => self.give_to_another(shared.share, &shared.message, shared.expires_at),
             }
         }
     }

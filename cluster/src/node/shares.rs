@@ -9,7 +9,7 @@ use std::sync::Arc;
 use quorate_proto::codec::QoS;
 
 use super::host::{ShareMember, shared_qos};
-use super::{Group, Host, Location, SharedReference};
+use super::{Group, Host, Location, Placement, SharedReference};
 use crate::state::{Command, PulledReference, Sequence, SessionId, ShareKey, TargetQueue};
 
 /// References of one group that one member may hold unsettled.
@@ -165,7 +165,7 @@ impl<H: Host> Group<H> {
         let queue = TargetQueue::Share(key.clone());
         let retain = reference.message.retain && member.options.retain_as_published;
         match shared_qos(reference.qos, &member.options) {
-            QoS::ExactlyOnce => {
+            QoS::ExactlyOnce if Placement::is_durable(member.session) => {
                 let assign = Command::Assign {
                     share: key.clone(),
                     sequence: reference.sequence,
@@ -186,7 +186,8 @@ impl<H: Host> Group<H> {
                     None,
                 );
             }
-            QoS::AtLeastOnce => share.hold(reference.sequence, member.session),
+            // A session that ends with its connection needs no committed choice: nobody can take it up again.
+            QoS::AtLeastOnce | QoS::ExactlyOnce => share.hold(reference.sequence, member.session),
         }
         Some(SharedReference {
             location: member.location,

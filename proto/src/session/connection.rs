@@ -236,9 +236,11 @@ impl Connection {
             return Ok(());
         }
         self.requests_pending = self.requests_pending.saturating_sub(1);
-        self.lifecycle
-            .peer()
-            .write_unsuback(&Unsuback::new(packet_id, reasons), out)
+        let mut unsuback = Unsuback::new(packet_id, reasons);
+        if reasons.iter().any(|reason| reason.is_error()) {
+            unsuback.reason_string = Some("not every filter was removed");
+        }
+        self.lifecycle.peer().write_unsuback(unsuback, out)
     }
 
     /// The PUBREC of an [`Action::Received`] is committed: answers with PUBREL, 0x92 at MQTT 5 where the identifier

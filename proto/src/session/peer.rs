@@ -85,7 +85,12 @@ impl Peer {
         Ok(())
     }
 
-    pub(super) fn write_unsuback(&self, unsuback: &Unsuback<'_>, out: &mut Vec<u8>) -> Result<(), Close> {
+    pub(super) fn write_unsuback(&self, mut unsuback: Unsuback<'_>, out: &mut Vec<u8>) -> Result<(), Close> {
+        if self.wants_problem_information {
+            unsuback = unsuback.shrink_to(self.version, self.maximum_packet_size);
+        } else {
+            unsuback.reason_string = None;
+        }
         if !self.takes(unsuback.encoded_len(self.version)) {
             return Err(NO_ROOM);
         }
