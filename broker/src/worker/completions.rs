@@ -142,6 +142,10 @@ impl Worker {
             ) => {
                 self.close_opened(&request, *session, *epoch);
             }
+            // Nobody opens the session any more: the next connection with this client identifier may.
+            (WaitsFor::Opened { request, .. } | WaitsFor::OtherSessionEnded(request), _) => {
+                self.shared.gate_next(&request.client_id);
+            }
             _ => tracing::trace!(?location, "an outcome came after its connection had gone"),
         }
     }

@@ -100,6 +100,19 @@ impl<H: Host> Group<H> {
         }
     }
 
+    /// Drops the queues of sessions that have ended and of shares without member (R17): their home is another
+    /// group, which cannot touch them.
+    pub(super) fn drop_unknown_queues(&self) {
+        let queues: Vec<TargetQueue> = self.state().queues().map(|view| view.queue).collect();
+        let unknown: Vec<TargetQueue> = queues
+            .into_iter()
+            .filter(|queue| !self.host.queue_is_known(queue))
+            .collect();
+        if !unknown.is_empty() {
+            self.propose(&Command::DropQueues { queues: unknown }, None);
+        }
+    }
+
     async fn publish_due_wills(&self, node: &Node<H>) {
         let due: Vec<DueWill> = self.state().due_wills().collect();
         for will in due {

@@ -108,7 +108,7 @@ pub trait Host: Send + Sync + Sized + 'static {
     /// The connected members of a shared subscription.
     fn share_members(&self, share: &ShareKey) -> Vec<ShareMember>;
 
-    /// Whether anybody still owns this queue: a session that exists, a share that has a durable member.
+    /// Whether anybody still owns this queue: a session that exists, a share that has a durable or a connected member.
     fn queue_is_known(&self, queue: &TargetQueue) -> bool;
 
     /// The connection of a client identifier's home, for the message group of a will.

@@ -233,7 +233,10 @@ async fn run_checkpoints<H: Host>(node: std::sync::Weak<Node<H>>, interval: Dura
     loop {
         ticks.tick().await;
         let Some(node) = node.upgrade() else { return };
-        Placement::data_groups().for_each(|group| node.group(group).drop_expired());
+        for group in Placement::data_groups() {
+            node.group(group).drop_expired();
+            node.group(group).drop_unknown_queues();
+        }
         node.checkpoint().await;
     }
 }
