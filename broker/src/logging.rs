@@ -109,17 +109,15 @@ fn filter_of(level: &LogLevel) -> Result<EnvFilter, tracing_subscriber::filter::
     EnvFilter::builder().parse(directives(level))
 }
 
-/// Directives of the level, with the libraries one level quieter unless the level names them: at `info` they tell
-/// what their authors want to know, dozens of lines for every Raft group at each start.
+/// Directives of the level, with the libraries at `warn` unless the level names them: below that they tell what their
+/// authors want to know, dozens of lines for every Raft group at each start and a few at each checkpoint.
 fn directives(level: &LogLevel) -> String {
     let level = level.as_str();
     let default = level.split(',').next().unwrap_or_default();
-    let quieter = match default {
-        "info" => "warn",
-        "debug" => "info",
-        // Above there is nothing to gain, and `trace` means everything.
-        _ => return level.to_owned(),
-    };
+    // Above there is nothing to gain, and `trace` means everything.
+    if !matches!(default, "info" | "debug") {
+        return level.to_owned();
+    }
     let is_named = |library: &str| {
         let targets = level.split(',').filter_map(|part| part.split_once('='));
         targets
@@ -127,9 +125,7 @@ fn directives(level: &LogLevel) -> String {
             .any(|(target, _)| target.split("::").next() == Some(library))
     };
     let quiet = LIBRARIES.iter().filter(|library| !is_named(library));
-    quiet.fold(level.to_owned(), |all, library| {
-        format!("{all},{library}={quieter}")
-    })
+    quiet.fold(level.to_owned(), |all, library| format!("{all},{library}=warn"))
 }
 
 /// What the log's thread is told.
@@ -231,7 +227,7 @@ mod tests {
     fn libraries_are_quieter_unless_named() {
         let of = |level: &str| directives(&LogLevel::parse(level).unwrap());
         assert!(of("info").starts_with("info,openraft=warn,"), "{}", of("info"));
-        assert!(of("debug,quorate::router=trace").contains("quorate::router=trace,openraft=info"));
+        assert!(of("debug,quorate::router=trace").contains("quorate::router=trace,openraft=warn"));
         let named = of("info,openraft::engine=debug");
         assert!(
             !named.contains("openraft=warn") && named.contains("sled=warn"),
