@@ -10,7 +10,7 @@ use quorate_cluster::node::{
     Completion, Host, Location, Node, Placement, References, ShareMember, SharedReference,
 };
 use quorate_cluster::state::{
-    ClientId, Event, NodeId, NodeIncarnation, SessionId, SessionLimits, ShareKey, Target, TargetQueue,
+    Event, NodeId, NodeIncarnation, SessionId, SessionLimits, ShareKey, Target, TargetQueue,
 };
 use quorate_proto::codec::{QoS, ReasonCode};
 use quorate_proto::message::Message;
@@ -36,6 +36,8 @@ pub(crate) struct SharedSettings {
     pub(crate) queue_messages_max: u32,
     /// Their bytes.
     pub(crate) queue_bytes_max: u64,
+    /// How long a publisher waits for its acknowledgement.
+    pub(crate) publish_wait_max: std::time::Duration,
     /// What a client is told of a subscription it may not make.
     pub(crate) refused_subscription: ReasonCode,
     /// This node.
@@ -61,6 +63,7 @@ pub(crate) struct Shared {
     started: std::time::Instant,
     ready: AtomicBool,
     assigned: AtomicU64,
+    wills_published: AtomicU64,
     fatal: tokio::sync::watch::Sender<Option<String>>,
 }
 
@@ -93,6 +96,7 @@ impl Shared {
             started: std::time::Instant::now(),
             ready: AtomicBool::new(false),
             assigned: AtomicU64::new(0),
+            wills_published: AtomicU64::new(0),
             fatal: tokio::sync::watch::Sender::new(None),
         }
     }
@@ -137,6 +141,21 @@ impl Shared {
             "auto-{:x}-{:x}-{number:x}",
             self.settings.node.0, self.settings.incarnation.0
         )
+    }
+
+    /// Bytes of commands that wait to be committed.
+    pub(crate) fn commit_backlog_bytes(&self) -> usize {
+        self.node.get().map_or(0, |node| node.backlog().bytes())
+    }
+
+    /// Bytes of deliveries that wait for their worker.
+    pub(crate) fn delivery_backlog_bytes(&self) -> usize {
+        self.mailboxes.iter().map(Mailbox::deliveries_bytes).sum()
+    }
+
+    /// Wills published since the start.
+    pub(crate) fn wills_published(&self) -> u64 {
+        self.wills_published.load(Ordering::Relaxed)
     }
 
     /// Whether no more sessions are created on this node.
@@ -393,7 +412,8 @@ impl Host for Shared {
         targets
     }
 
-    fn deliver_live(&self, message: &Arc<Message>) {
+    fn deliver_will(&self, message: &Arc<Message>) {
+        self.wills_published.fetch_add(1, Ordering::Relaxed);
         let plan = self.router.plan(message.topic());
         for target in &plan.targets {
             let durable = target.queue.is_some() && message.qos.min(target.terms.qos) > QoS::AtMostOnce;
@@ -444,11 +464,6 @@ impl Host for Shared {
                 table.share_is_durable(share) || !table.share_members(share).is_empty()
             }
         })
-    }
-
-    fn client_of(&self, session: SessionId) -> Option<ClientId> {
-        self.router
-            .read(|table| table.session(session).map(|route| route.client_id.clone()))
     }
 
     fn fatal(&self, what: String) {

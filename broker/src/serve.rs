@@ -250,6 +250,7 @@ fn shared_state(config: &Config, store: &Store, runtime: &Runtime, reloadable: &
         retained_bytes_max: limits.retained_bytes_max,
         queue_messages_max: config.session.queue_messages_max,
         queue_bytes_max: config.session.queue_bytes_max,
+        publish_wait_max: Duration::from_secs(limits.publish_wait_secs_max.into()),
         refused_subscription: match config.acl.tell_not_authorized {
             true => ReasonCode::NOT_AUTHORIZED,
             false => ReasonCode::UNSPECIFIED_ERROR,
@@ -357,6 +358,22 @@ fn declare_metrics(metrics: &Metrics, shared: &Arc<Shared>, open: &Arc<AtomicU32
         "connections_refused_total",
         "Connections refused because there were too many.",
         move || connections.load(Ordering::Relaxed),
+    );
+    let wills = shared.clone();
+    scope.counter("wills_published_total", "Wills published.", move || {
+        wills.wills_published()
+    });
+    let waiting = shared.clone();
+    scope.gauge(
+        "commit_backlog_bytes",
+        "Commands that wait to be on disk; clients are not read while there are too many.",
+        move || waiting.commit_backlog_bytes() as f64,
+    );
+    let waiting = shared.clone();
+    scope.gauge(
+        "delivery_backlog_bytes",
+        "Deliveries on their way between workers; clients are not read while there are too many for one worker.",
+        move || waiting.delivery_backlog_bytes() as f64,
     );
     store::declare_state_metrics(&scope, shared);
 }

@@ -283,6 +283,7 @@ impl Process {
                 .filter(|name| !["admin", "cluster"].contains(&name.as_str()))
                 .count()
                 >= wanted
+                && self.addresses.contains_key("admin")
             {
                 return;
             }

@@ -7,6 +7,7 @@
 pub mod broker;
 pub mod catalogue;
 pub mod client;
+pub mod metrics;
 pub mod proxy;
 pub mod scope;
 pub mod scram;

@@ -7,7 +7,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::counter::{BUCKET_MICROS_MAX, HistogramSum};
-use super::worker::{CloseReason, DropReason, REASONS};
+use super::worker::{CloseReason, DropReason, PauseReason, REASONS};
 use super::{SharedCounters, WorkerCounters};
 
 /// Label values of packet types, by type; 0 is not a packet.
@@ -266,18 +266,13 @@ fn message_families() -> Vec<Family> {
             reasons(|of| of.subscriptions_refused.values().collect()),
         ),
         declare(
-            "wills_published_total",
-            "Wills published.",
-            Source::Count(|of| of.wills_published.value()),
-        ),
-        declare(
             "retained_set_total",
-            "Retained messages set or replaced.",
+            "Publishes that set or replace a retained message.",
             Source::Count(|of| of.retained_set.value()),
         ),
         declare(
             "retained_cleared_total",
-            "Retained messages deleted by an empty payload.",
+            "Publishes that delete a retained message by an empty payload.",
             Source::Count(|of| of.retained_cleared.value()),
         ),
         declare(
@@ -294,19 +289,13 @@ fn message_families() -> Vec<Family> {
 }
 
 fn traffic_families() -> Vec<Family> {
+    let paused = PauseReason::ALL.iter().map(|reason| reason.as_str()).collect();
     vec![
         declare(
             "packets_received_total",
             "Packets received from clients, by type.",
             counts("type", PACKET_TYPES.to_vec(), |of| {
                 of.packets_received.values().collect()
-            }),
-        ),
-        declare(
-            "packets_sent_total",
-            "Packets sent to clients, by type.",
-            counts("type", PACKET_TYPES.to_vec(), |of| {
-                of.packets_sent.values().collect()
             }),
         ),
         declare(
@@ -321,8 +310,8 @@ fn traffic_families() -> Vec<Family> {
         ),
         declare(
             "reads_paused_total",
-            "Times a connection was not read because a limit was reached.",
-            Source::Count(|of| of.reads_paused.value()),
+            "Times a connection was not read for a while, by reason.",
+            counts("reason", paused, |of| of.reads_paused.values().collect()),
         ),
     ]
 }

@@ -23,8 +23,8 @@ mod tests;
 pub use counter::{Counter, Histogram, Level};
 pub use scope::{Samples, Scope};
 pub use worker::{
-    ByPacketType, ByQoS, ByReason, ByVersion, CloseReason, Closed, DropReason, Dropped, WorkerCounters,
-    WorkerMetrics,
+    ByPacketType, ByQoS, ByReason, ByVersion, CloseReason, Closed, DropReason, Dropped, PauseReason, Paused,
+    WorkerCounters, WorkerMetrics,
 };
 
 use std::sync::Arc;

@@ -91,6 +91,16 @@ label! {
     }
 }
 
+label! {
+    /// Why a connection was not read for a while.
+    pub enum PauseReason {
+        /// The client does not read what it gets.
+        OutputFull = "output_full",
+        /// The disk or another worker has not caught up with what clients send.
+        Backlog = "backlog",
+    }
+}
+
 /// One counter per label value.
 #[derive(Debug)]
 pub struct ByLabel<const N: usize>([Counter; N]);
@@ -186,6 +196,22 @@ impl Closed {
     }
 }
 
+/// One counter per [`PauseReason`].
+#[derive(Debug, Default)]
+pub struct Paused(ByLabel<{ PauseReason::ALL.len() }>);
+
+impl Paused {
+    /// The counter of one reason.
+    #[inline]
+    pub fn of(&self, reason: PauseReason) -> &Counter {
+        &self.0.0[reason as usize]
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = u64> {
+        self.0.values()
+    }
+}
+
 /// Reason codes below 0x80 + this are counted apart, what a peer makes up beyond them together.
 pub(super) const REASONS: usize = 0x24;
 
@@ -238,22 +264,18 @@ pub struct WorkerCounters {
     pub protocol_errors: ByReason,
     /// Packets received, by type.
     pub packets_received: ByPacketType,
-    /// Packets sent, by type.
-    pub packets_sent: ByPacketType,
     /// Bytes received from clients, above TCP, TLS and WebSocket.
     pub bytes_received: Counter,
     /// Bytes sent to clients, above TCP, TLS and WebSocket.
     pub bytes_sent: Counter,
-    /// Wills published.
-    pub wills_published: Counter,
-    /// Retained messages set or replaced.
+    /// Publishes that set or replace a retained message.
     pub retained_set: Counter,
-    /// Retained messages deleted by an empty payload.
+    /// Publishes that delete a retained message by an empty payload.
     pub retained_cleared: Counter,
     /// Retained messages sent because of a subscription.
     pub retained_sent: Counter,
-    /// Times a connection was not read because a limit was reached.
-    pub reads_paused: Counter,
+    /// Times a connection was not read for a while, by reason.
+    pub reads_paused: Paused,
     /// From the last byte of a QoS 1 or 2 PUBLISH to its PUBACK or PUBREC.
     pub publish_ack: Histogram,
 }

@@ -37,6 +37,8 @@ pub(crate) struct LiveBatch {
 
 /// Capacity beyond which an emptied batch is not kept.
 const KEPT_BYTES_MAX: usize = 1024 * 1024;
+/// Weight from which a batch leaves before the end of the turn.
+pub(super) const FULL_BYTES: usize = 256 * 1024;
 
 impl LiveBatch {
     pub(super) fn is_empty(&self) -> bool {
@@ -105,6 +107,14 @@ impl LiveBatch {
                 deliver(target.slot, target.generation, &delivery);
             }
         }
+    }
+
+    /// Bytes it counts for while it waits.
+    pub(super) fn weight(&self) -> usize {
+        self.bytes.len()
+            + self.entries.len() * size_of::<Entry>()
+            + self.targets.len() * size_of::<Target>()
+            + self.ids.len() * size_of::<u32>()
     }
 
     /// Bytes it can hold without growing.

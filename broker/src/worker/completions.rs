@@ -18,6 +18,9 @@ impl Worker {
     pub(super) fn handle_completions(self: &Rc<Self>, completions: Vec<(Ticket, Completion)>) {
         for (ticket, completion) in completions {
             let Ticket { location, waits_for } = ticket;
+            if let WaitsFor::Publish { ack, .. } | WaitsFor::ExactlyOnce { ack, .. } = &waits_for {
+                self.ack_wait_over(ack.wait);
+            }
             match self.connection(location) {
                 Some(conn) => {
                     if let Err(close) = self.complete(&conn, waits_for, completion) {
@@ -56,9 +59,9 @@ impl Worker {
         completion: Completion,
     ) -> Result<(), Close> {
         match waits_for {
-            WaitsFor::Publish { token, matched } => self.published(conn, token, matched, &completion),
-            WaitsFor::ExactlyOnce { token, message } => {
-                self.published_once(conn, token, &message, &completion)
+            WaitsFor::Publish { ack, matched } => self.published(conn, ack.token, matched, &completion),
+            WaitsFor::ExactlyOnce { ack, message } => {
+                self.published_once(conn, ack.token, &message, &completion)
             }
             WaitsFor::Release(packet_id) => {
                 let Completion::Applied(Outcome::Released(found)) = completion else {
@@ -93,12 +96,11 @@ impl Worker {
     fn published(
         &self,
         conn: &Rc<Conn>,
-        token: Option<PublishToken>,
+        token: PublishToken,
         matched: bool,
         completion: &Completion,
     ) -> Result<(), Close> {
         let outcome = publish_outcome(completion, matched)?;
-        let Some(token) = token else { return Ok(()) };
         let state = &mut *conn.state.borrow_mut();
         self.lend_buffer(&mut state.out);
         state
@@ -119,7 +121,7 @@ impl Worker {
             let publisher = conn.session().map(|(session, _)| session);
             matched = self.deliver_live(&self.plan(message.topic()), &Published::of(message, publisher));
         }
-        self.published(conn, Some(token), matched, completion)
+        self.published(conn, token, matched, completion)
     }
 
     /// The connection is gone; what others have to see of the outcome still happens.

@@ -28,6 +28,8 @@ pub(super) struct Flags {
     pub(super) blocked: bool,
     /// Input is held back until output has left.
     pub(super) paused: bool,
+    /// Input is held back until there is room for what it would add.
+    pub(super) pressed: bool,
     /// Input that was held back may be taken up again.
     pub(super) resume: bool,
     /// The protocol has ended; output is being flushed and input discarded.

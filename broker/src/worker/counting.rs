@@ -19,6 +19,11 @@ pub(super) fn drop_reason(reason: DropReason) -> Dropped {
 }
 
 impl Worker {
+    /// A connection has ended.
+    pub(super) fn count_closed(&self, why: CloseReason) {
+        self.counters.connections_closed.of(why).increment();
+    }
+
     /// A connection is closed from this side.
     pub(super) fn count_close(&self, conn: &Conn, reason: ReasonCode) {
         let connected = conn.state.borrow().session.is_some();
@@ -35,7 +40,7 @@ impl Worker {
             _ if !connected && !is_protocol_error(reason) => CloseReason::ConnectRefused,
             _ => CloseReason::ProtocolError,
         };
-        self.counters.connections_closed.of(why).increment();
+        self.count_closed(why);
         if why == CloseReason::ProtocolError {
             self.counters.protocol_errors.of(reason).increment();
         }

@@ -10,7 +10,7 @@ use super::connection::Conn;
 use super::queue::{SLOT_SIZE, token_parts};
 use super::ticket::WaitsFor;
 use super::{Ticket, Worker};
-use crate::metrics::DropReason;
+use crate::metrics::{CloseReason, DropReason};
 
 impl Worker {
     /// Takes what a socket gave.
@@ -117,6 +117,7 @@ impl Worker {
                 Ok(())
             }
             Action::Disconnected => {
+                self.count_closed(CloseReason::Disconnect);
                 self.end(conn);
                 Ok(())
             }

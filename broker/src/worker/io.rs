@@ -13,6 +13,7 @@ use tokio::net::tcp::OwnedReadHalf;
 
 use super::Worker;
 use super::connection::{Conn, Writer};
+use crate::metrics::PauseReason;
 use crate::transport::websocket::WebSocketTransport;
 
 /// Output beyond which a client that does not read is not read from either.
@@ -75,13 +76,22 @@ impl ConnectionTask {
     }
 
     fn is_held_back(&self) -> bool {
-        let state = self.conn.state.borrow();
-        let full = state.out.len() > OUTPUT_PAUSE_BYTES;
+        let (full, ready) = {
+            let state = self.conn.state.borrow();
+            (
+                state.out.len() > OUTPUT_PAUSE_BYTES,
+                state.protocol.ready_for_frames(),
+            )
+        };
         if full {
             self.conn.update(|flags| flags.paused = true);
-            self.worker.counters.reads_paused.increment();
+            self.worker
+                .counters
+                .reads_paused
+                .of(PauseReason::OutputFull)
+                .increment();
         }
-        full || !state.protocol.ready_for_frames()
+        full || !ready || self.worker.hold_back(&self.conn)
     }
 
     /// Reads once into the worker's scratch space and hands it on.

@@ -49,11 +49,7 @@ impl Worker {
                 Ok(prepared) => worker.start_prepared(prepared, listener),
                 Err(error) => {
                     tracing::debug!(%peer, listener = %listener.name, %error, "connection refused before MQTT");
-                    worker
-                        .counters
-                        .connections_closed
-                        .of(CloseReason::HandshakeFailed)
-                        .increment();
+                    worker.count_closed(CloseReason::HandshakeFailed);
                     listener.released();
                 }
             }
@@ -144,6 +140,9 @@ impl Worker {
                 ))
             } else {
                 state.protocol.trim();
+                if conn.flags.get().pressed {
+                    state.protocol.excuse_silence(now);
+                }
                 state
                     .protocol
                     .handle_timeout(now)
@@ -188,6 +187,9 @@ impl Worker {
 
     /// The socket is gone.
     pub(super) fn lose(self: &Rc<Self>, conn: &Rc<Conn>) {
+        if !conn.flags.get().ending {
+            self.count_closed(CloseReason::ConnectionLost);
+        }
         self.end(conn);
         conn.update(|flags| flags.ended = true);
         conn.wake();

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use quorate_cluster::node::{Completion, Location, References, SharedReference};
+use quorate_cluster::node::{Backlog, Completion, Location, References, SharedReference};
 use quorate_proto::codec::ReasonCode;
 use quorate_proto::message::Message;
 use quorate_proto::session::OpenRequest;
@@ -74,16 +74,44 @@ pub(crate) struct LiveShared {
     pub(crate) expires_at: Option<quorate_proto::session::Instant>,
 }
 
+impl LiveShared {
+    /// Bytes it counts for while it waits.
+    pub(super) fn weight(&self) -> usize {
+        size_of::<Self>() + self.message.size()
+    }
+}
+
+/// Bytes of deliveries that may wait for a worker before those who publish to it are not read any more.
+const DELIVERIES_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 /// The queue of a worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Mailbox {
     queue: Mutex<Vec<Mail>>,
     wake: Notify,
+    /// Deliveries of other workers' connections that wait in it. What else comes is bounded by what its receiver
+    /// asked for.
+    pub(super) deliveries: Backlog,
+}
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        Self {
+            queue: Mutex::default(),
+            wake: Notify::new(),
+            deliveries: Backlog::new(DELIVERIES_BYTES_MAX),
+        }
+    }
 }
 
 impl Mailbox {
     /// Adds mail and wakes the worker where nothing waited before.
     pub(crate) fn send(&self, mail: Mail) {
+        match &mail {
+            Mail::Live(batch) => self.deliveries.add(batch.weight()),
+            Mail::Shared(shared) => self.deliveries.add(shared.weight()),
+            _ => {}
+        }
         let mut queue = self.queue.lock();
         let was_empty = queue.is_empty();
         queue.push(mail);
@@ -91,6 +119,11 @@ impl Mailbox {
         if was_empty {
             self.wake.notify_one();
         }
+    }
+
+    /// Bytes of deliveries that wait.
+    pub(crate) fn deliveries_bytes(&self) -> usize {
+        self.deliveries.bytes()
     }
 
     /// Waits for mail and takes all of it, in exchange for an empty vector.

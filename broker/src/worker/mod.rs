@@ -9,6 +9,7 @@
 //! arrives in the mailbox. Output is appended to connections during a turn and written once by the flusher, which
 //! runs after the tasks that were ready: many packets, one system call.
 
+mod ack_waits;
 mod batch;
 mod completions;
 mod connection;
@@ -20,6 +21,7 @@ mod lifecycle;
 mod mailbox;
 mod open;
 mod output;
+mod pressure;
 mod publish;
 mod queue;
 mod retained;
@@ -38,11 +40,14 @@ use quorate_proto::session::Instant;
 use slab::Slab;
 use tokio::runtime::LocalOptions;
 
+pub(crate) use self::ack_waits::AckWait;
+use self::ack_waits::AckWaits;
 pub(crate) use self::batch::LiveBatch;
 use self::connection::Conn;
 pub(crate) use self::mailbox::{Accepted, LiveShared, Mail, Mailbox};
 pub(crate) use self::open::ExchangeInProgress;
 use self::output::DirtyList;
+use self::pressure::Pressed;
 pub(crate) use self::ticket::Ticket;
 use self::timers::Wheel;
 use crate::metrics::WorkerMetrics;
@@ -66,6 +71,8 @@ pub(crate) struct Worker {
     outgoing: RefCell<Vec<LiveBatch>>,
     scratch: Cell<Vec<u8>>,
     dirty: DirtyList,
+    pressed: Pressed,
+    ack_waits: RefCell<AckWaits>,
     wheel: RefCell<Wheel>,
     stopping: Cell<bool>,
 }
@@ -115,6 +122,8 @@ impl Worker {
             outgoing: RefCell::new((0..workers).map(|_| LiveBatch::default()).collect()),
             scratch: Cell::new(vec![0; SCRATCH_BYTES]),
             dirty: DirtyList::default(),
+            pressed: Pressed::default(),
+            ack_waits: RefCell::default(),
             wheel: RefCell::new(Wheel::new(shared.now())),
             stopping: Cell::new(false),
             shared,
@@ -124,11 +133,10 @@ impl Worker {
     async fn run(self: Rc<Self>) {
         tokio::task::spawn_local(self.clone().run_flusher());
         tokio::task::spawn_local(self.clone().run_timers());
+        tokio::task::spawn_local(self.clone().run_pressure());
         let mut mails = Vec::new();
         loop {
-            self.shared.mailboxes[usize::from(self.index)]
-                .receive(&mut mails)
-                .await;
+            self.mailbox().receive(&mut mails).await;
             for mail in mails.drain(..) {
                 self.handle_mail(mail);
             }
@@ -139,16 +147,28 @@ impl Worker {
         }
     }
 
+    fn mailbox(&self) -> &Mailbox {
+        &self.shared.mailboxes[usize::from(self.index)]
+    }
+
     fn handle_mail(self: &Rc<Self>, mail: Mail) {
         match mail {
             Mail::Accept(accepted) => self.accept(*accepted),
-            Mail::Live(batch) => self.deliver_batch(batch),
+            Mail::Live(batch) => {
+                let weight = batch.weight();
+                self.deliver_batch(batch);
+                self.mailbox().deliveries.remove(weight);
+            }
             Mail::Own {
                 location,
                 message,
                 terms,
             } => self.deliver_own(location, &message, &terms),
-            Mail::Shared(shared) => self.deliver_live_shared(*shared),
+            Mail::Shared(shared) => {
+                let weight = shared.weight();
+                self.deliver_live_shared(*shared);
+                self.mailbox().deliveries.remove(weight);
+            }
             Mail::Completions(completions) => self.handle_completions(completions),
             Mail::Pending { location, slot } => self.handle_pending(location, slot),
             Mail::References(references) => self.handle_references(references),

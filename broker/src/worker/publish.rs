@@ -15,9 +15,10 @@ use quorate_proto::message::Message;
 use quorate_proto::session::{Close, Delivery, Instant, PublishOutcome, PublishRequest, PublishToken};
 use smallvec::SmallVec;
 
+use super::batch::FULL_BYTES;
 use super::connection::Conn;
-use super::ticket::WaitsFor;
-use super::{LiveShared, Mail, Ticket, Worker};
+use super::ticket::{WaitsFor, WaitsForAck};
+use super::{AckWait, LiveShared, Mail, Ticket, Worker};
 use crate::auth::Action as AuthorizedAction;
 use crate::metrics::DropReason;
 use crate::router::{Plan, PlannedShare, PlannedTarget, Terms};
@@ -128,6 +129,20 @@ impl Worker {
         (!allowed).then_some(ReasonCode::NOT_AUTHORIZED)
     }
 
+    fn wait_for_ack(&self, conn: &Conn, token: PublishToken) -> WaitsForAck {
+        let mut waits = self.ack_waits.borrow_mut();
+        let wait = waits.begin(conn.location, std::time::Instant::now());
+        WaitsForAck { token, wait }
+    }
+
+    /// Counts how long a publisher waited.
+    pub(super) fn ack_wait_over(&self, wait: AckWait) {
+        let waited = self.ack_waits.borrow_mut().end(wait, std::time::Instant::now());
+        if let Some(waited) = waited {
+            self.counters.publish_ack.observe(waited);
+        }
+    }
+
     fn answer(
         &self,
         conn: &Rc<Conn>,
@@ -135,6 +150,8 @@ impl Worker {
         outcome: PublishOutcome,
     ) -> Result<(), Close> {
         let Some(token) = token else { return Ok(()) };
+        // Within this turn: below what the histogram can tell.
+        self.counters.publish_ack.observe(std::time::Duration::ZERO);
         let state = &mut *conn.state.borrow_mut();
         self.lend_buffer(&mut state.out);
         state
@@ -171,7 +188,7 @@ impl Worker {
         let ticket = token.map(|token| Ticket {
             location: conn.location,
             waits_for: WaitsFor::Publish {
-                token: Some(token),
+                ack: self.wait_for_ack(conn, token),
                 matched: matched.any,
             },
         });
@@ -194,7 +211,7 @@ impl Worker {
             packet_id: Some(token.packet_id()),
         };
         let waits_for = WaitsFor::ExactlyOnce {
-            token,
+            ack: self.wait_for_ack(conn, token),
             message: Arc::new(published.to_message()),
         };
         let ticket = Ticket {
@@ -238,6 +255,10 @@ impl Worker {
         };
         let group = self.shared.node().group(group);
         if published.retain {
+            match published.payload.is_empty() {
+                true => self.counters.retained_cleared.increment(),
+                false => self.counters.retained_set.increment(),
+            }
             group.propose_retained(encode, ticket);
         } else {
             group.propose_encoded(encode, ticket);
@@ -354,8 +375,15 @@ impl Worker {
             retain,
             &terms.subscription_ids,
         );
-        drop(outgoing);
-        self.mark_batches();
+        if batch.weight() < FULL_BYTES {
+            drop(outgoing);
+            self.mark_batches();
+            return;
+        }
+        // Not to grow with a fan-out, and so that what waits is known.
+        let full = std::mem::take(batch);
+        self.shared.mailboxes[usize::from(location.worker)].send(Mail::Live(full));
+        *begun = None;
     }
 
     /// Picks the next member of a shared subscription without durable member.

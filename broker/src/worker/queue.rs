@@ -234,6 +234,10 @@ impl Worker {
                     self.counters.messages_dropped.of(drop_reason(reason)).increment();
                     self.propose_settled(session, held.slot, held.reference.sequence);
                 }
+                DeliverResult::Sent | DeliverResult::Queued if held.phase != DeliveryPhase::Fresh => {
+                    self.counters.messages_resent.increment();
+                    self.mark_dirty(conn);
+                }
                 DeliverResult::Sent | DeliverResult::Queued => {
                     self.counters
                         .messages_delivered

@@ -194,6 +194,7 @@ impl Worker {
             }
         }
         if qos > QoS::AtMostOnce && Placement::is_durable(session) {
+            self.counters.retained_sent.increment();
             self.append_retained(conn, session, value, qos, subscription_id);
             return;
         }
@@ -215,6 +216,7 @@ impl Worker {
         };
         match result {
             DeliverResult::Sent => {
+                self.counters.retained_sent.increment();
                 self.counters.messages_delivered.of(qos).increment();
                 if let Some(conn) = self.connection(conn.location) {
                     self.mark_dirty(&conn);
@@ -223,7 +225,8 @@ impl Worker {
             DeliverResult::Dropped(reason) => {
                 self.counters.messages_dropped.of(drop_reason(reason)).increment()
             }
-            DeliverResult::Queued | DeliverResult::Busy => {}
+            DeliverResult::Queued => self.counters.retained_sent.increment(),
+            DeliverResult::Busy => {}
         }
     }
 

@@ -87,6 +87,9 @@ impl Worker {
     }
 
     fn answer_subscribe(&self, conn: &Rc<Conn>, subscribing: &Subscribing) -> Result<(), Close> {
+        for reason in subscribing.reasons.iter().filter(|reason| reason.is_error()) {
+            self.counters.subscriptions_refused.of(*reason).increment();
+        }
         {
             let state = &mut *conn.state.borrow_mut();
             self.lend_buffer(&mut state.out);

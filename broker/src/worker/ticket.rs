@@ -8,6 +8,8 @@ use quorate_proto::session::{DeliveryToken, OpenRequest, PublishToken};
 use smallvec::SmallVec;
 use std::sync::Arc;
 
+use super::AckWait;
+
 /// Names the connection that waits for a proposal.
 #[derive(Debug)]
 pub(crate) struct Ticket {
@@ -15,20 +17,21 @@ pub(crate) struct Ticket {
     pub(crate) waits_for: WaitsFor,
 }
 
+/// A PUBACK or PUBREC that is still to be sent.
+#[derive(Debug)]
+pub(crate) struct WaitsForAck {
+    pub(crate) token: PublishToken,
+    pub(crate) wait: AckWait,
+}
+
 /// What it waits for.
 #[derive(Debug)]
 pub(crate) enum WaitsFor {
     /// The acknowledgement of a publish. `matched`: a live subscriber had it already.
-    Publish {
-        token: Option<PublishToken>,
-        matched: bool,
-    },
+    Publish { ack: WaitsForAck, matched: bool },
     /// The acknowledgement of a QoS 2 publish of a durable session, delivered to live subscribers after the commit
     /// (R11).
-    ExactlyOnce {
-        token: PublishToken,
-        message: Arc<Message>,
-    },
+    ExactlyOnce { ack: WaitsForAck, message: Arc<Message> },
     /// PUBCOMP to a publisher.
     Release(PacketId),
     /// PUBREL to a subscriber.

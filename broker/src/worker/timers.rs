@@ -7,7 +7,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use quorate_cluster::node::Location;
-use quorate_proto::session::Instant;
+use quorate_proto::codec::ReasonCode;
+use quorate_proto::session::{Close, Instant};
 
 use super::Worker;
 
@@ -62,6 +63,22 @@ impl Worker {
                 if let Some(conn) = self.connection(location) {
                     self.check_deadline(&conn, now);
                 }
+            }
+            self.close_overdue_publishers(&mut due);
+        }
+    }
+
+    /// Closes publishers whose acknowledgement does not come: what they sent may still be committed, so there is no
+    /// negative answer (R13).
+    fn close_overdue_publishers(self: &Rc<Self>, overdue: &mut Vec<Location>) {
+        let Some(since) = std::time::Instant::now().checked_sub(self.shared.settings.publish_wait_max) else {
+            return;
+        };
+        self.ack_waits.borrow_mut().overdue(since, overdue);
+        for location in overdue.drain(..) {
+            if let Some(conn) = self.connection(location) {
+                let close = Close::new(ReasonCode::SERVER_BUSY, "a publish could not be stored in time");
+                self.close(&conn, &close);
             }
         }
     }

@@ -157,7 +157,7 @@ impl<H: Host> Group<H> {
                 return;
             }
         }
-        self.host.deliver_live(&Arc::new(message));
+        self.host.deliver_will(&Arc::new(message));
         if home != self.id() {
             self.propose_and_wait(&Command::WillPublished { session, epoch })
                 .await;

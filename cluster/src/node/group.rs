@@ -15,7 +15,7 @@ use super::duties::RetainedWaits;
 use super::proposer::{Proposals, Waiter};
 use super::puller::PullRequest;
 use super::shares::ShareDispatch;
-use super::{Completion, GroupClock, Host};
+use super::{Backlog, Completion, GroupClock, Host};
 use crate::raft::RaftGroup;
 use crate::state::{
     Command, Event, GroupState, NodeId, NodeIncarnation, QueueLimits, Sequence, SessionId, TargetQueue,
@@ -49,7 +49,7 @@ pub struct Group<H: Host> {
 }
 
 impl<H: Host> Group<H> {
-    pub(super) fn new(id: GroupId, host: Arc<H>, settings: GroupSettings) -> Self {
+    pub(super) fn new(id: GroupId, host: Arc<H>, settings: GroupSettings, backlog: Arc<Backlog>) -> Self {
         Self {
             id,
             host,
@@ -57,7 +57,7 @@ impl<H: Host> Group<H> {
             state: Mutex::new(GroupState::new(id)),
             raft: OnceLock::new(),
             clock: OnceLock::new(),
-            proposals: Proposals::default(),
+            proposals: Proposals::new(backlog),
             pulls: Mutex::default(),
             sent: Mutex::default(),
             shares: Mutex::default(),
@@ -129,11 +129,6 @@ impl<H: Host> Group<H> {
     pub async fn propose_and_wait(&self, command: &Command) -> Completion {
         // The proposer only drops a waiter when the node is going down.
         self.submit(command).await.unwrap_or(Completion::Refused)
-    }
-
-    /// Commands that wait to be proposed.
-    pub fn proposals_waiting(&self) -> usize {
-        self.proposals.waiting()
     }
 
     /// Asks for references of a session's queue; the answer goes to [`Host::handle_references`].

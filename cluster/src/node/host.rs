@@ -102,17 +102,14 @@ pub trait Host: Send + Sync + Sized + 'static {
     /// The durable queues that `message` goes to.
     fn durable_targets(&self, message: &Message) -> Vec<Target>;
 
-    /// Delivers a message of the node itself (a will) to live subscribers.
-    fn deliver_live(&self, message: &Arc<Message>);
+    /// A will is published: delivers it to live subscribers.
+    fn deliver_will(&self, message: &Arc<Message>);
 
     /// The connected members of a shared subscription.
     fn share_members(&self, share: &ShareKey) -> Vec<ShareMember>;
 
     /// Whether anybody still owns this queue: a session that exists, a share that has a durable or a connected member.
     fn queue_is_known(&self, queue: &TargetQueue) -> bool;
-
-    /// The connection of a client identifier's home, for the message group of a will.
-    fn client_of(&self, session: SessionId) -> Option<crate::state::ClientId>;
 
     /// The node cannot go on: its log or state store failed.
     fn fatal(&self, what: String);

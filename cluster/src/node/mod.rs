@@ -10,6 +10,7 @@
 //! [`Group`] ties one group together. [`Host`] is the broker: it routes by the events, delivers references to
 //! connections and takes the outcomes of proposals.
 
+mod backlog;
 mod checkpoints;
 mod clock;
 mod duties;
@@ -22,6 +23,7 @@ mod replica;
 mod shares;
 mod start;
 
+pub use backlog::Backlog;
 pub use checkpoints::StateCheckpoints;
 pub use clock::GroupClock;
 pub use group::Group;

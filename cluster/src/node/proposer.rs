@@ -11,7 +11,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-use super::{Completion, Group, Host};
+use super::{Backlog, Completion, Group, Host};
 use crate::raft::ProposeError;
 use crate::state::{BatchHeader, BatchOutcome, Outcome};
 
@@ -40,18 +40,19 @@ struct Pack<T> {
 pub(super) struct Proposals<T> {
     packs: Mutex<VecDeque<Pack<T>>>,
     ready: Notify,
-}
-
-impl<T> Default for Proposals<T> {
-    fn default() -> Self {
-        Self {
-            packs: Mutex::new(VecDeque::new()),
-            ready: Notify::new(),
-        }
-    }
+    /// What waits for all groups of the node.
+    backlog: Arc<Backlog>,
 }
 
 impl<T> Proposals<T> {
+    pub(super) fn new(backlog: Arc<Backlog>) -> Self {
+        Self {
+            packs: Mutex::new(VecDeque::new()),
+            ready: Notify::new(),
+            backlog,
+        }
+    }
+
     /// Appends a command; `retained` delays the completion until the topic's group has the value.
     pub(super) fn push(&self, encode: impl FnOnce(&mut Vec<u8>), waiter: Waiter<T>, retained: bool) {
         let mut packs = self.packs.lock();
@@ -66,17 +67,14 @@ impl<T> Proposals<T> {
             });
         }
         let pack = packs.back_mut().expect("just made sure there is one");
+        let before = pack.commands.len();
         encode(&mut pack.commands);
         pack.waiters.push((waiter, retained));
+        self.backlog.add(pack.commands.len() - before);
         drop(packs);
         if was_empty {
             self.ready.notify_one();
         }
-    }
-
-    /// Commands that wait, for metrics.
-    pub(super) fn waiting(&self) -> usize {
-        self.packs.lock().iter().map(|pack| pack.waiters.len()).sum()
     }
 
     async fn next(&self) -> Pack<T> {
@@ -97,9 +95,9 @@ impl<H: Host> Group<H> {
             let pack = self.proposals.next().await;
             number += 1;
             let entry = self.entry(number, pack.waiters.len(), &pack.commands);
-            let Some(outcome) = self.propose_until_known(entry).await else {
-                return;
-            };
+            let outcome = self.propose_until_known(entry).await;
+            self.proposals.backlog.remove(pack.commands.len());
+            let Some(outcome) = outcome else { return };
             self.complete(pack.waiters, outcome);
         }
     }

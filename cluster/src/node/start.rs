@@ -10,9 +10,12 @@ use tokio::task::JoinHandle;
 
 use super::group::GroupSettings;
 use super::replica::Replica;
-use super::{Completion, Group, GroupClock, GroupKind, Host, Placement};
+use super::{Backlog, Completion, Group, GroupClock, GroupKind, Host, Placement};
 use crate::raft::{self, NodeAddress, NodeParts, RaftGroup};
 use crate::state::{Command, NodeId, NodeIncarnation, QueueLimits};
+
+/// Bytes of commands that may wait for a disk that does not keep up before clients are not read any more.
+const PROPOSALS_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// How a node runs.
 #[derive(Clone, Debug)]
@@ -59,6 +62,7 @@ pub enum StartError {
 /// A node's groups.
 pub struct Node<H: Host> {
     groups: BTreeMap<GroupId, Arc<Group<H>>>,
+    backlog: Arc<Backlog>,
     tasks: parking_lot::Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -80,8 +84,10 @@ impl<H: Host> Node<H> {
             retained_messages_max: settings.retained_messages_max,
             retained_bytes_max: settings.retained_bytes_max,
         };
+        let backlog = Arc::new(Backlog::new(PROPOSALS_BYTES_MAX));
+        let new_group = |group| Group::new(group, host.clone(), group_settings, backlog.clone());
         let groups: BTreeMap<GroupId, Arc<Group<H>>> = Placement::groups()
-            .map(|group| (group, Arc::new(Group::new(group, host.clone(), group_settings))))
+            .map(|group| (group, Arc::new(new_group(group))))
             .collect();
         let starts = groups.values().map(|group| start_group(group, &settings, &parts));
         for started in join_all(starts).await {
@@ -89,6 +95,7 @@ impl<H: Host> Node<H> {
         }
         let node = Arc::new(Self {
             groups,
+            backlog,
             tasks: parking_lot::Mutex::default(),
         });
         node.spawn_tasks(settings.checkpoint_interval);
@@ -129,6 +136,11 @@ impl<H: Host> Node<H> {
             }
         }
         Ok(())
+    }
+
+    /// Commands that wait to be committed, over all groups.
+    pub fn backlog(&self) -> &Backlog {
+        &self.backlog
     }
 
     /// A group.

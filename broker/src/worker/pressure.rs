@@ -1,0 +1,68 @@
+//! Back pressure: a connection is not read while what it would add has nowhere to go.
+//!
+//! Two things can fall behind what clients send: another worker, whose mailbox fills with live deliveries, and the
+//! disk, for which commands wait. Both count their bytes in a [`Backlog`]; connections look before every read and,
+//! where one is full, wait here until there is room. Nobody who empties a backlog ever waits here: mail and commits
+//! are handled by tasks of their own.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use quorate_cluster::node::Backlog;
+use tokio::sync::Notify;
+
+use super::Worker;
+use super::connection::Conn;
+use crate::metrics::PauseReason;
+
+/// Connections that wait for room.
+#[derive(Debug, Default)]
+pub(super) struct Pressed {
+    connections: RefCell<Vec<Rc<Conn>>>,
+    some: Notify,
+}
+
+impl Worker {
+    /// What this worker's connections add to, where it has fallen behind.
+    fn full_backlog(&self) -> Option<&Backlog> {
+        let proposals = self.shared.node().backlog();
+        if proposals.is_full() {
+            return Some(proposals);
+        }
+        let mailboxes = self.shared.mailboxes.iter();
+        mailboxes
+            .map(|mailbox| &mailbox.deliveries)
+            .find(|backlog| backlog.is_full())
+    }
+
+    /// Holds a connection back where something it adds to has fallen behind; answers whether it did.
+    pub(super) fn hold_back(&self, conn: &Rc<Conn>) -> bool {
+        if conn.flags.get().pressed {
+            return true;
+        }
+        if self.full_backlog().is_none() {
+            return false;
+        }
+        conn.update(|flags| flags.pressed = true);
+        self.counters.reads_paused.of(PauseReason::Backlog).increment();
+        self.pressed.connections.borrow_mut().push(conn.clone());
+        self.pressed.some.notify_one();
+        true
+    }
+
+    /// Lets connections go on when there is room.
+    pub(super) async fn run_pressure(self: Rc<Self>) {
+        loop {
+            self.pressed.some.notified().await;
+            while let Some(backlog) = self.full_backlog() {
+                backlog.room().await;
+            }
+            let connections = self.pressed.connections.take();
+            for conn in connections {
+                conn.update(|flags| flags.pressed = false);
+                conn.state.borrow_mut().protocol.excuse_silence(self.now());
+                conn.wake();
+            }
+        }
+    }
+}
