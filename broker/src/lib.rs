@@ -4,6 +4,7 @@ pub mod admin;
 pub mod auth;
 pub mod cli;
 pub mod config;
+mod gate;
 mod listener;
 pub mod logging;
 pub mod metrics;
@@ -11,6 +12,7 @@ mod node;
 pub mod router;
 pub mod serve;
 mod store;
+mod sys_topics;
 pub mod transport;
 mod worker;
 

@@ -1,11 +1,8 @@
 //! What all threads of the process share, and the broker as the node's groups see it.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use hashbrown::HashMap;
-use parking_lot::Mutex;
 use quorate_cluster::node::{
     Completion, Host, Location, Node, Placement, References, ShareMember, SharedReference,
 };
@@ -14,11 +11,13 @@ use quorate_cluster::state::{
 };
 use quorate_proto::codec::{QoS, ReasonCode};
 use quorate_proto::message::Message;
-use quorate_proto::session::{Instant, OpenRequest};
+use quorate_proto::session::Instant;
 use quorate_storage::log::GroupId;
 
 use crate::auth::{Authenticator, Authorizer};
+use crate::gate::Gate;
 use crate::router::{QueueGauge, Router};
+use crate::sys_topics::SysTopics;
 use crate::worker::{Mail, Mailbox, Ticket};
 
 /// Settings that hold for the whole process.
@@ -46,9 +45,6 @@ pub(crate) struct SharedSettings {
     pub(crate) incarnation: NodeIncarnation,
 }
 
-/// Connections that wait to open a session.
-type Gate = HashMap<Arc<str>, VecDeque<(Location, Box<OpenRequest>)>, foldhash::fast::RandomState>;
-
 /// What workers, groups and listeners share.
 pub(crate) struct Shared {
     pub(crate) settings: SharedSettings,
@@ -59,7 +55,8 @@ pub(crate) struct Shared {
     /// Runtime for what must not run on a worker.
     pub(crate) control: tokio::runtime::Handle,
     node: OnceLock<Arc<Node<Shared>>>,
-    gate: Mutex<Gate>,
+    pub(crate) gate: Gate,
+    pub(crate) sys_topics: SysTopics,
     started: std::time::Instant,
     ready: AtomicBool,
     assigned: AtomicU64,
@@ -92,7 +89,8 @@ impl Shared {
             authorizer,
             control,
             node: OnceLock::new(),
-            gate: Mutex::default(),
+            gate: Gate::default(),
+            sys_topics: SysTopics::default(),
             started: std::time::Instant::now(),
             ready: AtomicBool::new(false),
             assigned: AtomicU64::new(0),
@@ -170,13 +168,16 @@ impl Shared {
         if home.state().retained(topic).is_some() {
             return false;
         }
-        let (mut messages, mut bytes) = (0, 0);
-        for group in Placement::data_groups() {
-            let counts = self.node().group(group).state().counts();
-            messages += counts.retained;
-            bytes += counts.retained_bytes;
-        }
+        let (messages, bytes) = self.retained_counts();
         messages >= self.settings.retained_messages_max || bytes >= self.settings.retained_bytes_max
+    }
+
+    /// Retained messages and their bytes.
+    pub(crate) fn retained_counts(&self) -> (u64, u64) {
+        let counts = Placement::data_groups().map(|group| self.node().group(group).state().counts());
+        counts.fold((0, 0), |(messages, bytes), counts| {
+            (messages + counts.retained, bytes + counts.retained_bytes)
+        })
     }
 
     /// Whether a durable session takes no more messages.
@@ -184,39 +185,10 @@ impl Shared {
         queue.messages() >= self.settings.queue_messages_max || queue.bytes() >= self.settings.queue_bytes_max
     }
 
-    /// Lets a connection open its session now, or makes it wait for the one that is at it.
-    pub(crate) fn gate_enter(
-        &self,
-        location: Location,
-        request: Box<OpenRequest>,
-    ) -> Option<Box<OpenRequest>> {
-        let mut gate = self.gate.lock();
-        match gate.get_mut(&request.client_id) {
-            Some(waiting) => {
-                waiting.push_back((location, request));
-                None
-            }
-            None => {
-                gate.insert(request.client_id.clone(), VecDeque::new());
-                Some(request)
-            }
-        }
-    }
-
     /// A connection is done opening: the next one that waits goes on.
     pub(crate) fn gate_next(&self, client_id: &Arc<str>) {
-        let mut gate = self.gate.lock();
-        let Some(waiting) = gate.get_mut(client_id) else {
-            return;
-        };
-        match waiting.pop_front() {
-            None => {
-                gate.remove(client_id);
-            }
-            Some((location, request)) => {
-                drop(gate);
-                self.mail(location, Mail::Proceed { location, request });
-            }
+        if let Some((location, request)) = self.gate.leave(client_id) {
+            self.mail(location, Mail::Proceed { location, request });
         }
     }
 
@@ -234,6 +206,46 @@ impl Shared {
     pub(crate) fn share_member_lost(&self, session: SessionId) {
         for group in Placement::data_groups() {
             self.node().group(group).share_member_lost(session);
+        }
+    }
+
+    /// Delivers a message of the node itself to everybody who is connected and gets it without replication.
+    pub(crate) fn deliver_own(&self, message: &Arc<Message>) {
+        let plan = self.router.plan(message.topic());
+        for target in &plan.targets {
+            let durable = target.queue.is_some() && message.qos.min(target.terms.qos) > QoS::AtMostOnce;
+            if let (Some(location), false) = (target.location, durable) {
+                let terms = target.terms.clone();
+                self.mail(
+                    location,
+                    Mail::Own {
+                        location,
+                        message: message.clone(),
+                        terms,
+                    },
+                );
+            }
+        }
+        for share in plan
+            .shares
+            .iter()
+            .filter(|share| !share.durable || message.qos == QoS::AtMostOnce)
+        {
+            let turn = share.turn.fetch_add(1, Ordering::Relaxed) as usize;
+            let Some(member) = share.members.get(turn % share.members.len().max(1)) else {
+                continue;
+            };
+            if let Some(location) = member.location {
+                let terms = member.terms.clone();
+                self.mail(
+                    location,
+                    Mail::Own {
+                        location,
+                        message: message.clone(),
+                        terms,
+                    },
+                );
+            }
         }
     }
 
@@ -414,42 +426,7 @@ impl Host for Shared {
 
     fn deliver_will(&self, message: &Arc<Message>) {
         self.wills_published.fetch_add(1, Ordering::Relaxed);
-        let plan = self.router.plan(message.topic());
-        for target in &plan.targets {
-            let durable = target.queue.is_some() && message.qos.min(target.terms.qos) > QoS::AtMostOnce;
-            if let (Some(location), false) = (target.location, durable) {
-                let terms = target.terms.clone();
-                self.mail(
-                    location,
-                    Mail::Own {
-                        location,
-                        message: message.clone(),
-                        terms,
-                    },
-                );
-            }
-        }
-        for share in plan
-            .shares
-            .iter()
-            .filter(|share| !share.durable || message.qos == QoS::AtMostOnce)
-        {
-            let turn = share.turn.fetch_add(1, Ordering::Relaxed) as usize;
-            let Some(member) = share.members.get(turn % share.members.len().max(1)) else {
-                continue;
-            };
-            if let Some(location) = member.location {
-                let terms = member.terms.clone();
-                self.mail(
-                    location,
-                    Mail::Own {
-                        location,
-                        message: message.clone(),
-                        terms,
-                    },
-                );
-            }
-        }
+        self.deliver_own(message);
     }
 
     fn share_members(&self, share: &ShareKey) -> Vec<ShareMember> {

@@ -23,6 +23,7 @@ use crate::listener::{self, ListenerContext};
 use crate::metrics::Metrics;
 use crate::node::{Shared, SharedSettings};
 use crate::store::{self, Store, StoreError};
+use crate::sys_topics;
 use crate::transport::websocket::WebSocketSettings;
 use crate::worker::{Mail, Worker};
 use crate::{COMMIT, VERSION};
@@ -128,6 +129,14 @@ pub fn run(config: &Config) -> Result<(), ServeError> {
     let workers = start_workers(config, &shared, &metrics)?;
     start_listeners(&runtime, bound, &shared);
     start_admin(&runtime, admin_socket, config, &metrics, &readiness)?;
+    if config.node.sys_interval_secs > 0 {
+        let interval = Duration::from_secs(config.node.sys_interval_secs.into());
+        runtime.spawn(sys_topics::run(
+            Arc::downgrade(&shared),
+            metrics.clone(),
+            interval,
+        ));
+    }
     readiness.set("groups", None);
     tracing::info!(
         groups = DATA_GROUPS + LIVE_GROUPS,

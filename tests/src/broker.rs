@@ -27,6 +27,7 @@ const LOG_LINES_SHOWN: usize = 100;
 /// The configuration of a broker under test: TOML, with listeners on ports the system chooses.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
+    node: String,
     listeners: String,
     extra: String,
     arguments: Vec<String>,
@@ -55,6 +56,12 @@ impl Config {
         self
     }
 
+    /// Adds lines to the table `[node]`.
+    pub fn node(mut self, lines: &str) -> Self {
+        writeln!(self.node, "{lines}").expect("strings take writes");
+        self
+    }
+
     /// Adds tables.
     pub fn toml(mut self, tables: &str) -> Self {
         writeln!(self.extra, "{tables}").expect("strings take writes");
@@ -71,8 +78,8 @@ impl Config {
         let path = directory.join("quorate.toml");
         let data = directory.join("data");
         let text = format!(
-            "[node]\nname = \"node-1\"\ndata_dir = {data:?}\n\n{}\n{}\n[log]\nlevel = \"debug\"\nformat = \"json\"\n",
-            self.listeners, self.extra
+            "[node]\nname = \"node-1\"\ndata_dir = {data:?}\n{}\n{}\n{}\n[log]\nlevel = \"debug\"\nformat = \"json\"\n",
+            self.node, self.listeners, self.extra
         );
         fs::write(&path, text).expect("the temporary directory is writable");
         path

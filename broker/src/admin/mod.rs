@@ -157,7 +157,7 @@ async fn status(State(state): State<AdminState>) -> Response {
         version: crate::VERSION,
         commit: crate::COMMIT,
         uptime_secs: state.started.elapsed().as_secs(),
-        connections: state.metrics.connections(),
+        connections: state.metrics.sum(|counters| counters.connections.value()),
         ready: state.readiness.report().ready,
     })
     .into_response()

@@ -13,5 +13,7 @@ section! {
         data_dir: PathBuf = PathBuf::from("./quorate-data"), "", Any, Restart;
         /// Worker threads that serve connections; 0 takes one per core of the process's CPU quota.
         workers: usize = 0, "threads", Range(0, 1024), Restart;
+        /// Time between messages to the `$SYS` topics; 0 sends none.
+        sys_interval_secs: u16 = 10, "seconds", Range(0, 3_600), Restart;
     }
 }

@@ -216,6 +216,11 @@ fn connection_families() -> Vec<Family> {
             reasons(|of| of.connects_refused.values().collect()),
         ),
         declare(
+            "takeovers_delayed_total",
+            "Connections that waited because their client identifier was taken over again and again.",
+            Source::Count(|of| of.takeovers_delayed.value()),
+        ),
+        declare(
             "authentication_failures_total",
             "Failed authentications, of CONNECT and of re-authentication.",
             reasons(|of| of.authentication_failures.values().collect()),

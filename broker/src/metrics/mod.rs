@@ -68,9 +68,9 @@ impl Metrics {
         Scope::new(self.clone(), prefix)
     }
 
-    /// Sum of the open connections of all workers.
-    pub fn connections(&self) -> u64 {
-        self.workers.sum(|counters| counters.connections.value())
+    /// Sum of a value over all workers.
+    pub fn sum(&self, value: impl Fn(&WorkerCounters) -> u64) -> u64 {
+        self.workers.sum(value)
     }
 
     /// Text of all metrics in the exposition format, sorted by name.

@@ -115,6 +115,11 @@ impl<const N: usize> ByLabel<N> {
     pub(super) fn values(&self) -> impl Iterator<Item = u64> {
         self.0.iter().map(Counter::value)
     }
+
+    /// Sum over all label values.
+    pub fn total(&self) -> u64 {
+        self.values().sum()
+    }
 }
 
 /// One counter per quality of service.
@@ -169,6 +174,11 @@ impl ByVersion {
 pub struct Dropped(ByLabel<{ DropReason::ALL.len() }>);
 
 impl Dropped {
+    /// Sum over all reasons.
+    pub fn total(&self) -> u64 {
+        self.0.total()
+    }
+
     /// The counter of one reason.
     #[inline]
     pub fn of(&self, reason: DropReason) -> &Counter {
@@ -246,6 +256,8 @@ pub struct WorkerCounters {
     pub connects: ByVersion,
     /// CONNECT packets refused, by the reason code of CONNACK.
     pub connects_refused: ByReason,
+    /// Connections that waited because their client identifier was taken over again and again.
+    pub takeovers_delayed: Counter,
     /// Failed authentications, of CONNECT and of re-authentication, by reason code.
     pub authentication_failures: ByReason,
     /// PUBLISH packets from clients that were taken, by QoS. A QoS 2 message sent again counts once.

@@ -60,8 +60,8 @@ impl Worker {
     ) -> Result<(), Close> {
         match waits_for {
             WaitsFor::Publish { ack, matched } => self.published(conn, ack.token, matched, &completion),
-            WaitsFor::ExactlyOnce { ack, message } => {
-                self.published_once(conn, ack.token, &message, &completion)
+            WaitsFor::ExactlyOnce { ack, live, message } => {
+                self.published_once(conn, ack.token, (live, &message), &completion)
             }
             WaitsFor::Release(packet_id) => {
                 let Completion::Applied(Outcome::Released(found)) = completion else {
@@ -113,13 +113,14 @@ impl Worker {
         self: &Rc<Self>,
         conn: &Rc<Conn>,
         token: PublishToken,
-        message: &Message,
+        (live, message): (bool, &Message),
         completion: &Completion,
     ) -> Result<(), Close> {
-        let mut matched = false;
+        // Who was there when it was proposed counts: the identifier is recorded, so there is no refusal any more.
+        let mut matched = live;
         if let Completion::Applied(Outcome::Published { duplicate: false, .. }) = completion {
             let publisher = conn.session().map(|(session, _)| session);
-            matched = self.deliver_live(&self.plan(message.topic()), &Published::of(message, publisher));
+            matched |= self.deliver_live(&self.plan(message.topic()), &Published::of(message, publisher));
         }
         self.published(conn, token, matched, completion)
     }

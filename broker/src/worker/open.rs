@@ -295,9 +295,42 @@ impl Worker {
             );
         }
         let request = Box::new(request);
-        if let Some(request) = self.shared.gate_enter(conn.location, request) {
-            self.proceed(conn, request);
+        if let Some(request) = self.shared.gate.enter(conn.location, request) {
+            self.pass_gate(conn, request);
         }
+    }
+
+    /// The gate is open. Takeovers in quick succession wait a while (R26), and the connections behind them.
+    fn pass_gate(self: &Rc<Self>, conn: &Rc<Conn>, request: Box<OpenRequest>) {
+        let delay = match self.is_connected(&request.client_id) {
+            true => self.shared.gate.takeover(&request.client_id, self.now()),
+            false => None,
+        };
+        let Some(delay) = delay else {
+            return self.proceed(conn, request);
+        };
+        self.counters.takeovers_delayed.increment();
+        let (worker, location) = (self.clone(), conn.location);
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(delay).await;
+            match worker.connection(location) {
+                Some(conn) if !conn.flags.get().ending => worker.proceed(&conn, request),
+                _ => worker.shared.gate_next(&request.client_id),
+            }
+        });
+    }
+
+    /// Whether a connection has the client's session.
+    fn is_connected(&self, client_id: &str) -> bool {
+        let kinds = [
+            Placement::data_of_client(client_id),
+            Placement::live_of_client(client_id),
+        ];
+        kinds.into_iter().any(|home| {
+            let group = self.shared.node().group(home);
+            let session = group.state().session(client_id);
+            session.is_some_and(|session| session.owner.is_some())
+        })
     }
 
     fn may_leave_will(&self, conn: &Conn, topic: &str) -> bool {
@@ -307,12 +340,11 @@ impl Worker {
     /// The gate opened for a connection that waited.
     pub(super) fn handle_proceed(self: &Rc<Self>, location: Location, request: Box<OpenRequest>) {
         match self.connection(location) {
-            Some(conn) if !conn.flags.get().ending => self.proceed(&conn, request),
+            Some(conn) if !conn.flags.get().ending => self.pass_gate(&conn, request),
             _ => self.shared.gate_next(&request.client_id),
         }
     }
 
-    /// The gate is open.
     pub(super) fn proceed(self: &Rc<Self>, conn: &Rc<Conn>, mut request: Box<OpenRequest>) {
         if !request.durable && !request.clean_start {
             // A durable session is continued, even by a connection that lets it end [MQTT-3.1.2-5].

@@ -68,6 +68,8 @@ pub(super) type Targets = SmallVec<[Target; 2]>;
 pub(super) struct Matched {
     /// Some subscription matched.
     pub(super) any: bool,
+    /// Somebody gets it live.
+    pub(super) live: bool,
     /// Some queue was full.
     pub(super) refused: bool,
     /// Durable queues that get it.
@@ -112,8 +114,7 @@ impl Worker {
             (Some(token), Some((session, epoch)))
                 if token.is_exactly_once() && Placement::is_durable(session) =>
             {
-                self.publish_exactly_once(conn, &plan, &published, token, (session, epoch));
-                Ok(())
+                self.publish_exactly_once(conn, &plan, &published, token, (session, epoch))
             }
             (token, session) => self.publish_live_first(conn, &plan, &published, token, session),
         }
@@ -168,7 +169,8 @@ impl Worker {
         session: Option<(SessionId, Epoch)>,
     ) -> Result<(), Close> {
         let mut matched = self.match_durable(plan, published);
-        matched.any |= self.deliver_live(plan, published);
+        matched.live = self.deliver_live(plan, published);
+        matched.any |= matched.live;
         if matched.durable.is_empty() && !published.retain {
             let outcome = if matched.refused && !matched.any {
                 PublishOutcome::Refused(ReasonCode::QUOTA_EXCEEDED)
@@ -192,7 +194,7 @@ impl Worker {
                 matched: matched.any,
             },
         });
-        self.propose_publish(conn, origin, published, &matched.durable, ticket);
+        self.propose_publish(conn, origin, published, &matched, ticket);
         Ok(())
     }
 
@@ -203,8 +205,14 @@ impl Worker {
         published: &Published<'_>,
         token: PublishToken,
         (session, epoch): (SessionId, Epoch),
-    ) {
-        let matched = self.match_durable(plan, published);
+    ) -> Result<(), Close> {
+        let mut matched = self.match_durable(plan, published);
+        matched.live = has_live_taker(plan, published);
+        let nobody = matched.durable.is_empty() && !matched.live && !published.retain;
+        if matched.refused && nobody && !self.is_repeat(session, &token) {
+            let refused = PublishOutcome::Refused(ReasonCode::QUOTA_EXCEEDED);
+            return self.answer(conn, Some(token), refused);
+        }
         let origin = Origin::Session {
             session,
             epoch,
@@ -212,13 +220,21 @@ impl Worker {
         };
         let waits_for = WaitsFor::ExactlyOnce {
             ack: self.wait_for_ack(conn, token),
+            live: matched.live,
             message: Arc::new(published.to_message()),
         };
         let ticket = Ticket {
             location: conn.location,
             waits_for,
         };
-        self.propose_publish(conn, origin, published, &matched.durable, Some(ticket));
+        self.propose_publish(conn, origin, published, &matched, Some(ticket));
+        Ok(())
+    }
+
+    /// Whether a QoS 2 message of a durable session is known already.
+    fn is_repeat(&self, session: SessionId, token: &PublishToken) -> bool {
+        let home = self.shared.node().home(session);
+        home.state().inbound(session).contains(&token.packet_id())
     }
 
     fn propose_publish(
@@ -226,7 +242,7 @@ impl Worker {
         conn: &Conn,
         origin: Origin,
         published: &Published<'_>,
-        targets: &[Target],
+        matched: &Matched,
         ticket: Option<Ticket>,
     ) {
         let group = match origin {
@@ -249,8 +265,9 @@ impl Worker {
                 buffer,
                 &origin,
                 &parts,
-                targets.iter().map(Target::borrowed),
+                matched.durable.iter().map(Target::borrowed),
                 published.retain,
+                matched.live,
             );
         };
         let group = self.shared.node().group(group);
@@ -427,6 +444,16 @@ impl Worker {
             mailbox.send(Mail::Shared(Box::new(shared)));
         }
     }
+}
+
+/// Whether [`Worker::deliver_live`] would find anybody.
+fn has_live_taker(plan: &Plan, published: &Published<'_>) -> bool {
+    let is_live = |target: &PlannedTarget| {
+        let terms = target.terms_for(published.publisher);
+        terms.is_some_and(|terms| target.queue.is_none() || published.qos.min(terms.qos) == QoS::AtMostOnce)
+    };
+    let shared = |share: &PlannedShare| !share.durable && !share.members.is_empty();
+    plan.targets.iter().any(is_live) || plan.shares.iter().any(shared)
 }
 
 /// Round robin over the connected members.

@@ -4,6 +4,7 @@
 //! QoS 1 and 2 are appended to its home group (R24), one piece at a time; all others are delivered here.
 
 use std::collections::{HashSet, VecDeque};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use quorate_cluster::node::Placement;
@@ -87,6 +88,16 @@ struct Value {
 }
 
 impl Worker {
+    /// Sends the last values of the broker's own topics.
+    pub(super) fn send_sys_topics(&self, conn: &Rc<Conn>, filter: &str, subscription_id: Option<u32>) {
+        for message in self.shared.sys_topics.matching(filter) {
+            let mut delivery = Delivery::of(&message, QoS::AtMostOnce);
+            delivery.retain = true;
+            delivery.subscription_ids = subscription_id.as_slice();
+            self.deliver(conn, &delivery);
+        }
+    }
+
     /// Starts sending the retained messages of a new subscription.
     pub(super) fn begin_replay(
         &self,
@@ -268,6 +279,7 @@ impl Worker {
                     &Origin::Server,
                     &parts,
                     std::iter::once(target.borrowed()),
+                    false,
                     false,
                 );
             },

@@ -132,6 +132,7 @@ impl Worker {
         }
         self.answer_subscribe(conn, &subscribing)?;
         for (filter, options) in replays {
+            self.send_sys_topics(conn, &filter, subscribing.subscription_id);
             self.begin_replay(conn, filter, options, subscribing.subscription_id);
         }
         self.replay(conn);

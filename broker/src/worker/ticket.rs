@@ -31,7 +31,12 @@ pub(crate) enum WaitsFor {
     Publish { ack: WaitsForAck, matched: bool },
     /// The acknowledgement of a QoS 2 publish of a durable session, delivered to live subscribers after the commit
     /// (R11).
-    ExactlyOnce { ack: WaitsForAck, message: Arc<Message> },
+    ExactlyOnce {
+        ack: WaitsForAck,
+        /// Somebody was to get it live when it was proposed.
+        live: bool,
+        message: Arc<Message>,
+    },
     /// PUBCOMP to a publisher.
     Release(PacketId),
     /// PUBREL to a subscriber.

@@ -145,6 +145,7 @@ impl<H: Host> Group<H> {
             let publish = PublishCommand {
                 origin,
                 set_retained: message.retain,
+                taken_live: false,
                 message: message.clone(),
                 targets,
             };

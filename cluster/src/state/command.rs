@@ -262,6 +262,8 @@ pub struct PublishCommand {
     pub targets: Vec<Target>,
     /// Put it into the retained outbox as well.
     pub set_retained: bool,
+    /// Somebody gets it live, so it is not turned away where all queues are full.
+    pub taken_live: bool,
 }
 
 /// Where a message comes from.

@@ -22,8 +22,9 @@ const UNLIMITED: QueueLimits = QueueLimits {
 impl GroupState {
     /// Stores a message for its targets, once however many they are.
     ///
-    /// The identifier of a QoS 2 message is recorded unless queue limits turned every target away: then nothing is
-    /// stored and the publisher may be told so (0x97), after which it uses the identifier for another message.
+    /// The identifier of a QoS 2 message is recorded unless queue limits turned every target away and nobody gets it
+    /// live: then nothing is stored and the publisher is told so (0x97), after which it uses the identifier for another
+    /// message.
     pub(super) fn publish(
         &mut self,
         place: Place,
@@ -55,7 +56,7 @@ impl GroupState {
             self.outbox.push(place, slot);
             events.push(Event::RetainedQueued);
         }
-        let turned_away = refused > 0 && stored == 0 && !publish.set_retained;
+        let turned_away = refused > 0 && stored == 0 && !publish.set_retained && !publish.taken_live;
         if let Origin::Session {
             session,
             packet_id: Some(packet_id),

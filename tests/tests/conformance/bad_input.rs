@@ -241,6 +241,49 @@ async fn full_store_ends_the_connection_before_mqtt_5() {
     old.expect_closed().await;
 }
 
+/// A full queue refuses (0x97) where nobody else gets the message, and the publisher goes on with the same packet
+/// identifier; where somebody does, the exchange goes its way and a repeat is not delivered again.
+#[tokio::test]
+async fn full_queue_refuses_unless_somebody_else_gets_the_message() {
+    let broker = start(Config::new().toml("[session]\nqueue_messages_max = 1\n"));
+    let mut absent = broker.durable(Version::V5, "absent").await;
+    absent.subscribe("x", 2).await;
+    absent.disconnect().await;
+    for qos in [1, 2] {
+        let publisher = connect("publisher").resume().expiry(600);
+        let mut publisher = broker.raw_client(Version::V5, &publisher).await;
+        let message = |text: &str| publish("x", text).qos(qos).id(9);
+        if qos == 1 {
+            publisher.send(&message("fills the queue")).await;
+            assert_eq!(publisher.expect_puback().await.code, 0);
+            publisher.send(&message("refused")).await;
+            assert_eq!(publisher.expect_puback().await.code, 0x97);
+        } else {
+            for _ in 0..2 {
+                publisher.send(&message("refused")).await;
+                assert_eq!(publisher.expect_pubrec().await.code, 0x97);
+            }
+        }
+    }
+    let mut live = broker.clean(Version::V5, "live").await;
+    live.subscribe("x", 2).await;
+    let packet = publish("x", "for the live one").qos(2).id(9);
+    let resume = connect("publisher").resume().expiry(600);
+    for again in [false, true] {
+        let mut publisher = broker.raw_client(Version::V5, &resume).await;
+        publisher
+            .send(&if again {
+                packet.clone().dup()
+            } else {
+                packet.clone()
+            })
+            .await;
+        assert_eq!(publisher.expect_pubrec().await.code, 0);
+    }
+    live.publish(publish("x", "last").qos(0)).await;
+    assert_eq!(live.receive_texts(2).await, ["for the live one", "last"]);
+}
+
 /// Connections are limited: one more is closed, and a place that is left is taken again.
 #[tokio::test]
 async fn connections_are_limited() {

@@ -23,6 +23,7 @@ mod retained;
 mod session;
 mod shared;
 mod subscribe;
+mod sys_topics;
 mod text;
 mod topics;
 mod transport;

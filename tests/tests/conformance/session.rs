@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use quorate_tests::broker::Config;
 use quorate_tests::client::Client;
 use quorate_tests::scope::Scope;
 use quorate_tests::wire::{Property, connect, disconnect, publish};
 use quorate_tests::{Version, each_version};
 use tokio::time::{Instant, sleep_until};
 
-use super::broker;
+use super::{broker, start};
 
 /// Publishes at QoS 1 as the publisher of this scope: order is promised per publisher.
 async fn send(scope: Scope, topic: &str, payload: &str) {
@@ -24,6 +25,26 @@ async fn absent_session(version: Version, scope: Scope) {
     let mut client = broker().durable(version, &scope.id("a")).await;
     client.subscribe(&scope.topic("x"), 2).await;
     client.disconnect().await;
+}
+
+/// Two clients with one identifier throw each other out; after a few times each has to wait, and is let in all the same.
+#[tokio::test]
+async fn takeover_storms_are_slowed_down() {
+    let broker = start(Config::new());
+    let mut last = broker.clean(Version::V5, "both").await;
+    let started = Instant::now();
+    for _ in 0..8 {
+        let next = broker.clean(Version::V5, "both").await;
+        last.raw.expect_disconnect(0x8E).await;
+        last = next;
+    }
+    let took = started.elapsed();
+    assert!(took >= Duration::from_millis(200 + 400 + 600), "{took:?}");
+    assert_eq!(broker.metric("quorate_takeovers_delayed_total"), 3.0);
+    last.raw.expect_alive().await;
+    let other = Instant::now();
+    broker.clean(Version::V5, "other").await.disconnect().await;
+    assert!(other.elapsed() < took, "others do not wait");
 }
 
 /// [MQTT-3.1.2-4], [MQTT-3.1.4-4], [MQTT-3.2.2-2]; 3.1.1 [MQTT-3.1.2-6], [MQTT-3.1.4-3], [MQTT-3.2.2-1]:

@@ -1,9 +1,5 @@
 //! A worker that gets more from the others than it can deliver.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-
 use quorate_tests::Version;
 use quorate_tests::broker::{Broker, Config};
 use quorate_tests::client::{Event, RawClient};
@@ -21,8 +17,11 @@ async fn publishers_are_slowed_down_to_what_other_workers_deliver() {
     const SUBSCRIBERS: usize = 60;
     const PUBLISHERS: usize = 4;
     const MESSAGES: usize = 300;
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let broker = start_with_two_workers(directory.path());
+    let config = Config::new()
+        .node("workers = 2")
+        .argument("--log-level")
+        .argument("info");
+    let broker = Broker::start(env!("CARGO_BIN_EXE_quorate-under-test"), config);
     // Workers get connections in turn: all subscribers are at the first, all publishers at the second.
     let mut others = Vec::new();
     let mut subscribers = Vec::new();
@@ -62,16 +61,6 @@ async fn publishers_are_slowed_down_to_what_other_workers_deliver() {
             .await
             .expect("every subscriber gets the last message");
     }
-}
-
-fn start_with_two_workers(directory: &Path) -> Broker {
-    let script = directory.join("start");
-    let program = env!("CARGO_BIN_EXE_quorate-under-test");
-    let text = format!("#!/bin/sh\nexport QUORATE_NODE__WORKERS=2\nexec '{program}' \"$@\"\n");
-    fs::write(&script, text).expect("the temporary directory is writable");
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("the script is ours");
-    let config = Config::new().argument("--log-level").argument("info");
-    Broker::start(script.to_str().expect("the path is UTF-8"), config)
 }
 
 async fn publish_all(mut publisher: RawClient, messages: usize) {

@@ -281,14 +281,17 @@ impl PublishCommand {
     fn encode(&self, out: &mut Vec<u8>) {
         out.push(tag::PUBLISH);
         put_origin(out, &self.origin);
-        put_bool(out, self.set_retained);
+        out.push(publish_flags(self.set_retained, self.taken_live));
         put_message(out, &self.message);
         put_targets(out, self.targets.iter().map(crate::state::Target::borrowed));
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
         let origin = read_origin(reader)?;
-        let set_retained = reader.bool("set retained")?;
+        let (set_retained, taken_live) = match reader.u8("publish flags")? {
+            flags @ 0..=3 => (flags & SET_RETAINED != 0, flags & TAKEN_LIVE != 0),
+            _ => return Err(CodecError::Invalid("publish flags")),
+        };
         let message = read_message(reader)?;
         let count = reader.count(TARGET_BYTES_MIN, "targets")?;
         let mut targets = Vec::with_capacity(count);
@@ -300,6 +303,7 @@ impl PublishCommand {
             message,
             targets,
             set_retained,
+            taken_live,
         })
     }
 }
@@ -312,12 +316,20 @@ pub fn encode_publish<'a>(
     message: &MessageParts<'_>,
     targets: impl ExactSizeIterator<Item = TargetRef<'a>>,
     set_retained: bool,
+    taken_live: bool,
 ) {
     out.push(tag::PUBLISH);
     put_origin(out, origin);
-    put_bool(out, set_retained);
+    out.push(publish_flags(set_retained, taken_live));
     message.encode(out);
     put_targets(out, targets);
+}
+
+const SET_RETAINED: u8 = 1;
+const TAKEN_LIVE: u8 = 2;
+
+fn publish_flags(set_retained: bool, taken_live: bool) -> u8 {
+    (u8::from(set_retained) * SET_RETAINED) | (u8::from(taken_live) * TAKEN_LIVE)
 }
 
 fn put_targets<'a>(out: &mut Vec<u8>, targets: impl ExactSizeIterator<Item = TargetRef<'a>>) {

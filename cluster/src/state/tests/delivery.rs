@@ -91,6 +91,20 @@ fn r13_an_identifier_is_free_when_every_target_turned_the_message_away() {
 }
 
 #[test]
+fn r13_an_identifier_is_kept_when_somebody_gets_the_message_live() {
+    let mut group = Harness::new();
+    group.queue_limits.messages_max = 0;
+    let (p, s) = (group.open("p"), group.open("s"));
+    let mut send = publish(p.origin(Some(5)), message("m"), vec![s.target()]);
+    let Command::Publish(command) = &mut send else {
+        unreachable!("just made")
+    };
+    command.taken_live = true;
+    assert_eq!(group.one(send.clone()), published(0, 1));
+    assert_eq!(group.one(send), DUPLICATE);
+}
+
+#[test]
 fn r13_an_identifier_is_kept_when_some_target_took_the_message() {
     let mut group = Harness::new();
     let (p, s, full) = (group.open("p"), group.open("s"), group.open("full"));

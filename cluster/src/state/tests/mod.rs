@@ -266,6 +266,7 @@ fn publish(origin: Origin, message: Message, targets: Vec<Target>) -> Command {
         message,
         targets,
         set_retained: false,
+        taken_live: false,
     })
 }
 

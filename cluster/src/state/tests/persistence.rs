@@ -51,6 +51,7 @@ pub(super) fn full() -> Harness {
         message: message.clone(),
         targets: vec![target, to(share_queue("g"))],
         set_retained: true,
+        taken_live: false,
     }));
     group.one(Command::Received {
         session: client.session,
@@ -121,6 +122,7 @@ fn r42_what_came_and_went_between_two_checkpoints_is_not_written() {
             message: message("brief"),
             targets: vec![s.target()],
             set_retained: true,
+            taken_live: false,
         }));
         group.one(settle(s.queue(), &[sequence]));
         let up_to = RetainedSource {

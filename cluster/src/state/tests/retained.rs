@@ -181,6 +181,7 @@ fn to_outbox(payload: &str, targets: Vec<Target>) -> Command {
         message: on("t", payload, Some(9)),
         targets,
         set_retained: true,
+        taken_live: false,
     })
 }
 
@@ -243,6 +244,7 @@ fn r35_a_repeated_qos_2_publish_is_not_retained_again() {
         message: on("t", "v", None),
         targets: vec![],
         set_retained: true,
+        taken_live: false,
     });
     assert_eq!(group.one(command.clone()), published(0, 0));
     assert_eq!(group.one(command), DUPLICATE);

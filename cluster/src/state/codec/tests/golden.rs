@@ -59,6 +59,7 @@ fn golden_commands() -> Vec<(&'static str, Command)> {
             message: message.clone(),
             targets,
             set_retained: true,
+            taken_live: false,
         })
     };
     let will = Some(Box::new(WillMessage {

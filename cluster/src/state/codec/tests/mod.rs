@@ -30,7 +30,7 @@ proptest! {
         let mut commands = Vec::new();
         for command in &batch.commands {
             match command {
-                Command::Publish(PublishCommand { origin, message, targets, set_retained }) => {
+                Command::Publish(PublishCommand { origin, message, targets, set_retained, taken_live }) => {
                     let parts = MessageParts {
                         topic: message.topic(),
                         forwardable: message.forwardable(),
@@ -40,7 +40,7 @@ proptest! {
                         expiry_secs: message.expiry_secs,
                     };
                     let targets = targets.iter().map(Target::borrowed);
-                    encode_publish(&mut commands, origin, &parts, targets, *set_retained);
+                    encode_publish(&mut commands, origin, &parts, targets, *set_retained, *taken_live);
                 }
                 command => command.encode(&mut commands),
             }
@@ -186,6 +186,7 @@ fn payloads_are_not_copied() {
         message,
         targets: vec![],
         set_retained: false,
+        taken_live: false,
     };
     let entry = encoded(&plain(vec![Command::Publish(publish)]));
     let Command::Publish(read) = Batch::decode(&entry).unwrap().commands.remove(0) else {

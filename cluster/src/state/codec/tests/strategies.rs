@@ -200,12 +200,13 @@ fn session_command() -> impl Strategy<Value = Command> {
 
 fn message_command() -> impl Strategy<Value = Command> {
     prop_oneof![
-        (origin(), message(), vec(target(), 0..5), any::<bool>()).prop_map(
-            |(origin, message, targets, set_retained)| Command::Publish(PublishCommand {
+        (origin(), message(), vec(target(), 0..5), any::<(bool, bool)>()).prop_map(
+            |(origin, message, targets, (set_retained, taken_live))| Command::Publish(PublishCommand {
                 origin,
                 message,
                 targets,
-                set_retained
+                set_retained,
+                taken_live
             })
         ),
         (queue(), sequences()).prop_map(|(queue, sequences)| Command::Settle { queue, sequences }),

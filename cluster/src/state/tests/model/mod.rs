@@ -297,6 +297,7 @@ impl World {
                     message,
                     targets: targets.iter().map(target).collect(),
                     set_retained,
+                    taken_live: stale,
                 })
             }
             Step::Settle { queue, sequences } => {
