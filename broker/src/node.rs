@@ -255,13 +255,8 @@ impl Shared {
 
     fn route_event(&self, table: &mut crate::router::RouteTable, event: &Event) -> bool {
         match event {
-            Event::SessionOwner {
-                client_id,
-                session,
-                owner,
-                ..
-            } => {
-                let left = table.set_owner(client_id, *session, owner.map(|owner| owner.epoch));
+            Event::SessionOwner { session, owner, .. } => {
+                let left = table.set_owner(*session, owner.map(|owner| owner.epoch));
                 if let Some(location) = left {
                     self.kick(location);
                 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hashbrown::HashMap;
 use parking_lot::RwLock;
 use quorate_cluster::node::{Location, ShareMember};
-use quorate_cluster::state::{ClientId, Epoch, SessionId, ShareKey, Subscription};
+use quorate_cluster::state::{Epoch, SessionId, ShareKey, Subscription};
 use quorate_proto::codec::{QoS, RetainHandling, SubscriptionOptions};
 use quorate_proto::topic::SubscriptionTrie;
 use slab::Slab;
@@ -167,19 +167,11 @@ impl RouteTable {
     }
 
     /// A session was created or its connection changed; answers the location that it leaves.
-    pub fn set_owner(
-        &mut self,
-        client_id: &ClientId,
-        session: SessionId,
-        epoch: Option<Epoch>,
-    ) -> Option<Location> {
+    pub fn set_owner(&mut self, session: SessionId, epoch: Option<Epoch>) -> Option<Location> {
         let key = match self.by_session.get(&session) {
             Some(key) => *key,
             None => {
-                let key = small(
-                    self.sessions
-                        .insert(SessionRoute::new(session, client_id.clone())),
-                );
+                let key = small(self.sessions.insert(SessionRoute::new(session)));
                 self.by_session.insert(session, key);
                 key
             }
@@ -239,8 +231,14 @@ impl RouteTable {
             return;
         };
         let route = &mut self.sessions[key as usize];
-        if !route.filters.contains(&subscription.filter) {
-            route.filters.push(subscription.filter.clone());
+        let known = route
+            .filters
+            .iter_mut()
+            .find(|filter| **filter == subscription.filter);
+        match known {
+            // What is committed shares its text with the group's state.
+            Some(known) => *known = subscription.filter.clone(),
+            None => route.filters.push(subscription.filter.clone()),
         }
         let value = RouteValue::of(subscription);
         match split_share(&subscription.filter) {

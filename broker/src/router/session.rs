@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use quorate_cluster::node::{Location, Placement};
-use quorate_cluster::state::{ClientId, Epoch, SessionId};
+use quorate_cluster::state::{Epoch, SessionId};
 use smallvec::SmallVec;
 
 /// One session: where it is connected, what it subscribed to, what waits for it.
@@ -12,8 +12,6 @@ use smallvec::SmallVec;
 pub struct SessionRoute {
     /// Session.
     pub session: SessionId,
-    /// Client identifier.
-    pub client_id: ClientId,
     /// Its current connection's epoch; 0 while nobody holds it.
     pub epoch: Epoch,
     /// Its connection on this node.
@@ -25,11 +23,10 @@ pub struct SessionRoute {
 }
 
 impl SessionRoute {
-    pub(super) fn new(session: SessionId, client_id: ClientId) -> Self {
+    pub(super) fn new(session: SessionId) -> Self {
         let queue = Placement::is_durable(session).then(Arc::default);
         Self {
             session,
-            client_id,
             epoch: Epoch(0),
             location: None,
             filters: SmallVec::new(),

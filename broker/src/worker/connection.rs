@@ -89,9 +89,27 @@ pub(super) struct Rare {
     pub(super) peer: Option<SocketAddr>,
 }
 
+impl Rare {
+    fn is_idle(&self) -> bool {
+        let Self {
+            shared,
+            replays,
+            exchange,
+            client,
+            peer,
+        } = self;
+        shared.is_empty() && replays.is_idle() && exchange.is_none() && client.is_none() && peer.is_none()
+    }
+}
+
 impl ConnState {
     pub(super) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
+    }
+
+    /// Gives the rare parts back where none is in use.
+    pub(super) fn trim_rare(&mut self) {
+        self.rare.take_if(|rare| rare.is_idle());
     }
 }
 

@@ -27,6 +27,14 @@ const OUTPUT_MAX: usize = 64 * 1024;
 /// Live topics remembered while a replay goes on; more end the skipping, not the replay.
 const LIVE_TOPICS_MAX: usize = 4_096;
 
+/// Groups that hold retained messages, by their slots.
+const SLOTS: u8 = 16;
+
+/// Without a wildcard there is one topic, in one group.
+fn is_exact(filter: &str) -> bool {
+    !filter.contains(['+', '#'])
+}
+
 /// Whether a subscription gets retained messages [MQTT-3.3.1-9 to -11]; a shared one never does [MQTT5 4.8.2].
 pub(super) fn wants_retained(filter: &str, options: &SubscriptionOptions, new: bool) -> bool {
     split_share(filter).is_none()
@@ -62,6 +70,11 @@ impl Replays {
     /// Whether nothing is to be sent.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Whether nothing is to be sent, and nothing of it is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.appending == 0
     }
 
     /// A live message of this topic was handed to the connection.
@@ -106,20 +119,23 @@ impl Worker {
         options: SubscriptionOptions,
         subscription_id: Option<u32>,
     ) {
-        // Without a wildcard there is one topic, in one group.
-        let exact = !filter.contains(['+', '#']);
-        let slot = if exact {
+        let slot = if is_exact(&filter) {
             Placement::packet_id_slot(Placement::data_of_topic(&filter))
         } else {
             0
         };
-        let replay = Replay {
+        let mut replay = Replay {
             filter,
             options,
             subscription_id,
             slot,
             after: None,
         };
+        // Most subscriptions find nothing and should leave nothing behind.
+        self.skip_empty(&mut replay);
+        if replay.slot >= SLOTS {
+            return;
+        }
         conn.state.borrow_mut().rare().replays.waiting.push_back(replay);
     }
 
@@ -136,11 +152,13 @@ impl Worker {
                 }
                 let Some(replay) = rare.replays.waiting.front_mut() else {
                     rare.replays.live_topics = HashSet::default();
+                    rare.replays.waiting = VecDeque::new();
+                    state.trim_rare();
                     return;
                 };
                 let options = (replay.options, replay.subscription_id);
                 let values = self.read_piece(replay);
-                if replay.slot >= 16 {
+                if replay.slot >= SLOTS {
                     rare.replays.waiting.pop_front();
                 }
                 (options, values)
@@ -152,10 +170,30 @@ impl Worker {
         }
     }
 
-    /// Reads the next piece; `slot` is 16 afterwards when there is none left.
+    /// Moves a replay to the first group that has something for it.
+    fn skip_empty(&self, replay: &mut Replay) {
+        while replay.slot < SLOTS {
+            let group = self.shared.node().group_of_slot(replay.slot);
+            let found = !group
+                .state()
+                .retained_page(&replay.filter, None, 1)
+                .matches
+                .is_empty();
+            if found {
+                return;
+            }
+            replay.slot = if is_exact(&replay.filter) {
+                SLOTS
+            } else {
+                replay.slot + 1
+            };
+        }
+    }
+
+    /// Reads the next piece; `slot` is [`SLOTS`] afterwards when there is none left.
     fn read_piece(&self, replay: &mut Replay) -> Vec<Value> {
-        let exact = !replay.filter.contains(['+', '#']);
-        while replay.slot < 16 {
+        let exact = is_exact(&replay.filter);
+        while replay.slot < SLOTS {
             let group = self.shared.node().group_of_slot(replay.slot);
             let now = group.now();
             let page = group
@@ -175,7 +213,7 @@ impl Worker {
                 .collect();
             replay.after = page.resume_after;
             if exact {
-                replay.slot = 16;
+                replay.slot = SLOTS;
             } else if replay.after.is_none() {
                 replay.slot += 1;
             }

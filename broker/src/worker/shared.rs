@@ -51,6 +51,13 @@ pub(super) struct SharedHolds {
     next_token: u64,
 }
 
+impl SharedHolds {
+    /// Whether the connection holds nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.sent.is_empty()
+    }
+}
+
 impl Worker {
     /// A message of a shared subscription without durable member.
     pub(super) fn deliver_live_shared(self: &Rc<Self>, live: LiveShared) {

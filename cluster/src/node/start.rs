@@ -17,6 +17,9 @@ use crate::state::{Command, NodeId, NodeIncarnation, QueueLimits};
 /// Bytes of commands that may wait for a disk that does not keep up before clients are not read any more.
 const PROPOSALS_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Entries kept in the log of a live group behind a checkpoint.
+const LIVE_ENTRIES_TO_KEEP: u64 = 64;
+
 /// How a node runs.
 #[derive(Clone, Debug)]
 pub struct NodeSettings {
@@ -206,7 +209,11 @@ async fn start_group<H: Host>(
     }
     let group_settings = raft::GroupSettings {
         sync,
-        log_entries_to_keep: settings.log_entries_to_keep,
+        // The live groups' state is small and in memory: who falls behind gets it whole.
+        log_entries_to_keep: match Placement::kind(id) {
+            GroupKind::Data => settings.log_entries_to_keep,
+            GroupKind::Live => settings.log_entries_to_keep.min(LIVE_ENTRIES_TO_KEEP),
+        },
         ..raft::GroupSettings::new(id)
     };
     let raft = RaftGroup::start(&group_settings, parts, Replica::new(group.clone()))

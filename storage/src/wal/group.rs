@@ -16,6 +16,9 @@ pub(crate) struct Place {
     pub(crate) offset: u64,
 }
 
+/// Slots that a group keeps room for.
+const SLOTS_KEPT: usize = 256;
+
 /// One entry.
 #[derive(Clone, Debug)]
 pub(crate) struct Slot {
@@ -199,6 +202,10 @@ impl GroupState {
             self.first = position.index.saturating_add(1);
             self.cached_from = self.first;
             self.synced = 0;
+        }
+        // What a burst of entries needed is given back; half of it stays, so that a steady flow does not copy.
+        if self.slots.capacity() > SLOTS_KEPT && self.slots.capacity() / 4 > self.slots.len() {
+            self.slots.shrink_to((2 * self.slots.len()).max(SLOTS_KEPT));
         }
     }
 
