@@ -46,6 +46,8 @@ pub struct Group<H: Host> {
     pub(super) shares: Mutex<ShareDispatch>,
     pub(super) retained_waits: Mutex<RetainedWaits<H::Ticket>>,
     pub(super) attend: Notify,
+    /// So many entries came that the log should be cut.
+    pub(super) log_has_grown: Notify,
 }
 
 impl<H: Host> Group<H> {
@@ -63,6 +65,7 @@ impl<H: Host> Group<H> {
             shares: Mutex::default(),
             retained_waits: Mutex::default(),
             attend: Notify::new(),
+            log_has_grown: Notify::new(),
         }
     }
 

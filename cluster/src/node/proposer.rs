@@ -17,6 +17,8 @@ use crate::state::{BatchHeader, BatchOutcome, Outcome};
 
 /// Bytes of commands in one entry, unless a single command is larger.
 const ENTRY_BYTES_MAX: usize = 64 * 1024;
+/// Entries after which a log in memory is cut.
+const ENTRIES_UNTIL_CUT: u64 = 256;
 /// Commands in one entry.
 const ENTRY_COMMANDS_MAX: usize = 4_096;
 
@@ -94,6 +96,9 @@ impl<H: Host> Group<H> {
         loop {
             let pack = self.proposals.next().await;
             number += 1;
+            if number % ENTRIES_UNTIL_CUT == 0 {
+                self.log_has_grown.notify_one();
+            }
             let entry = self.entry(number, pack.waiters.len(), &pack.commands);
             let outcome = self.propose_until_known(entry).await;
             self.proposals.backlog.remove(pack.commands.len());

@@ -68,11 +68,14 @@ impl<H: Host> ReplicatedState for Replica<H> {
     }
 
     fn changes(&mut self) -> StateChanges {
-        let changes = self.group.state().take_changes();
+        let mut state = self.group.state();
         match Placement::kind(self.group.id()) {
-            GroupKind::Data => changes,
+            GroupKind::Data => state.take_changes(),
             // A live group starts empty after a full stop (R41): its state never goes to disk.
-            GroupKind::Live => StateChanges::new(),
+            GroupKind::Live => {
+                state.forget_changes();
+                StateChanges::new()
+            }
         }
     }
 

@@ -111,6 +111,9 @@ impl<H: Host> Node<H> {
         for group in self.groups.values() {
             tasks.push(tokio::spawn(group.clone().run_proposer()));
             tasks.push(tokio::spawn(group.clone().run_attendant(Arc::downgrade(self))));
+            if Placement::kind(group.id()) == GroupKind::Live {
+                tasks.push(tokio::spawn(group.clone().cut_log()));
+            }
         }
         tasks.push(tokio::spawn(run_checkpoints(
             Arc::downgrade(self),
@@ -209,12 +212,17 @@ async fn start_group<H: Host>(
     }
     let group_settings = raft::GroupSettings {
         sync,
-        // The live groups' state is small and in memory: who falls behind gets it whole.
-        log_entries_to_keep: match Placement::kind(id) {
-            GroupKind::Data => settings.log_entries_to_keep,
-            GroupKind::Live => settings.log_entries_to_keep.min(LIVE_ENTRIES_TO_KEEP),
-        },
+        log_entries_to_keep: settings.log_entries_to_keep,
         ..raft::GroupSettings::new(id)
+    };
+    let group_settings = match Placement::kind(id) {
+        GroupKind::Data => group_settings,
+        // The live groups' state is small and in memory: who falls behind gets it whole.
+        GroupKind::Live => raft::GroupSettings {
+            log_entries_to_keep: settings.log_entries_to_keep.min(LIVE_ENTRIES_TO_KEEP),
+            purge_batch: LIVE_ENTRIES_TO_KEEP,
+            ..group_settings
+        },
     };
     let raft = RaftGroup::start(&group_settings, parts, Replica::new(group.clone()))
         .await
@@ -233,6 +241,20 @@ async fn start_group<H: Host>(
     group.clock_started(GroupClock::resume(last, settings.created_at, SystemTime::now()));
     group.started(raft);
     Ok(())
+}
+
+impl<H: Host> Group<H> {
+    /// Cuts the log of a live group when it has grown, not only at the node's checkpoints: it is in memory, and its
+    /// checkpoint costs nothing.
+    async fn cut_log(self: Arc<Self>) {
+        loop {
+            self.log_has_grown.notified().await;
+            if let Err(error) = self.raft().checkpoint().await {
+                tracing::error!(group = self.id().0, %error, "the log could not be cut");
+                return;
+            }
+        }
+    }
 }
 
 async fn reset_log(parts: &NodeParts, group: GroupId) -> std::io::Result<()> {

@@ -19,6 +19,8 @@ pub struct GroupSettings {
     pub distrust_log: bool,
     /// Entries that stay in the log behind a checkpoint, for followers that are a little late.
     pub log_entries_to_keep: u64,
+    /// Entries beyond those that are purged together.
+    pub purge_batch: u64,
     /// Interval of a leader's heartbeats, in milliseconds.
     pub heartbeat_millis: u64,
     /// Shortest time without leader before an election, in milliseconds, beyond the leader's lease.
@@ -35,6 +37,7 @@ impl GroupSettings {
             sync: SyncPolicy::Synced,
             distrust_log: false,
             log_entries_to_keep: 20_000,
+            purge_batch: 4_096,
             heartbeat_millis: 100,
             election_millis_min: 300,
             election_millis_max: 500,
@@ -57,7 +60,7 @@ impl GroupSettings {
             allow_log_reversion: Some(self.sync == SyncPolicy::Written),
             snapshot_policy: SnapshotPolicy::Never,
             max_in_snapshot_log_to_keep: self.log_entries_to_keep,
-            purge_batch_size: 4096,
+            purge_batch_size: self.purge_batch,
             max_payload_entries: 512,
             replication_lag_threshold: 1 << 20,
             backoff: "50ms 100ms 200ms ...1s".to_owned(),

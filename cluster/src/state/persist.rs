@@ -8,7 +8,7 @@ use super::codec::{CodecError, put_varint, read_message};
 use super::messages::{MessageKey, Slot, Stored};
 use super::proposers::Proposer;
 use super::queue::read_reference;
-use super::records::{Changes, Digest, Key, KeyReader, Kind, RecordSink, SealError, open, parse};
+use super::records::{Changes, Digest, Key, KeyReader, Kind, Nowhere, RecordSink, SealError, open, parse};
 use super::sessions::Session;
 use super::subscriptions::Terms;
 use super::wills::StoredWill;
@@ -69,17 +69,26 @@ impl GroupState {
     /// Costs nothing for messages that came and went in between.
     pub fn take_changes(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         let mut changes = Changes::default();
-        self.write_meta(&mut changes);
-        self.proposers.drain(&mut changes);
-        self.sessions.drain(&mut changes);
-        self.subscriptions.drain(&mut changes);
-        self.inbound.drain(&mut changes);
-        self.wills.drain(&mut changes);
-        self.messages.drain(&mut changes);
-        self.outbox.drain(&mut changes);
-        self.queues.drain(&self.messages, &mut changes);
-        self.retained.drain(&mut changes);
+        self.drain(&mut changes);
         changes.finish()
+    }
+
+    /// Forgets what changed since the last time, of a state that is never stored.
+    pub fn forget_changes(&mut self) {
+        self.drain(&mut Nowhere);
+    }
+
+    fn drain(&mut self, sink: &mut impl RecordSink) {
+        self.write_meta(sink);
+        self.proposers.drain(sink);
+        self.sessions.drain(sink);
+        self.subscriptions.drain(sink);
+        self.inbound.drain(sink);
+        self.wills.drain(sink);
+        self.messages.drain(sink);
+        self.outbox.drain(sink);
+        self.queues.drain(&self.messages, sink);
+        self.retained.drain(sink);
     }
 
     /// All records of the state, by key.
