@@ -26,8 +26,17 @@ const LINES_MAX: usize = 8_192;
 /// Longest wait for the last lines at the end of the process.
 const FLUSH_WAIT: Duration = Duration::from_secs(1);
 
-/// Libraries that log much of their own.
-const LIBRARIES: [&str; 6] = ["openraft", "sled", "tonic", "h2", "hyper", "tower"];
+/// Libraries that log much of their own, with the level they are given. The core of openraft warns of answers that
+/// come late, as they do at each first election; what it cannot go on with reaches the log as an error of the group.
+const LIBRARIES: [(&str, &str); 7] = [
+    ("openraft", "warn"),
+    ("openraft::core::raft_core", "error"),
+    ("sled", "warn"),
+    ("tonic", "warn"),
+    ("h2", "warn"),
+    ("hyper", "warn"),
+    ("tower", "warn"),
+];
 
 /// The process has one log; so has the level.
 static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
@@ -109,7 +118,7 @@ fn filter_of(level: &LogLevel) -> Result<EnvFilter, tracing_subscriber::filter::
     EnvFilter::builder().parse(directives(level))
 }
 
-/// Directives of the level, with the libraries at `warn` unless the level names them: below that they tell what their
+/// Directives of the level, with the libraries quieter unless the level names them: below `warn` they tell what their
 /// authors want to know, dozens of lines for every Raft group at each start and a few at each checkpoint.
 fn directives(level: &LogLevel) -> String {
     let level = level.as_str();
@@ -119,13 +128,14 @@ fn directives(level: &LogLevel) -> String {
         return level.to_owned();
     }
     let is_named = |library: &str| {
-        let targets = level.split(',').filter_map(|part| part.split_once('='));
-        targets
-            .into_iter()
-            .any(|(target, _)| target.split("::").next() == Some(library))
+        let crate_of = |target: &str| target.split("::").next().map(str::to_owned);
+        let mut targets = level.split(',').filter_map(|part| part.split_once('='));
+        targets.any(|(target, _)| crate_of(target) == crate_of(library))
     };
-    let quiet = LIBRARIES.iter().filter(|library| !is_named(library));
-    quiet.fold(level.to_owned(), |all, library| format!("{all},{library}=warn"))
+    let quiet = LIBRARIES.iter().filter(|(library, _)| !is_named(library));
+    quiet.fold(level.to_owned(), |all, (library, quieter)| {
+        format!("{all},{library}={quieter}")
+    })
 }
 
 /// What the log's thread is told.

@@ -45,6 +45,9 @@ pub(crate) struct SharedSettings {
     pub(crate) incarnation: NodeIncarnation,
 }
 
+/// A worker ticks ten times a second; one that has not for so long does not come back by itself.
+const STUCK_AFTER_MS: u64 = 30_000;
+
 /// What workers, groups and listeners share.
 pub(crate) struct Shared {
     pub(crate) settings: SharedSettings,
@@ -139,6 +142,16 @@ impl Shared {
             "auto-{:x}-{:x}-{number:x}",
             self.settings.node.0, self.settings.incarnation.0
         )
+    }
+
+    /// What to say of a worker that has not run for [`STUCK_AFTER_MS`], if there is one.
+    pub(crate) fn stuck_worker(&self) -> Option<String> {
+        let now = self.now();
+        let mut workers = self.mailboxes.iter().enumerate();
+        workers.find_map(|(index, mailbox)| {
+            let idle = now.millis_since(mailbox.last_run()?);
+            (idle > STUCK_AFTER_MS).then(|| format!("worker {index} has not run for {} s", idle / 1000))
+        })
     }
 
     /// Bytes of commands that wait to be committed.

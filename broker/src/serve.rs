@@ -128,7 +128,7 @@ pub fn run(config: &Config) -> Result<(), ServeError> {
 
     let workers = start_workers(config, &shared, &metrics)?;
     start_listeners(&runtime, bound, &shared);
-    start_admin(&runtime, admin_socket, config, &metrics, &readiness)?;
+    start_admin(&runtime, admin_socket, config, &shared, &metrics, &readiness)?;
     if config.node.sys_interval_secs > 0 {
         let interval = Duration::from_secs(config.node.sys_interval_secs.into());
         runtime.spawn(sys_topics::run(
@@ -338,13 +338,17 @@ fn start_admin(
     runtime: &Runtime,
     socket: std::net::TcpListener,
     config: &Config,
+    shared: &Arc<Shared>,
     metrics: &Metrics,
     readiness: &Readiness,
 ) -> Result<(), ServeError> {
     let address = socket.local_addr()?;
     let _entered = runtime.enter();
     let socket = tokio::net::TcpListener::from_std(socket)?;
-    let state = AdminState::new(&config.node.name, metrics.clone(), readiness.clone());
+    let workers = shared.clone();
+    let state = AdminState::new(&config.node.name, metrics.clone(), readiness.clone(), move || {
+        workers.stuck_worker()
+    });
     runtime.spawn(async move {
         if let Err(error) = admin::serve(socket, state, std::future::pending()).await {
             tracing::error!(%error, "the admin interface failed");

@@ -172,7 +172,7 @@ impl Wal {
     ) -> Result<Self, WalError> {
         let replayed = replay::replay(&*disk, dir, volume)?;
         if let Some(TornTail { file, offset, bytes }) = &replayed.recovery.torn {
-            tracing::warn!(file = %file.display(), offset, bytes, "cut off an unsynced end of the log");
+            tracing::debug!(file = %file.display(), offset, bytes, "cut off an unsynced end of the log");
         }
         let state = State::new(
             replayed.groups,

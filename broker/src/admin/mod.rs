@@ -3,7 +3,7 @@
 //! | path | answer |
 //! |---|---|
 //! | `/metrics` | all metrics in the exposition format |
-//! | `/livez` | 200 while the process answers |
+//! | `/livez` | 200 while every worker goes on, else 503: only a restart helps |
 //! | `/readyz` | 200 when every condition is met, else 503, with the reasons ([`Readiness`]) |
 //! | `/api/v1/status` | what this node is |
 //!
@@ -43,21 +43,36 @@ use problem::Problem;
 #[derive(Clone, Debug)]
 pub struct AdminState(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     node: String,
     metrics: Metrics,
     readiness: Readiness,
+    stuck: Box<dyn Fn() -> Option<String> + Send + Sync>,
     started: Instant,
 }
 
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
 impl AdminState {
-    /// For the node of that name; the uptime counts from now.
-    pub fn new(node: &str, metrics: Metrics, readiness: Readiness) -> Self {
+    /// For the node of that name; the uptime counts from now. `stuck` says what no longer goes on, if anything; it must
+    /// not block.
+    pub fn new(
+        node: &str,
+        metrics: Metrics,
+        readiness: Readiness,
+        stuck: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) -> Self {
         Self(Arc::new(Inner {
             node: node.to_owned(),
             metrics,
             readiness,
+            stuck: Box::new(stuck),
             started: Instant::now(),
         }))
     }
@@ -87,7 +102,7 @@ fn router(state: AdminState, is_loopback: bool) -> Router {
     }
     Router::new()
         .route("/metrics", get(metrics_text))
-        .route("/livez", get(|| async { "ok\n" }))
+        .route("/livez", get(live))
         .route("/readyz", get(ready))
         .nest("/api/v1", api)
         .fallback(not_found)
@@ -118,6 +133,13 @@ async fn metrics_text(State(state): State<AdminState>) -> Response {
         state.0.metrics.encode(),
     )
         .into_response()
+}
+
+async fn live(State(state): State<AdminState>) -> Response {
+    match (state.0.stuck)() {
+        None => "ok\n".into_response(),
+        Some(what) => (StatusCode::SERVICE_UNAVAILABLE, format!("{what}\n")).into_response(),
+    }
 }
 
 /// Text for people and probes, JSON for who accepts it.

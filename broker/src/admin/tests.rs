@@ -11,6 +11,7 @@ struct Fixture {
     address: std::net::SocketAddr,
     readiness: Readiness,
     metrics: Metrics,
+    stuck: Arc<std::sync::Mutex<Option<String>>>,
     stop: oneshot::Sender<()>,
     task: tokio::task::JoinHandle<io::Result<()>>,
 }
@@ -20,7 +21,11 @@ impl Fixture {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (readiness, metrics) = (Readiness::default(), Metrics::new());
-        let state = AdminState::new("node7", metrics.clone(), readiness.clone());
+        let stuck: Arc<std::sync::Mutex<Option<String>>> = Arc::default();
+        let asked = stuck.clone();
+        let state = AdminState::new("node7", metrics.clone(), readiness.clone(), move || {
+            asked.lock().unwrap().clone()
+        });
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(serve(listener, state, async {
             let _ = stopped.await;
@@ -29,6 +34,7 @@ impl Fixture {
             address,
             readiness,
             metrics,
+            stuck,
             stop,
             task,
         }
@@ -78,6 +84,12 @@ async fn probes_tell_the_conditions() {
     );
     let (head, body) = fixture.ask("GET", "/livez", "*/*").await;
     assert!(head.starts_with("http/1.1 200") && body == "ok\n", "{head}");
+    *fixture.stuck.lock().unwrap() = Some("worker 1 has not run for 31 s".to_owned());
+    let (head, body) = fixture.ask("GET", "/livez", "*/*").await;
+    assert!(
+        head.starts_with("http/1.1 503") && body.contains("worker 1"),
+        "{head}"
+    );
 }
 
 #[tokio::test]
@@ -127,7 +139,7 @@ async fn errors_are_problem_details() {
 
 #[tokio::test]
 async fn the_api_is_closed_off_loopback() {
-    let state = AdminState::new("n", Metrics::new(), Readiness::default());
+    let state = AdminState::new("n", Metrics::new(), Readiness::default(), || None);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let router = router(state, false);
@@ -137,6 +149,7 @@ async fn the_api_is_closed_off_loopback() {
         address,
         readiness: Readiness::default(),
         metrics: Metrics::new(),
+        stuck: Arc::default(),
         stop,
         task,
     };

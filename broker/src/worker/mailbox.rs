@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use quorate_cluster::node::{Backlog, Completion, Location, References, SharedReference};
 use quorate_proto::codec::ReasonCode;
 use quorate_proto::message::Message;
-use quorate_proto::session::OpenRequest;
+use quorate_proto::session::{Instant, OpenRequest};
 use tokio::sync::Notify;
 
 use super::batch::LiveBatch;
@@ -71,7 +72,7 @@ pub(crate) struct LiveShared {
     pub(crate) share: quorate_cluster::state::ShareKey,
     pub(crate) message: Arc<Message>,
     pub(crate) terms: Terms,
-    pub(crate) expires_at: Option<quorate_proto::session::Instant>,
+    pub(crate) expires_at: Option<Instant>,
 }
 
 impl LiveShared {
@@ -92,6 +93,8 @@ pub(crate) struct Mailbox {
     /// Deliveries of other workers' connections that wait in it. What else comes is bounded by what its receiver
     /// asked for.
     pub(super) deliveries: Backlog,
+    /// When its worker last ran, in milliseconds; 0 before it has.
+    last_run: AtomicU64,
 }
 
 impl Default for Mailbox {
@@ -100,6 +103,7 @@ impl Default for Mailbox {
             queue: Mutex::default(),
             wake: Notify::new(),
             deliveries: Backlog::new(DELIVERIES_BYTES_MAX),
+            last_run: AtomicU64::new(0),
         }
     }
 }
@@ -118,6 +122,19 @@ impl Mailbox {
         drop(queue);
         if was_empty {
             self.wake.notify_one();
+        }
+    }
+
+    /// The worker is running.
+    pub(super) fn runs(&self, now: Instant) {
+        self.last_run.store(now.0.max(1), Ordering::Relaxed);
+    }
+
+    /// When the worker last ran; `None` before its start.
+    pub(crate) fn last_run(&self) -> Option<Instant> {
+        match self.last_run.load(Ordering::Relaxed) {
+            0 => None,
+            millis => Some(Instant(millis)),
         }
     }
 

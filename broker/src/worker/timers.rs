@@ -58,6 +58,7 @@ impl Worker {
         loop {
             ticks.tick().await;
             let now = self.now();
+            self.mailbox().runs(now);
             self.wheel.borrow_mut().due(now, &mut due);
             for location in due.drain(..) {
                 if let Some(conn) = self.connection(location) {

@@ -255,6 +255,28 @@ async fn payload_is_passed_on_as_it_is(version: Version) {
 }
 each_version!(payload_is_passed_on_as_it_is);
 
+/// Section 3.3.2.3.2: a payload said to be UTF-8 is checked, and refused with 0x99 where it is not; nobody gets it. The
+/// same of a will, in CONNACK.
+#[tokio::test]
+async fn payload_format_is_checked() {
+    let scope = Scope::new();
+    let mut subscriber = broker().clean(Version::V5, &scope.id("s")).await;
+    subscriber.subscribe(&scope.topic("x"), 2).await;
+    let mut raw = broker().raw_client(Version::V5, &connect(&scope.id("p"))).await;
+    let text = |payload: &[u8]| publish(&scope.topic("x"), payload).property(Property::PayloadFormat(1));
+    for payload in [&[0xFF][..], &[b'a', 0xC3], &[0xED, 0xA0, 0x80]] {
+        raw.send(&text(payload).qos(1).id(1)).await;
+        assert_eq!(raw.expect_puback().await.code, 0x99);
+        raw.send(&text(payload).qos(2).id(2)).await;
+        assert_eq!(raw.expect_pubrec().await.code, 0x99);
+    }
+    raw.send(&text("é".as_bytes()).qos(1).id(3)).await;
+    assert_eq!(raw.expect_puback().await.code, 0);
+    assert_eq!(subscriber.receive().await.payload, "é".as_bytes());
+    raw.send(&text(&[0xFF])).await;
+    raw.expect_disconnect(0x99).await;
+}
+
 /// [MQTT-3.3.2-4], [MQTT-3.3.2-15] to [MQTT-3.3.2-18], [MQTT-3.3.2-20]: live, queued and retained alike.
 #[tokio::test]
 async fn properties_are_passed_on_unaltered() {
