@@ -16,8 +16,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Faster than the system's for many small allocations of several threads, which is what a broker does. Once here for
-/// every program made of this crate.
+/// Faster than the system's for many small allocations of several threads, which is what a broker does. Without
+/// transparent huge pages, which double the memory of a node at rest. Once here for every program made of this crate.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

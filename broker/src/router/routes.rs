@@ -108,7 +108,8 @@ impl RouteValue {
 #[derive(Debug)]
 pub struct RouteTable {
     trie: SubscriptionTrie<u32, RouteValue>,
-    sessions: Slab<SessionRoute>,
+    /// Boxed, so that a table that grows moves pointers only.
+    sessions: Slab<Box<SessionRoute>>,
     by_session: HashMap<SessionId, u32, foldhash::fast::RandomState>,
     shares: Slab<ShareRoute>,
     by_share: HashMap<ShareKey, u32, foldhash::fast::RandomState>,
@@ -157,13 +158,13 @@ impl RouteTable {
     pub fn session(&self, session: SessionId) -> Option<&SessionRoute> {
         self.by_session
             .get(&session)
-            .map(|key| &self.sessions[*key as usize])
+            .map(|key| &*self.sessions[*key as usize])
     }
 
     fn session_mut(&mut self, session: SessionId) -> Option<&mut SessionRoute> {
         self.by_session
             .get(&session)
-            .map(|key| &mut self.sessions[*key as usize])
+            .map(|key| &mut *self.sessions[*key as usize])
     }
 
     /// A session was created or its connection changed; answers the location that it leaves.
@@ -171,7 +172,7 @@ impl RouteTable {
         let key = match self.by_session.get(&session) {
             Some(key) => *key,
             None => {
-                let key = small(self.sessions.insert(SessionRoute::new(session)));
+                let key = small(self.sessions.insert(Box::new(SessionRoute::new(session))));
                 self.by_session.insert(session, key);
                 key
             }

@@ -48,13 +48,12 @@ pub(super) enum Writer {
 }
 
 /// One connection.
-#[derive(Debug)]
 pub(super) struct Conn {
     pub(super) location: Location,
     pub(super) listener: Arc<ListenerContext>,
     pub(super) writer: Writer,
     pub(super) flags: Cell<Flags>,
-    pub(super) waker: RefCell<Option<Waker>>,
+    pub(super) waker: Cell<Option<Waker>>,
     pub(super) state: RefCell<ConnState>,
 }
 
@@ -113,6 +112,15 @@ impl ConnState {
     }
 }
 
+impl std::fmt::Debug for Conn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Conn")
+            .field("location", &self.location)
+            .field("flags", &self.flags)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Conn {
     /// Sets a flag.
     pub(super) fn update(&self, change: impl FnOnce(&mut Flags)) {
@@ -123,8 +131,9 @@ impl Conn {
 
     /// Wakes the connection's task.
     pub(super) fn wake(&self) {
-        if let Some(waker) = &*self.waker.borrow() {
+        if let Some(waker) = self.waker.take() {
             waker.wake_by_ref();
+            self.waker.set(Some(waker));
         }
     }
 

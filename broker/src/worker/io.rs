@@ -69,10 +69,10 @@ impl Future for ConnectionTask {
 
 impl ConnectionTask {
     fn keep_waker(&self, cx: &Context<'_>) {
-        let mut waker = self.conn.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
+        let known = self.conn.waker.take().filter(|known| known.will_wake(cx.waker()));
+        self.conn
+            .waker
+            .set(Some(known.unwrap_or_else(|| cx.waker().clone())));
     }
 
     fn is_held_back(&self) -> bool {

@@ -107,7 +107,7 @@ impl Worker {
             listener,
             writer,
             flags: std::cell::Cell::new(Flags::default()),
-            waker: std::cell::RefCell::default(),
+            waker: std::cell::Cell::default(),
             state: std::cell::RefCell::new(ConnState {
                 protocol,
                 out: Vec::new(),

@@ -62,6 +62,8 @@ impl GroupSettings {
             max_in_snapshot_log_to_keep: self.log_entries_to_keep,
             purge_batch_size: self.purge_batch,
             max_payload_entries: 512,
+            // Latencies that nobody reads.
+            log_stage_capacity: Some(16),
             replication_lag_threshold: 1 << 20,
             backoff: "50ms 100ms 200ms ...1s".to_owned(),
             ..Config::default()

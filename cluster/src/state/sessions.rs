@@ -85,7 +85,8 @@ impl Session {
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     by_client: BTreeMap<ClientId, SessionId>,
-    by_id: HashMap<SessionId, Session>,
+    /// Boxed: a table has room for twice as many.
+    by_id: HashMap<SessionId, Box<Session>>,
     connected: usize,
     dirty: Dirty<SessionId>,
 }
@@ -105,7 +106,7 @@ impl Sessions {
     }
 
     pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
-        self.by_id.get(&id)
+        self.by_id.get(&id).map(Box::as_ref)
     }
 
     pub(super) fn contains(&self, id: SessionId) -> bool {
@@ -123,7 +124,7 @@ impl Sessions {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.by_client
             .range::<str, _>((start, Bound::Unbounded))
-            .filter_map(|(_, id)| self.by_id.get(id).map(|session| (*id, session)))
+            .filter_map(|(_, id)| self.by_id.get(id).map(|session| (*id, session.as_ref())))
     }
 
     /// Sessions whose connection is at one of the starts of `node` up to `incarnation`, by client identifier.
@@ -144,7 +145,7 @@ impl Sessions {
         self.connected += usize::from(session.connection.is_some());
         let before = self.by_client.insert(session.client_id.clone(), id);
         debug_assert_eq!(before, None, "a client identifier has one session");
-        self.by_id.insert(id, session);
+        self.by_id.insert(id, Box::new(session));
         self.dirty.insert(id);
     }
 
@@ -153,7 +154,7 @@ impl Sessions {
         self.connected -= usize::from(session.connection.is_some());
         self.by_client.remove(&session.client_id);
         self.dirty.insert(id);
-        Some(session)
+        Some(*session)
     }
 
     /// Gives the session to a new connection; returns its epoch and the deadline that is off now.
@@ -207,7 +208,7 @@ impl Sessions {
         }
         self.connected += usize::from(session.connection.is_some());
         self.by_client.insert(session.client_id.clone(), id);
-        self.by_id.insert(id, session);
+        self.by_id.insert(id, Box::new(session));
         true
     }
 
