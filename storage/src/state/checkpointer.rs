@@ -7,9 +7,9 @@
 //! 3. the groups' records (position, meta) and the store's record with a higher sequence;
 //! 4. the file removed, the marker raised to that sequence.
 //!
-//! At open the store is synced, leftovers of other generations are deleted, and a file that is there is copied again
-//! from step 2. A snapshot goes into a new generation and counts from the one batch that changes the group's record;
-//! the old generation is deleted bit by bit.
+//! At open the store is synced, leftovers of other generations are deleted, and a file that is there has its name
+//! synced and is copied again from step 2. A snapshot goes into a new generation and counts from the one batch that
+//! changes the group's record; the old generation is deleted bit by bit.
 //!
 //! Invariants: a generation is never reused while keys of it may be in the store; after an error in a change nothing
 //! more is written or read, because the store may hold half of it: reopen.
@@ -140,6 +140,9 @@ impl Checkpointer {
             self.disk.remove(&path)?;
             return Ok(self.disk.sync_dir(&self.dir)?);
         }
+        // The earlier run may have been killed between naming the file and syncing its name. If the name went with the
+        // next power cut, half a copy would stay in the store, and nothing to complete it with.
+        self.disk.sync_dir(&self.dir)?;
         tracing::info!(sequence, "copying a checkpoint that was cut off");
         let mut batches = Batches::new(&*self.store);
         let mut records = Vec::new();

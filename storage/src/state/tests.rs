@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::disk::{Disk, RealDisk};
-use crate::faulty::FaultyDisk;
+use crate::faulty::{CrashMode, FaultyDisk};
 use crate::log::LogPosition;
 
 const DIR: &str = "/state";
@@ -434,5 +434,33 @@ fn a_kill_amid_a_swap_and_then_a_power_cut_leave_the_old_or_the_new_state() {
                 "seed {seed}, cut {cut_at}"
             );
         }
+    }
+}
+
+#[test]
+fn a_kill_amid_a_checkpoint_and_then_a_power_cut_amid_its_recovery_leave_the_old_or_the_new_state() {
+    for (killed_at, cut_at) in (1..24).flat_map(|killed_at| (1..24).map(move |cut_at| (killed_at, cut_at))) {
+        let machine = Machine::new();
+        machine.disk.set_crash_mode(CrashMode::Lost);
+        let checkpointer = machine.open().unwrap();
+        let state = |value: &[u8]| vec![change("a", Some(value)), change("b", Some(value))];
+        checkpointer.checkpoint(one(GROUP, 1, state(b"1"))).unwrap();
+        machine.disk.crash_at(Some(killed_at));
+        let _ = checkpointer.checkpoint(one(GROUP, 2, state(b"2")));
+        // The name of the file may be in the cache alone.
+        machine.disk.kill();
+        machine.disk.crash_at(Some(cut_at));
+        let _ = machine.open();
+        machine.disk.crash();
+        machine.store.crash();
+        let checkpointer = machine.open().unwrap();
+        let (position, _) = checkpointer.load(GROUP).unwrap();
+        let value = position.index.to_string().into_bytes();
+        assert_eq!(
+            content(&checkpointer, GROUP),
+            [("a".to_owned(), value.clone()), ("b".to_owned(), value)],
+            "at {}, killed at {killed_at}, cut at {cut_at}",
+            position.index
+        );
     }
 }
