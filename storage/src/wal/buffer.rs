@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::WalOptions;
 use super::batch::{Batch, Failure, Move, Removal, Waiting};
 use super::group::{GroupState, Place, Slot};
-use super::record::{Kind, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, RecordHeader, SegmentMask};
+use super::record::{INDEX_MAX, Kind, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, RecordHeader, SegmentMask};
 use super::segment::{SEGMENT_HEADER_BYTES, Segment};
 use crate::disk::DiskFile;
 use crate::log::{Completion, GroupId, LogEntry, LogPosition, SyncPolicy};
@@ -203,6 +203,12 @@ impl State {
         {
             return self.reject(done, "payload is longer than 64 MiB");
         }
+        if entries
+            .last()
+            .is_some_and(|entry| entry.position.index > INDEX_MAX)
+        {
+            return self.reject(done, "index is too high");
+        }
         let bytes: usize = entries
             .iter()
             .map(|entry| entry.payload.len() + RECORD_HEADER_BYTES)
@@ -263,6 +269,9 @@ impl State {
     }
 
     pub(crate) fn purge(&mut self, group: GroupId, position: LogPosition, done: Completion) {
+        if position.index > INDEX_MAX {
+            return self.reject(done, "index is too high");
+        }
         let purged = self.group(group).purged;
         if purged.is_none_or(|purged| purged.index < position.index) {
             let segment = self.push_small(Kind::Purge, group, position, &[]);

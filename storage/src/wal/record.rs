@@ -33,6 +33,9 @@ use crate::volume::VolumeId;
 /// Bytes of a record before its payload.
 pub(crate) const RECORD_HEADER_BYTES: usize = 35;
 
+/// Highest index of an entry or a purge: what is computed from indexes never overflows.
+pub(crate) const INDEX_MAX: u64 = u64::MAX >> 1;
+
 /// Longest payload.
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 

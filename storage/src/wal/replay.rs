@@ -26,7 +26,7 @@ use bytes::Bytes;
 
 use super::error::WalError;
 use super::group::{GroupState, Place, Slot, StateSegments};
-use super::record::{Fields, Kind, RECORD_HEADER_BYTES, SegmentMask};
+use super::record::{Fields, INDEX_MAX, Kind, RECORD_HEADER_BYTES, SegmentMask};
 use super::segment::{self, HeaderCheck, SEGMENT_HEADER_BYTES, Segment, SegmentReader};
 use crate::disk::{self, Disk, DiskFile};
 use crate::log::{GroupId, LogPosition};
@@ -80,11 +80,19 @@ impl ReplayGroup {
     fn apply(&mut self, place: Place, fields: Fields, payload: &[u8]) -> Result<(), &'static str> {
         let LogPosition { term, leader, index } = fields.position;
         match fields.kind {
+            Kind::Entry | Kind::Moved | Kind::Purge if index > INDEX_MAX => {
+                return Err("impossible index");
+            }
             Kind::Entry | Kind::Moved => {
                 if fields.kind == Kind::Entry && self.entries.range(index..).next().is_some() {
                     return Err("an entry repeats an index");
                 }
-                if self.purged.is_none_or(|purged| index > purged.index) {
+                let is_purged = self.purged.is_some_and(|purged| index <= purged.index);
+                // Only a copy may come late. Once the purge is copied to the log's end, an entry would contradict others.
+                if fields.kind == Kind::Entry && is_purged {
+                    return Err("an entry is purged before it is written");
+                }
+                if !is_purged {
                     let payload_bytes = fields.payload_bytes as u32;
                     self.entries.insert(
                         index,

@@ -2,6 +2,81 @@
 
 use super::*;
 
+use record::INDEX_MAX;
+
+/// Opens a log whose only segment holds these records, intact.
+fn open_records(records: &[(Kind, u64)]) -> Result<Wal, WalError> {
+    let disk = FaultyDisk::new(1);
+    let mut bytes = segment::encode_header(VOLUME, 1).to_vec();
+    for (kind, index) in records {
+        let mask = SegmentMask::new(VOLUME, 1).at(bytes.len() as u64);
+        bytes.extend(RecordHeader::new(*kind, GROUP, position(*index), &[]).sealed(mask));
+    }
+    disk.create_dir(Path::new("/wal")).unwrap();
+    let file = disk
+        .create(&Path::new("/wal").join(segment::file_name(1)))
+        .unwrap();
+    file.write_at(0, &bytes).unwrap();
+    open_with(&disk, options())
+}
+
+#[test]
+fn records_that_the_log_never_writes_are_corruption() {
+    let beyond = INDEX_MAX + 1;
+    for (records, reason) in [
+        (
+            &[(Kind::Entry, 2), (Kind::Entry, 2)][..],
+            "an entry repeats an index",
+        ),
+        (
+            &[(Kind::Entry, 2), (Kind::Entry, 4)],
+            "entries before this one are missing",
+        ),
+        (
+            &[(Kind::Purge, 4), (Kind::Entry, 4)],
+            "an entry is purged before it is written",
+        ),
+        (&[(Kind::Entry, beyond)], "impossible index"),
+        (&[(Kind::Moved, u64::MAX)], "impossible index"),
+        (&[(Kind::Purge, beyond)], "impossible index"),
+    ] {
+        match open_records(records) {
+            Err(WalError::Corrupt { reason: found, .. }) => assert_eq!(found, reason, "{records:?}"),
+            other => panic!("{records:?}: {other:?}"),
+        }
+    }
+    for (records, held) in [
+        (&[(Kind::Purge, 4), (Kind::Entry, 5)][..], vec![5]),
+        (&[(Kind::Purge, 4), (Kind::Moved, 4)], vec![]),
+        (&[(Kind::Entry, INDEX_MAX)], vec![INDEX_MAX]),
+        (&[(Kind::Purge, INDEX_MAX)], vec![]),
+    ] {
+        let wal = open_records(records).unwrap();
+        assert_eq!(indexes(&wal, GROUP), held, "{records:?}");
+    }
+}
+
+#[test]
+fn indexes_beyond_the_maximum_are_refused() {
+    let disk = FaultyDisk::new(1);
+    let wal = open(&disk);
+    let failed = || {
+        let (done, result) = crate::log_suite::completion();
+        (done, move || result.try_recv().unwrap().is_err())
+    };
+    let (done, append_failed) = failed();
+    wal.append(GROUP, vec![entry(INDEX_MAX, 1), entry(INDEX_MAX + 1, 1)], done);
+    let (done, purge_failed) = failed();
+    wal.purge(GROUP, position(u64::MAX), done);
+    flush(&wal);
+    assert!(append_failed() && purge_failed());
+    assert_eq!(wal.state(GROUP).last, None);
+    append(&wal, GROUP, INDEX_MAX, 1);
+    wal.append(GROUP, vec![entry(INDEX_MAX + 1, 1)], nothing());
+    flush(&wal);
+    assert_eq!(indexes(&wal, GROUP), [INDEX_MAX]);
+}
+
 #[test]
 fn an_unsynced_tail_is_cut_off_and_reported() {
     let disk = FaultyDisk::new(1);
