@@ -6,6 +6,7 @@
 //! - [`session`]: the session state machine of the server's side of one client.
 
 pub mod codec;
+mod fuzz_input;
 pub mod message;
 pub mod session;
 pub mod topic;

@@ -3,9 +3,10 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::fuzzing::fuzz_decode;
+use super::fuzzing::{fuzz_decode, fuzz_round_trip};
 use super::samples::parts;
 use super::*;
+use crate::fuzz_input::cases;
 
 /// A packet whose length is right and whose body is anything.
 fn framed() -> impl Strategy<Value = Vec<u8>> {
@@ -40,7 +41,7 @@ fn heads() -> Vec<(u8, Vec<u8>)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4_000))]
+    #![proptest_config(ProptestConfig::with_cases(cases(4_000)))]
 
     #[test]
     fn any_bytes(bytes in vec(any::<u8>(), 0..200)) {
@@ -53,13 +54,18 @@ proptest! {
     }
 
     #[test]
+    fn any_description(bytes in vec(any::<u8>(), 0..400)) {
+        fuzz_round_trip(&bytes);
+    }
+
+    #[test]
     fn any_properties(bytes in with_property_block()) {
         fuzz_decode(&bytes);
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(cases(200)))]
 
     #[test]
     fn packets_with_a_few_bytes_changed(

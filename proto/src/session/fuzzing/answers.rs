@@ -1,8 +1,8 @@
 //! What the host answers, in any order: decisions, openings, outcomes.
 
 use super::host::Run;
-use super::input::Input;
 use crate::codec::{PacketId, ProtocolVersion, ReasonCode};
+use crate::fuzz_input::Input;
 use crate::session::{Decision, OpenRequest, Opened, PublishOutcome};
 
 const REASONS: [ReasonCode; 4] = [

@@ -59,12 +59,14 @@ pub(super) struct Client {
     pub(super) publishes_seen: u64,
     /// A PUBREC for what was not in flight, answered with PUBREL.
     stray_pubrecs: BTreeMap<PacketId, u32>,
+    /// Identifiers that were in flight later: a stray PUBREC of one may stay without an answer.
+    used_later: BTreeSet<PacketId>,
     /// A PUBREL is due for what an earlier connection sent.
     pub(super) release_due: Option<PacketId>,
     requests: u32,
     pings: u32,
-    /// Aliases it has set.
-    set_aliases: BTreeSet<u16>,
+    /// Aliases it has set, and what they stand for.
+    set_aliases: BTreeMap<u16, String>,
 }
 
 impl Client {
@@ -87,10 +89,11 @@ impl Client {
             last: [None; 2],
             publishes_seen: 0,
             stray_pubrecs: BTreeMap::new(),
+            used_later: BTreeSet::new(),
             release_due: None,
             requests: 0,
             pings: 0,
-            set_aliases: BTreeSet::new(),
+            set_aliases: BTreeMap::new(),
         }
     }
 
@@ -127,13 +130,43 @@ impl Client {
         !self.sent.contains_key(&packet_id) && unfinished < usize::from(receive_maximum)
     }
 
+    /// One of its QoS 2 publishes that got a PUBREC, to be sent once more.
+    pub(super) fn received(&self, choice: u8) -> Option<PacketId> {
+        let received = self.sent.iter().filter(|(_, stage)| **stage == Sent::Received);
+        let received: Vec<PacketId> = received.map(|(packet_id, _)| *packet_id).collect();
+        received.get(usize::from(choice) % received.len().max(1)).copied()
+    }
+
+    /// The topic that a publish of it means.
+    pub(super) fn topic_of<'a>(&'a self, publish: &Publish<'a>) -> Option<&'a str> {
+        match publish.topic_alias {
+            Some(alias) if publish.topic.is_empty() => self.set_aliases.get(&alias).map(String::as_str),
+            _ => Some(publish.topic),
+        }
+    }
+
+    /// Whether a publish of it is one that it has sent and not completed [MQTT-4.3.3-10].
+    pub(super) fn is_repeated(&self, publish: &Publish<'_>) -> bool {
+        let known = publish.packet_id.is_some_and(|id| self.sent.contains_key(&id));
+        publish.qos == QoS::ExactlyOnce && known
+    }
+
     /// Whether it has set an alias.
     pub(super) fn has_set(&self, alias: u16) -> bool {
-        self.set_aliases.contains(&alias)
+        self.set_aliases.contains_key(&alias)
     }
 
     /// A packet the server took without complaint.
     pub(super) fn sent(&mut self, packet: &Packet<'_>) {
+        if let Packet::Publish(Publish {
+            topic_alias: Some(alias),
+            topic,
+            ..
+        }) = packet
+            && !topic.is_empty()
+        {
+            self.set_aliases.insert(*alias, (*topic).to_owned());
+        }
         match packet {
             Packet::Publish(Publish {
                 qos: QoS::AtLeastOnce,
@@ -197,6 +230,7 @@ impl Client {
                 self.got.insert(pubrec.packet_id, Got::Received);
             }
             Some(Got::Received | Got::Released) => {}
+            None if pubrec.reason.is_error() => {}
             None => *self.stray_pubrecs.entry(pubrec.packet_id).or_default() += 1,
         }
     }
@@ -291,6 +325,7 @@ impl Client {
         } else {
             Got::AtLeastOnce
         };
+        self.used_later.insert(packet_id);
         assert!(
             self.got.insert(packet_id, stage).is_none(),
             "{packet_id} is in use"
@@ -329,6 +364,7 @@ impl Client {
         let packet_id = pubrel.packet_id;
         if self.release_due == Some(packet_id) {
             self.release_due = None;
+            self.used_later.insert(packet_id);
             assert!(
                 self.got.insert(packet_id, Got::Released).is_none(),
                 "{packet_id} is in use"
@@ -367,6 +403,13 @@ impl Client {
         assert!(
             self.pubcomps.values().all(|due| *due == 0),
             "PUBREL without PUBCOMP: {self:?}"
+        );
+        assert!(
+            self.stray_pubrecs
+                .iter()
+                .all(|(id, due)| *due == 0 || self.used_later.contains(id))
+                && !self.got.values().any(|stage| *stage == Got::Received),
+            "PUBREC without PUBREL: {self:?}"
         );
         assert_eq!((self.requests, self.pings), (0, 0), "requests without answer");
     }

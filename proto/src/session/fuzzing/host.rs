@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::client::{Client, Expected};
-use super::input::Input;
-use crate::codec::{Connect, Frame, Packet, PacketId, ProtocolVersion, QoS, ReasonCode, Will};
+use crate::codec::{
+    Connect, Frame, OutboundPublish, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, Will,
+};
+use crate::fuzz_input::Input;
 use crate::message::Message;
 use crate::session::{
     Action, AuthenticationRequest, Close, Connection, ConnectionSettings, DeliverResult, Delivery,
-    DeliveryPhase, DeliveryToken, Instant, OpenRequest, PacketIdSource, PublishOutcome, PublishToken,
-    TrackedDelivery,
+    DeliveryPhase, DeliveryToken, DropReason, Instant, OpenRequest, PacketIdSource, PublishOutcome,
+    PublishToken, TrackedDelivery,
 };
 
 pub(super) const TOPICS: [&str; 5] = [
@@ -145,6 +147,10 @@ impl Run {
         while let Some(packet_id) = self.outstanding.releases.pop() {
             self.connection.handle_released(packet_id, true, &mut self.out);
         }
+        while let Some(packet_id) = self.outstanding.received.pop() {
+            self.connection
+                .handle_received_committed(packet_id, &mut self.out);
+        }
         while let Some((packet_id, count, subscribe)) = self.outstanding.requests.pop() {
             self.answer_request(packet_id, count, subscribe);
         }
@@ -196,12 +202,43 @@ impl Run {
         let decoded = Packet::decode(frame, self.client.version);
         match self.connection.handle_frame(frame, self.now, &mut self.out) {
             Ok(action) => {
+                if let Ok(Packet::Publish(publish)) = &decoded
+                    && self.client.connected
+                {
+                    self.check_handed_on(publish, &action);
+                }
                 if let Some(packet) = packet.or(decoded.as_ref().ok()).filter(|_| self.client.connected) {
                     self.client.sent(packet);
                 }
                 self.take(action);
             }
             Err(close) => self.end(&close),
+        }
+    }
+
+    /// A publish that was taken without complaint is handed on once, under the topic that the client means, unless it
+    /// has a fault of its own, which only MQTT 5 has an answer for.
+    fn check_handed_on(&self, publish: &Publish<'_>, action: &Action<'_>) {
+        let settings = self.connection.settings();
+        let topic = self.client.topic_of(publish).expect("an alias that was set");
+        let is_valid = topic.len() <= usize::from(settings.topic_bytes_max)
+            && !(settings.validate_payload_format
+                && publish.payload_is_utf8
+                && std::str::from_utf8(publish.payload).is_err());
+        let may_be_refused = self.client.version == ProtocolVersion::V5 && publish.qos > QoS::AtMostOnce;
+        assert!(
+            is_valid || may_be_refused,
+            "taken in spite of its fault: {publish:?}"
+        );
+        let is_new = !self.client.is_repeated(publish);
+        match action {
+            Action::Publish(request) => {
+                assert!(is_valid && is_new, "handed on: {publish:?}");
+                assert_eq!(&*request.topic, topic, "topic of {publish:?}");
+                assert_eq!(request.publish.payload, publish.payload);
+            }
+            Action::None => assert!(!is_valid || !is_new, "not handed on: {publish:?}"),
+            other => panic!("{other:?} for {publish:?}"),
         }
     }
 
@@ -295,7 +332,40 @@ impl Run {
         self.out.clear();
         let sent = self.client.publishes_seen - before;
         assert_eq!(sent, u64::from(result == DeliverResult::Sent), "{result:?}");
+        self.check_dropped(result, &delivery);
         self.queued += u64::from(result == DeliverResult::Queued);
+    }
+
+    /// A message is dropped for a reason that it has: it is too large even in full, without an alias.
+    fn check_dropped(&self, result: DeliverResult, delivery: &Delivery<'_>) {
+        let publish = OutboundPublish {
+            topic: delivery.topic,
+            payload: delivery.payload,
+            forwardable: delivery.forwardable,
+            qos: delivery.qos,
+            dup: false,
+            retain: delivery.retain,
+            packet_id: Some(PacketId::MIN).filter(|_| delivery.qos > QoS::AtMostOnce),
+            message_expiry_secs: delivery.expires_at.map(|_| 0),
+            topic_alias: None,
+            subscription_ids: delivery.subscription_ids,
+        };
+        let size = publish.encoded_len(self.client.version);
+        match result {
+            DeliverResult::Dropped(DropReason::PacketTooLarge) => {
+                assert!(
+                    size > self.client.maximum_packet_size as usize,
+                    "{size} bytes fit"
+                );
+            }
+            DeliverResult::Dropped(DropReason::Expired) => {
+                assert!(
+                    delivery.expires_at.is_some_and(|at| at <= self.now),
+                    "not expired"
+                );
+            }
+            _ => {}
+        }
     }
 
     fn deliver_tracked(&mut self, input: &mut Input<'_>) {
@@ -348,6 +418,13 @@ impl Run {
         let is_published = result == DeliverResult::Sent && phase != DeliveryPhase::Received;
         assert_eq!(sent, u64::from(is_published), "{result:?}");
         assert!(had_room || result != DeliverResult::Sent, "sent without room");
+        if phase == DeliveryPhase::Fresh {
+            let delivery = Delivery {
+                expires_at,
+                ..Delivery::of(&message, qos)
+            };
+            self.check_dropped(result, &delivery);
+        }
         if result == DeliverResult::Sent {
             self.tracked.insert(token.0);
         }

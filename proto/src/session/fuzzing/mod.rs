@@ -7,11 +7,10 @@
 mod answers;
 mod client;
 mod host;
-mod input;
 mod sender;
 
+use crate::fuzz_input::Input;
 use host::Run;
-use input::Input;
 
 /// Steps after the end of a connection, which must change nothing.
 const STEPS_AFTER_END: usize = 3;

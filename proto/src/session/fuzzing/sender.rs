@@ -1,12 +1,12 @@
 //! What the client sends: mostly what it may, now and then what it may not.
 
 use super::host::{Run, TOPICS};
-use super::input::Input;
 use crate::codec::{
     Ack, Auth, Disconnect, Packet, PacketId, PacketType, ProtocolVersion, Publish, QoS, ReasonCode,
     Subscribe, SubscriptionIds, SubscriptionOptions, SubscriptionRequests, TopicFilters, Unsubscribe,
     UserProperties,
 };
+use crate::fuzz_input::Input;
 
 /// A payload format indicator of 1.
 const IS_UTF8: &[u8] = &[1, 1];
@@ -15,15 +15,20 @@ impl Run {
     pub(super) fn send_publish(&mut self, input: &mut Input<'_>) {
         let is_5 = self.client.version == ProtocolVersion::V5;
         let settings = self.connection.settings();
-        let qos = input.pick(&[QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce]);
-        let packet_id = PacketId::MIN.saturating_add(u16::from(input.below(8)));
+        let mut qos = input.pick(&[QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce]);
+        let mut packet_id = PacketId::MIN.saturating_add(u16::from(input.below(8)));
         let quota = if is_5 {
             settings.receive_maximum_in
         } else {
             u16::MAX
         };
-        if qos > QoS::AtMostOnce && !self.client.may_publish(packet_id, quota) && !input.rarely() {
-            return;
+        let repeated = Some(input.byte()).filter(|choice| *choice < 32);
+        let repeated = repeated.and_then(|choice| self.client.received(choice));
+        match repeated {
+            Some(known) => (qos, packet_id) = (QoS::ExactlyOnce, known),
+            None if qos == QoS::AtMostOnce || self.client.may_publish(packet_id, quota) => {}
+            None if input.rarely() => {}
+            None => return,
         }
         let alias_max = if input.rarely() {
             settings.topic_alias_max_in + 1
@@ -38,7 +43,7 @@ impl Run {
         let may_fail = is_5 && qos > QoS::AtMostOnce || input.rarely();
         let topic = input.pick(if may_fail { &TOPICS } else { &TOPICS[..3] });
         let publish = Publish {
-            dup: false,
+            dup: repeated.is_some(),
             qos,
             retain: input.flag(),
             topic: if by_alias { "" } else { topic },
