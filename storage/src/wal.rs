@@ -53,8 +53,9 @@ use buffer::State;
 pub use error::WalError;
 use group::Place;
 pub use record::PAYLOAD_BYTES_MAX;
-use record::{Kind, RecordHeader, SegmentMask};
+pub(crate) use record::{Kind, RecordHeader, SegmentMask};
 pub use replay::{Recovery, TornTail};
+pub(crate) use segment::{SEGMENT_HEADER_BYTES, encode_header, file_name};
 
 /// Who flushes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -282,8 +283,7 @@ impl Wal {
     }
 
     /// Checks the invariants of what is in memory.
-    #[cfg(test)]
-    fn check_invariants(&self) {
+    pub(crate) fn check_invariants(&self) {
         let state = self.shared.state.lock();
         let mut live: std::collections::BTreeMap<u64, u64> = std::collections::BTreeMap::new();
         for group in state.groups.values() {

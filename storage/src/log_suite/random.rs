@@ -91,7 +91,6 @@ impl Operation {
     }
 
     /// The group it concerns.
-    #[cfg(test)]
     pub(crate) fn group(&self) -> GroupId {
         match self {
             Self::Append(group, _)

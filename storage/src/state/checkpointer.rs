@@ -64,7 +64,7 @@ pub struct Checkpointer {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
     pub(super) store: Arc<dyn StateStore>,
-    identity: u64,
+    pub(super) identity: u64,
     pub(super) groups: RwLock<BTreeMap<GroupId, GroupRecord>>,
     pub(super) writer: Mutex<Writer>,
     /// Groups being read as a snapshot, and by how many.

@@ -63,7 +63,7 @@ pub(super) struct FileHeader {
 }
 
 impl FileHeader {
-    fn encode(self) -> [u8; HEADER_BYTES] {
+    pub(super) fn encode(self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
         bytes[0..8].copy_from_slice(MAGIC);
         bytes[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -91,7 +91,7 @@ impl FileHeader {
     }
 }
 
-fn chunk_checksum(sequence: u64, number: u64, data: &[u8]) -> u32 {
+pub(super) fn chunk_checksum(sequence: u64, number: u64, data: &[u8]) -> u32 {
     let checksum = crc32c::crc32c_append(crc32c::crc32c(&sequence.to_le_bytes()), &number.to_le_bytes());
     crc32c::crc32c_append(checksum, data)
 }
@@ -175,7 +175,7 @@ pub(super) fn write(
 }
 
 /// One item of the stream.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Item {
     Group(GroupId, GroupRecord),
     Change(Vec<u8>, Option<Vec<u8>>),

@@ -227,7 +227,6 @@ impl GroupState {
     }
 
     /// Checks the invariants.
-    #[cfg(test)]
     pub(crate) fn check_invariants(&self) {
         let cached: usize = (self.slots().filter(|(index, _)| *index >= self.cached_from))
             .map(|(_, slot)| slot.payload_bytes as usize)

@@ -1,4 +1,18 @@
-//! Entry points for fuzzers: whatever the bytes are, decoding ends without a panic and with bounded memory.
+//! Entry points for fuzzers. All panic on a violation, and on nothing else.
+//!
+//! Checksums keep random bytes out, so a fuzzer that is given the bytes of files finds nothing: most entry points take
+//! a description instead, and compare with what must come of it.
+//!
+//! - [`fuzz_log_recovery`]: segment files with checksums that fit and records in any order, then damage.
+//! - [`fuzz_log_life`]: operations on a log, power cuts and kills.
+//! - [`fuzz_node_life`]: log, checkpoints and store together, as a node uses them.
+//! - [`fuzz_checkpoint`]: a checkpoint file, and the store that is recovered with it.
+//! - [`replay_log`] and [`decode_checkpoint`] take the bytes: decoding ends without a panic and with bounded memory.
+
+mod log_life;
+mod node_life;
+mod recovery;
+mod segments;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,6 +23,13 @@ use crate::log::{GroupId, Log};
 use crate::state;
 use crate::volume::VolumeId;
 use crate::wal::{FlusherMode, Wal, WalError, WalOptions};
+pub use log_life::fuzz_log_life;
+#[cfg(test)]
+pub(crate) use log_life::live_log;
+pub use node_life::fuzz_node_life;
+#[cfg(test)]
+pub(crate) use node_life::live_node;
+pub use recovery::fuzz_log_recovery;
 
 /// The volume whose segments [`replay_log`] reads: for corpora.
 pub const VOLUME: VolumeId = VolumeId([0x51; 16]);
@@ -51,6 +72,11 @@ pub fn replay_log(data: &[u8]) -> bool {
     true
 }
 
+/// Writes a store and the checkpoint file that `data` describes, and opens them, with power cuts on the way.
+pub fn fuzz_checkpoint(data: &[u8]) {
+    state::fuzz_checkpoint(data);
+}
+
 /// Decodes `data` as a checkpoint file; the number of items in it.
 pub fn decode_checkpoint(data: &[u8]) -> usize {
     let disk = FaultyDisk::new(0);
@@ -72,6 +98,15 @@ mod tests {
     use super::*;
     use crate::log::{LogEntry, LogPosition};
     use crate::state::{Checkpointer, FaultyStore, GroupCheckpoint};
+
+    /// Cases of a property test: the usual number, times `QUORATE_CASES_FACTOR` where it is set.
+    fn cases(usual: u32) -> u32 {
+        let factor = std::env::var("QUORATE_CASES_FACTOR").ok();
+        usual
+            * factor.map_or(1, |factor| {
+                factor.parse().expect("QUORATE_CASES_FACTOR is a number")
+            })
+    }
 
     /// Content of a segment with a bit of everything.
     fn segment() -> Vec<u8> {
@@ -154,7 +189,31 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: cases(600), failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_description_of_a_log(data in proptest::collection::vec(any::<u8>(), 0..400)) {
+            fuzz_log_recovery(&data);
+        }
+
+        #[test]
+        fn any_life_of_a_log(data in proptest::collection::vec(any::<u8>(), 0..400)) {
+            fuzz_log_life(&data);
+        }
+
+        #[test]
+        fn any_life_of_a_node(data in proptest::collection::vec(any::<u8>(), 0..400)) {
+            fuzz_node_life(&data);
+        }
+
+        #[test]
+        fn any_description_of_a_checkpoint(data in proptest::collection::vec(any::<u8>(), 0..200)) {
+            fuzz_checkpoint(&data);
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: cases(300), failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
         fn any_bytes(data in proptest::collection::vec(any::<u8>(), 0..2000)) {
