@@ -196,7 +196,7 @@ async fn noise_ends_its_connection_alone(version: Version) {
         }
         let mut raw = large().raw(version).await;
         if round % 2 == 0 {
-            raw.connect(&connect(&scope.id("noise"))).await;
+            raw.connect(&connect(&scope.id(&format!("noise-{round}")))).await;
         }
         raw.send_if_open(&noise).await;
         // A packet whose end would never come: what the noise began is not waited for.
