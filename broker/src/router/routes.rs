@@ -3,6 +3,7 @@
 //! Written by the tasks of the groups as they apply, read by the workers when a plan has gone stale. `epoch` changes
 //! with every write that can change a plan; a worker compares it (one relaxed load) instead of locking.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::HashMap;
@@ -119,7 +120,8 @@ pub struct RouteTable {
 impl Default for RouteTable {
     fn default() -> Self {
         Self {
-            trie: SubscriptionTrie::default(),
+            // Clients choose filters: with a known seed they could choose levels that collide.
+            trie: SubscriptionTrie::with_seed(RandomState::new().hash_one("subscription trie")),
             sessions: Slab::new(),
             by_session: HashMap::default(),
             shares: Slab::new(),
