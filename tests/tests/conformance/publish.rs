@@ -2,7 +2,7 @@
 
 use quorate_tests::client::RawClient;
 use quorate_tests::scope::Scope;
-use quorate_tests::wire::{Property, connect, filter, publish, pubrel};
+use quorate_tests::wire::{Packet, Property, connect, filter, publish, pubrel};
 use quorate_tests::{Version, each_version};
 
 use super::broker;
@@ -191,7 +191,7 @@ async fn dup_is_not_passed_on(version: Version) {
 each_version!(dup_is_not_passed_on);
 
 /// [MQTT-4.6.0-5], [MQTT-4.6.0-6]; 3.1.1 [MQTT-4.6.0-6]: per topic and QoS in the order of publishing, also with many
-/// on the way.
+/// on the way. The subscriber acknowledges nothing until all is published, so that after the first 100 messages wait.
 async fn order_of_a_publisher_is_kept(version: Version) {
     const COUNT: u16 = 90;
     for qos in 0..=2 {
@@ -199,15 +199,24 @@ async fn order_of_a_publisher_is_kept(version: Version) {
         let mut subscriber = broker().clean(version, &scope.id("s")).await;
         subscriber.subscribe(&scope.topic("#"), 2).await;
         let mut raw = broker().raw_client(version, &connect(&scope.id("p"))).await;
-        for number in 1..=COUNT {
-            let packet = publish(&scope.topic("x"), number.to_string()).qos(qos);
-            raw.send(&if qos > 0 { packet.id(number) } else { packet }).await;
+        for first in [1, COUNT + 1] {
+            let ids = first..first + COUNT;
+            for id in ids.clone() {
+                let packet = publish(&scope.topic("x"), id.to_string()).qos(qos);
+                raw.send(&if qos > 0 { packet.id(id) } else { packet }).await;
+            }
+            for id in ids.clone().filter(|_| qos == 2) {
+                raw.expect_pubrec().await;
+                raw.send(&pubrel(id)).await;
+            }
+            for _ in ids.filter(|_| qos > 0) {
+                match raw.receive().await {
+                    Packet::Puback(_) | Packet::Pubcomp(_) => {}
+                    other => panic!("the broker sent {other:?}"),
+                }
+            }
         }
-        for number in (1..=COUNT).filter(|_| qos == 2) {
-            raw.expect_pubrec().await;
-            raw.send(&pubrel(number)).await;
-        }
-        for number in 1..=COUNT {
+        for number in 1..=2 * COUNT {
             subscriber.expect(number.to_string()).await;
         }
     }

@@ -188,18 +188,23 @@ async fn session_expiry_is_exact_to_the_second() {
     }
 }
 
-/// The interval starts anew with each connection and counts from its end, not from its start.
+/// [MQTT-4.1.0-1]: the interval counts from the end of a connection, neither from its start nor from the end of the
+/// connection before.
 #[tokio::test]
 async fn session_does_not_expire_while_connected() {
     let scope = Scope::new();
-    let mut client = broker()
-        .client(Version::V5, &connect(&scope.id("a")).expiry(1))
-        .await;
-    client.subscribe(&scope.topic("x"), 1).await;
-    sleep_until(Instant::now() + Duration::from_millis(2_200)).await;
-    send(scope, "x", "still there").await;
-    client.expect("still there").await;
-    client.disconnect().await;
+    let packet = connect(&scope.id("a")).resume().expiry(1);
+    for is_resumed in [false, true] {
+        let mut client = broker().client(Version::V5, &packet).await;
+        assert_eq!(client.connack.session_present, is_resumed);
+        if !is_resumed {
+            client.subscribe(&scope.topic("x"), 1).await;
+        }
+        sleep_until(Instant::now() + Duration::from_millis(2_200)).await;
+        send(scope, "x", "still there").await;
+        client.expect("still there").await;
+        client.disconnect().await;
+    }
     let again = broker().durable(Version::V5, &scope.id("a")).await;
     assert!(again.connack.session_present);
 }

@@ -235,13 +235,13 @@ async fn unsuback_answers_every_filter_in_order(version: Version) {
         .raw
         .send(&unsubscribe(
             65_535,
-            [scope.topic("none"), scope.topic("x"), scope.topic("x")],
+            ["none", "x", "x", "none"].map(|name| scope.topic(name)),
         ))
         .await;
     let unsuback = client.raw.expect_unsuback().await;
     assert_eq!(unsuback.id, 65_535);
     let expected: &[u8] = if version == Version::V5 {
-        &[0x11, 0x00, 0x11]
+        &[0x11, 0x00, 0x11, 0x11]
     } else {
         &[]
     };

@@ -1,6 +1,7 @@
 //! What lies below MQTT: TCP over IPv4 and IPv6, and the PROXY protocol [4.2].
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use quorate_tests::client::RawClient;
 use quorate_tests::proxy;
@@ -43,16 +44,21 @@ async fn ipv6_works(version: Version) {
 }
 each_version!(ipv6_works);
 
+/// Sends bytes so that the broker reads most of them one at a time: it gets the time for it.
+async fn send_byte_by_byte(raw: &mut RawClient, bytes: &[u8]) {
+    for byte in bytes {
+        raw.send(&[*byte]).await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
 /// [MQTT-4.2-1]: TCP cuts where it likes.
 async fn packets_may_come_byte_by_byte(version: Version) {
     let mut raw = broker().raw(version).await;
     let scope = Scope::new();
     let mut bytes = connect(&scope.id("a")).encode(version);
     bytes.extend(publish(&scope.topic("x"), "m").qos(1).id(1).encode(version));
-    for byte in bytes {
-        raw.send(&[byte]).await;
-        tokio::task::yield_now().await;
-    }
+    send_byte_by_byte(&mut raw, &bytes).await;
     raw.expect_connack().await;
     raw.expect_puback().await;
 }
@@ -113,10 +119,7 @@ async fn proxy_header_may_come_in_any_pieces() {
         raw.send(&bytes).await;
         raw.expect_connack().await;
         let mut raw = proxied().await;
-        for byte in bytes {
-            raw.send(&[byte]).await;
-            tokio::task::yield_now().await;
-        }
+        send_byte_by_byte(&mut raw, &bytes).await;
         raw.expect_connack().await;
     }
 }
