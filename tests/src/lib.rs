@@ -4,6 +4,7 @@
 //! The tests themselves are in `tests/`: `conformance` holds one function per behaviour, run for every protocol version
 //! it applies to; `conformance/statements` names for each normative statement the functions that show it.
 
+pub mod broken_rules;
 pub mod broker;
 pub mod catalogue;
 pub mod client;
