@@ -39,7 +39,7 @@ impl Worker {
             let state = conn.state.borrow();
             (
                 !state.out.is_empty(),
-                !state.partial.is_empty() && state.protocol.ready_for_frames(),
+                state.has_partial() && state.protocol.ready_for_frames(),
             )
         };
         if output {

@@ -26,7 +26,7 @@ impl Worker {
 
     /// A connection is closed from this side.
     pub(super) fn count_close(&self, conn: &Conn, reason: ReasonCode) {
-        let connected = conn.state.borrow().session.is_some();
+        let connected = conn.session().is_some();
         let why = match reason {
             ReasonCode::KEEP_ALIVE_TIMEOUT => CloseReason::KeepAliveTimeout,
             ReasonCode::MAXIMUM_CONNECT_TIME => CloseReason::ConnectTimeout,

@@ -19,11 +19,11 @@ impl Worker {
         if conn.flags.get().ending {
             return;
         }
-        let mut partial = std::mem::take(&mut conn.state.borrow_mut().partial);
+        let mut partial = conn.state.borrow_mut().take_partial();
         if partial.is_empty() {
             let consumed = self.take_frames(conn, input);
             if consumed < input.len() && !conn.flags.get().ending {
-                conn.state.borrow_mut().partial = input[consumed..].to_vec();
+                conn.state.borrow_mut().rare().partial = input[consumed..].to_vec();
             }
         } else {
             partial.extend_from_slice(input);
@@ -36,7 +36,7 @@ impl Worker {
         if conn.flags.get().ending {
             return;
         }
-        let partial = std::mem::take(&mut conn.state.borrow_mut().partial);
+        let partial = conn.state.borrow_mut().take_partial();
         if !partial.is_empty() {
             self.take_partial(conn, partial);
         }
@@ -46,7 +46,9 @@ impl Worker {
         let consumed = self.take_frames(conn, &partial);
         if consumed < partial.len() && !conn.flags.get().ending {
             partial.drain(..consumed);
-            conn.state.borrow_mut().partial = partial;
+            conn.state.borrow_mut().rare().partial = partial;
+        } else {
+            conn.state.borrow_mut().trim_rare();
         }
     }
 

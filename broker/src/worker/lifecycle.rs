@@ -108,14 +108,7 @@ impl Worker {
             writer,
             flags: std::cell::Cell::new(Flags::default()),
             waker: std::cell::Cell::default(),
-            state: std::cell::RefCell::new(ConnState {
-                protocol,
-                out: Vec::new(),
-                partial: Vec::new(),
-                session: None,
-                rare,
-                queue: None,
-            }),
+            state: std::cell::RefCell::new(ConnState::new(protocol, rare)),
         });
         entry.insert(conn.clone());
         self.watch(location, connect_by);
@@ -133,7 +126,7 @@ impl Worker {
         }
         let result = {
             let mut state = conn.state.borrow_mut();
-            if state.session.is_none() && !state.protocol.is_connected() {
+            if state.session().is_none() && !state.protocol.is_connected() {
                 Err(Close::new(
                     ReasonCode::MAXIMUM_CONNECT_TIME,
                     "no CONNECT was completed in time",
@@ -223,8 +216,7 @@ impl Worker {
         let (session, farewell, rare) = {
             let mut state = conn.state.borrow_mut();
             state.queue = None;
-            state.partial = Vec::new();
-            (state.session.take(), state.protocol.farewell(), state.rare.take())
+            (state.take_session(), state.protocol.farewell(), state.rare.take())
         };
         let Some((session, epoch)) = session else { return };
         let is_member = self

@@ -440,7 +440,7 @@ impl Worker {
         attached?;
         {
             let state = &mut *conn.state.borrow_mut();
-            state.session = Some((session, epoch));
+            state.open_session(session, epoch);
             if request.durable {
                 let queue = if present {
                     DurableQueue::resumed(closed_at)

@@ -134,7 +134,9 @@ impl Worker {
     /// Asks groups that have references for as many as the window has room for, shared fairly.
     pub(super) fn pull(&self, conn: &Rc<Conn>) {
         let mut state = conn.state.borrow_mut();
-        let Some((session, _)) = state.session else { return };
+        let Some((session, _)) = state.session() else {
+            return;
+        };
         let free = state.protocol.window_free();
         let Some(queue) = &mut state.queue else { return };
         let asked: usize = queue.asked.iter().map(|asked| usize::from(*asked)).sum();
@@ -213,7 +215,9 @@ impl Worker {
     fn send_held(&self, conn: &Rc<Conn>) {
         loop {
             let mut state = conn.state.borrow_mut();
-            let Some((session, _)) = state.session else { return };
+            let Some((session, _)) = state.session() else {
+                return;
+            };
             let Some(held) = state.queue.as_mut().and_then(|queue| queue.held.pop_front()) else {
                 return;
             };
