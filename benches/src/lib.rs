@@ -2,7 +2,7 @@
 //! broker's process.
 //!
 //! - `load`: pairs of publishers and subscribers, or idle connections, against any broker.
-//! - `micro`: codec, topic trie, session, replicated state, each alone.
+//! - `micro` (`cargo bench`): codec, topic trie, session, router, each alone.
 
 pub mod client;
 pub mod process;
