@@ -10,7 +10,7 @@ pub const DATA_GROUPS: u16 = 16;
 
 /// Groups whose log is written and not synced: sessions of expiry 0 (R3, R41). Each takes about
 /// 2.5 MB of memory.
-pub const LIVE_GROUPS: u16 = 2;
+pub const LIVE_GROUPS: u16 = 1;
 
 /// Group 0 is `meta`.
 const DATA_FIRST: u16 = 1;
@@ -120,6 +120,6 @@ mod tests {
             assert_eq!(Placement::data_of_slot(Placement::packet_id_slot(group)), group);
             assert_eq!(Placement::kind(group), GroupKind::Data);
         }
-        assert_eq!(Placement::groups().count(), 18);
+        assert_eq!(Placement::groups().count(), 17);
     }
 }
