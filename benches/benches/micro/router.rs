@@ -29,7 +29,7 @@ fn subscribe(router: &Router, number: u32, filter: &str) {
         subscription_id: None,
     };
     router.write(|table| {
-        table.set_owner(&client_id, session, Some(Epoch(1)));
+        table.set_owner(session, Some(Epoch(1)));
         let attached = table.attach(session, Epoch(1), location);
         attached.expect("a session that was just created");
         table.subscribe(session, &subscription);
