@@ -11,10 +11,10 @@ use tokio::net::TcpStream;
 
 /// Largest packet taken.
 const PACKET_SIZE_MAX: u32 = 1 << 20;
-const VERSION: ProtocolVersion = ProtocolVersion::V3_1_1;
 
 /// A connection.
 pub struct Client {
+    version: ProtocolVersion,
     stream: TcpStream,
     input: Vec<u8>,
     consumed: usize,
@@ -29,7 +29,9 @@ pub enum Received {
     Publish(QoS, Option<PacketId>),
     /// An acknowledgement.
     Ack(PacketType, PacketId),
-    /// CONNACK, SUBACK, PINGRESP.
+    /// The answer to CONNECT.
+    Connack(ReasonCode),
+    /// SUBACK, PINGRESP.
     Other(PacketType),
 }
 
@@ -42,10 +44,11 @@ impl Client {
     ///
     /// # Errors
     /// The broker is not there or refuses.
-    pub async fn connect(address: &str, client_id: &str) -> io::Result<Self> {
+    pub async fn connect(address: &str, version: ProtocolVersion, client_id: &str) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let mut client = Self {
+            version,
             stream,
             input: Vec::new(),
             consumed: 0,
@@ -53,13 +56,13 @@ impl Client {
         };
         let connect = Connect {
             clean_start: true,
-            ..Connect::new(VERSION, client_id)
+            ..Connect::new(version, client_id)
         };
-        connect.encode(VERSION, &mut client.output);
+        connect.encode(version, &mut client.output);
         client.flush().await?;
         match client.next().await? {
-            Received::Other(PacketType::Connack) => Ok(client),
-            other => Err(invalid(format!("{other:?} instead of CONNACK"))),
+            Received::Connack(ReasonCode::SUCCESS) => Ok(client),
+            other => Err(invalid(format!("{other:?} instead of a CONNACK that accepts"))),
         }
     }
 
@@ -80,7 +83,7 @@ impl Client {
             user_properties: UserProperties::default(),
             requests: SubscriptionRequests::from_payload(&payload).map_err(invalid)?,
         };
-        subscribe.encode(VERSION, &mut self.output);
+        subscribe.encode(self.version, &mut self.output);
         self.flush().await?;
         while self.next().await? != Received::Other(PacketType::Suback) {}
         Ok(())
@@ -100,12 +103,12 @@ impl Client {
             topic_alias: None,
             subscription_ids: &[],
         };
-        publish.encode(VERSION, &mut self.output);
+        publish.encode(self.version, &mut self.output);
     }
 
     /// Appends an acknowledgement.
     pub fn acknowledge(&mut self, packet_type: PacketType, packet_id: PacketId) {
-        Ack::new(packet_id, ReasonCode::SUCCESS).encode(packet_type, VERSION, &mut self.output);
+        Ack::new(packet_id, ReasonCode::SUCCESS).encode(packet_type, self.version, &mut self.output);
     }
 
     /// Sends what was appended.
@@ -130,12 +133,16 @@ impl Client {
             return Ok(None);
         };
         let size = frame.size;
-        let received = match Packet::decode(frame, VERSION).map_err(invalid)? {
+        let received = match Packet::decode(frame, self.version).map_err(invalid)? {
             Packet::Publish(publish) => Received::Publish(publish.qos, publish.packet_id),
             Packet::Puback(ack) => Received::Ack(PacketType::Puback, ack.packet_id),
             Packet::Pubrec(ack) => Received::Ack(PacketType::Pubrec, ack.packet_id),
             Packet::Pubrel(ack) => Received::Ack(PacketType::Pubrel, ack.packet_id),
             Packet::Pubcomp(ack) => Received::Ack(PacketType::Pubcomp, ack.packet_id),
+            Packet::Connack(connack) => Received::Connack(connack.reason),
+            Packet::Disconnect(disconnect) => {
+                return Err(invalid(format!("disconnected: {:?}", disconnect.reason)));
+            }
             packet => Received::Other(packet.packet_type()),
         };
         self.consumed += size;

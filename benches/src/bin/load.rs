@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand};
 use quorate_benches::client::{Client, Received};
 use quorate_benches::process::Process;
-use quorate_proto::codec::{PacketId, PacketType, QoS};
+use quorate_proto::codec::{PacketId, PacketType, ProtocolVersion, QoS};
 
 #[derive(Parser)]
 struct Arguments {
@@ -22,6 +22,9 @@ struct Arguments {
     /// Process of the broker.
     #[arg(long)]
     pid: Option<u32>,
+    /// Speak MQTT 5 instead of 3.1.1.
+    #[arg(long)]
+    mqtt5: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -63,6 +66,13 @@ fn main() -> io::Result<()> {
         .enable_all()
         .build()?;
     let local = tokio::task::LocalSet::new();
+    let target = Target {
+        address: arguments.target,
+        version: match arguments.mqtt5 {
+            true => ProtocolVersion::V5,
+            false => ProtocolVersion::V3_1_1,
+        },
+    };
     match arguments.command {
         Command::Pairs {
             pairs,
@@ -73,7 +83,7 @@ fn main() -> io::Result<()> {
         } => {
             let qos = QoS::from_bits(qos).ok_or(io::ErrorKind::InvalidInput)?;
             let load = Pairs {
-                target: arguments.target,
+                target,
                 pairs,
                 qos,
                 payload,
@@ -83,16 +93,25 @@ fn main() -> io::Result<()> {
         }
         Command::Idle { connections, seconds } => {
             let process = Process(arguments.pid.ok_or(io::ErrorKind::InvalidInput)?);
-            local.block_on(
-                &runtime,
-                run_idle(&arguments.target, process, connections, seconds),
-            )
+            local.block_on(&runtime, run_idle(&target, process, connections, seconds))
         }
     }
 }
 
+/// Where the broker listens and what it is spoken to.
+struct Target {
+    address: String,
+    version: ProtocolVersion,
+}
+
+impl Target {
+    async fn connect(&self, client_id: &str) -> io::Result<Client> {
+        Client::connect(&self.address, self.version, client_id).await
+    }
+}
+
 struct Pairs {
-    target: String,
+    target: Target,
     pairs: usize,
     qos: QoS,
     payload: usize,
@@ -101,13 +120,14 @@ struct Pairs {
 
 async fn run_pairs(load: Pairs, process: Option<Process>, seconds: u64) -> io::Result<()> {
     let delivered = Rc::new(Cell::new(0u64));
+    let mut clients = tokio::task::JoinSet::new();
     for pair in 0..load.pairs {
         let topic = format!("bench/{pair}");
-        let mut subscriber = Client::connect(&load.target, &format!("sub-{pair}")).await?;
+        let mut subscriber = load.target.connect(&format!("sub-{pair}")).await?;
         subscriber.subscribe(&topic, load.qos).await?;
-        let publisher = Client::connect(&load.target, &format!("pub-{pair}")).await?;
-        tokio::task::spawn_local(subscribe(subscriber, delivered.clone()));
-        tokio::task::spawn_local(publish(
+        let publisher = load.target.connect(&format!("pub-{pair}")).await?;
+        clients.spawn_local(subscribe(subscriber, delivered.clone()));
+        clients.spawn_local(publish(
             publisher,
             topic,
             load.qos,
@@ -121,6 +141,9 @@ async fn run_pairs(load: Pairs, process: Option<Process>, seconds: u64) -> io::R
     let (before, started) = (delivered.get(), Instant::now());
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     let messages = delivered.get() - before;
+    if let Some(ended) = clients.try_join_next() {
+        return ended.map_err(io::Error::other)?;
+    }
     let elapsed = started.elapsed();
     println!(
         "messages {messages} rate {:.0}/s",
@@ -200,11 +223,11 @@ async fn publish(
     }
 }
 
-async fn run_idle(target: &str, process: Process, connections: usize, seconds: u64) -> io::Result<()> {
+async fn run_idle(target: &Target, process: Process, connections: usize, seconds: u64) -> io::Result<()> {
     let before = process.resident()?;
     let mut clients = Vec::with_capacity(connections);
     for number in 0..connections {
-        let mut client = Client::connect(target, &format!("idle-{number}")).await?;
+        let mut client = target.connect(&format!("idle-{number}")).await?;
         client
             .subscribe(&format!("device/{number}/cmd"), QoS::AtLeastOnce)
             .await?;
