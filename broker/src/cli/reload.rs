@@ -63,6 +63,9 @@ pub(super) fn needs_restart(running: &Config, read: &Config) -> Vec<&'static str
             .collect::<Vec<_>>()
     };
     let auth_differs = opens(running) != opens(&read);
+    // Without anything to ask at the start, nobody asks later.
+    let acl_differs = read.acl.tell_not_authorized != running.acl.tell_not_authorized
+        || (AclRules::new(&running.acl).allows_everything() && !AclRules::new(&read.acl).allows_everything());
     read.auth.user.clone_from(&running.auth.user);
     read.log.level.clone_from(&running.log.level);
     let differs = [
@@ -73,6 +76,7 @@ pub(super) fn needs_restart(running: &Config, read: &Config) -> Vec<&'static str
         ("session", read.session != running.session),
         ("limits", read.limits != running.limits),
         ("auth", read.auth != running.auth || auth_differs),
+        ("acl", acl_differs),
         ("log", read.log != running.log),
         ("durability", read.durability != running.durability),
     ];

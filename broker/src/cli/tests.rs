@@ -6,7 +6,7 @@ use super::config::password_of;
 use super::reload::needs_restart;
 use super::serve::ServeArguments;
 use super::*;
-use crate::config::{Config, LogLevel, Secret, Sources, UserConfig, load};
+use crate::config::{AclEffect, Config, LogLevel, Secret, Sources, UserConfig, load};
 
 fn serve_arguments(flags: &[&str]) -> ServeArguments {
     let words = ["quorate", "serve"].iter().chain(flags);
@@ -107,4 +107,19 @@ fn changes_that_wait_for_a_restart_are_named() {
         "the first user closes loopback, at the next start"
     );
     assert_eq!(needs_restart(&read, &read), Vec::<&str>::new());
+
+    let mut read = running.clone();
+    read.acl.default = Some(AclEffect::Deny);
+    assert_eq!(
+        needs_restart(&running, &read),
+        ["acl"],
+        "without rules at the start nobody asks for them"
+    );
+    assert_eq!(
+        needs_restart(&read, &running),
+        Vec::<&str>::new(),
+        "rules change while the process runs"
+    );
+    read.acl.tell_not_authorized = false;
+    assert_eq!(needs_restart(&running, &read), ["acl"]);
 }

@@ -28,6 +28,7 @@ section! {
     /// Who may publish and subscribe to what. The first rule that fits decides.
     pub struct AclConfig {
         /// What holds where no rule fits. Has to be given as soon as there is a rule; without rules all is allowed.
+        /// The first rule, or the first `deny`, needs a restart; later changes do not.
         default: Option<AclEffect> = None, "", Any, Live;
         /// Tell MQTT 5 clients that a subscription was refused for lack of permission (0x87); otherwise they only learn
         /// that it failed (0x80).

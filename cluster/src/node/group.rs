@@ -13,7 +13,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::duties::RetainedWaits;
 use super::proposer::{Proposals, Waiter};
-use super::puller::PullRequest;
+use super::puller::{PullRequest, WaitingPull};
 use super::shares::ShareDispatch;
 use super::{Backlog, Completion, GroupClock, Host};
 use crate::raft::RaftGroup;
@@ -40,9 +40,9 @@ pub struct Group<H: Host> {
     raft: OnceLock<RaftGroup>,
     clock: OnceLock<GroupClock>,
     pub(super) proposals: Proposals<H::Ticket>,
-    pub(super) pulls: Mutex<Vec<PullRequest>>,
+    pub(super) pulls: Mutex<Vec<WaitingPull>>,
     /// Positions below which a queue's references may have been sent by an earlier connection.
-    pub(super) sent: Mutex<HashMap<SessionId, Sequence, foldhash::fast::FixedState>>,
+    pub(super) sent: Mutex<HashMap<SessionId, Sequence, foldhash::fast::RandomState>>,
     pub(super) shares: Mutex<ShareDispatch>,
     pub(super) retained_waits: Mutex<RetainedWaits<H::Ticket>>,
     pub(super) attend: Notify,
@@ -136,11 +136,13 @@ impl<H: Host> Group<H> {
 
     /// Asks for references of a session's queue; the answer goes to [`Host::handle_references`].
     pub fn pull(&self, request: PullRequest) {
-        let mut pulls = self.pulls.lock();
-        pulls.push(request);
-        if pulls.len() == 1 {
-            self.attend.notify_one();
-        }
+        let after = match request.from {
+            // A connection's first: an earlier connection of the session may have settled what the state still has.
+            Sequence(0) => self.proposals.pushed(),
+            _ => 0,
+        };
+        self.pulls.lock().push(WaitingPull { request, after });
+        self.attend.notify_one();
     }
 
     /// Called by apply after each entry, with what it did.

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,6 +43,10 @@ struct Pack<T> {
 pub(super) struct Proposals<T> {
     packs: Mutex<VecDeque<Pack<T>>>,
     ready: Notify,
+    /// Commands pushed so far; changed under the lock of the packs.
+    pushed: AtomicU64,
+    /// Of these, the first so many have a known outcome.
+    known: AtomicU64,
     /// What waits for all groups of the node.
     backlog: Arc<Backlog>,
 }
@@ -51,8 +56,20 @@ impl<T> Proposals<T> {
         Self {
             packs: Mutex::new(VecDeque::new()),
             ready: Notify::new(),
+            pushed: AtomicU64::new(0),
+            known: AtomicU64::new(0),
             backlog,
         }
+    }
+
+    /// Commands pushed so far.
+    pub(super) fn pushed(&self) -> u64 {
+        self.pushed.load(Ordering::Acquire)
+    }
+
+    /// How many of the commands pushed, from the first on, have a known outcome and are applied.
+    pub(super) fn known(&self) -> u64 {
+        self.known.load(Ordering::Acquire)
     }
 
     /// Appends a command; `retained` delays the completion until the topic's group has the value.
@@ -72,6 +89,7 @@ impl<T> Proposals<T> {
         let before = pack.commands.len();
         encode(&mut pack.commands);
         pack.waiters.push((waiter, retained));
+        self.pushed.fetch_add(1, Ordering::Release);
         self.backlog.add(pack.commands.len() - before);
         drop(packs);
         if was_empty {
@@ -103,6 +121,11 @@ impl<H: Host> Group<H> {
             let outcome = self.propose_until_known(entry).await;
             self.proposals.backlog.remove(pack.commands.len());
             let Some(outcome) = outcome else { return };
+            let count = pack.waiters.len() as u64;
+            self.proposals.known.fetch_add(count, Ordering::Release);
+            if !self.pulls.lock().is_empty() {
+                self.attend.notify_one();
+            }
             self.complete(pack.waiters, outcome);
         }
     }

@@ -23,11 +23,24 @@ pub struct PullRequest {
     pub count_max: u32,
 }
 
+/// A request and the number of commands whose outcome must be known before it is answered.
+#[derive(Debug)]
+pub(super) struct WaitingPull {
+    pub(super) request: PullRequest,
+    pub(super) after: u64,
+}
+
 impl<H: Host> Group<H> {
     pub(super) fn answer_pulls(self: &Arc<Self>) {
-        let requests = std::mem::take(&mut *self.pulls.lock());
-        for request in requests {
-            let references = self.answer_pull(&request);
+        let ready: Vec<WaitingPull> = {
+            let mut pulls = self.pulls.lock();
+            // Under the lock, which the proposer takes after it counted: what waits for later commands is looked at
+            // again.
+            let known = self.proposals.known();
+            pulls.extract_if(.., |pull| pull.after <= known).collect()
+        };
+        for pull in ready {
+            let references = self.answer_pull(&pull.request);
             self.host.handle_references(references);
         }
     }

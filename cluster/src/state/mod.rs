@@ -57,6 +57,7 @@ pub use read::{
     Counts, DueWill, OutboxWrite, PulledReference, QueueView, RetainedPage, RetainedView, SessionView,
 };
 
-/// For lookups only: whatever iterates sorts, or does not care.
-type HashMap<K, V> = hashbrown::HashMap<K, V, foldhash::fast::FixedState>;
-type HashSet<K> = hashbrown::HashSet<K, foldhash::fast::FixedState>;
+/// For lookups only: whatever iterates sorts, or does not care, so that replicas agree. Seeded at random because
+/// clients choose some of the keys.
+type HashMap<K, V> = hashbrown::HashMap<K, V, foldhash::fast::RandomState>;
+type HashSet<K> = hashbrown::HashSet<K, foldhash::fast::RandomState>;

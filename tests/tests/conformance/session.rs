@@ -327,3 +327,20 @@ async fn retained_messages_outlive_the_session(version: Version) {
     other.publish(publish(&scope.topic("x"), "").retain()).await;
 }
 each_version!(retained_messages_outlive_the_session);
+
+/// A client that acknowledges, leaves and comes back at once is not sent the message again, although the
+/// acknowledgement may still be on its way to the disk.
+#[tokio::test]
+async fn what_was_acknowledged_before_leaving_does_not_come_again() {
+    for _ in 0..100 {
+        let scope = Scope::new();
+        let mut client = broker().durable(Version::V5, &scope.id("a")).await;
+        client.subscribe(&scope.topic("x"), 1).await;
+        send(scope, "x", "once").await;
+        client.expect("once").await;
+        client.disconnect().await;
+        let mut client = broker().durable(Version::V5, &scope.id("a")).await;
+        send(scope, "x", "new").await;
+        client.expect("new").await;
+    }
+}
