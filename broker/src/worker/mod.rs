@@ -21,6 +21,7 @@ mod lifecycle;
 mod mailbox;
 mod open;
 mod output;
+mod plans;
 mod pressure;
 mod publish;
 mod queue;
@@ -34,7 +35,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
 use quorate_cluster::node::{Host, Location};
 use quorate_proto::session::Instant;
 use slab::Slab;
@@ -47,6 +47,7 @@ use self::connection::Conn;
 pub(crate) use self::mailbox::{Accepted, LiveShared, Mail, Mailbox};
 pub(crate) use self::open::ExchangeInProgress;
 use self::output::DirtyList;
+use self::plans::Plans;
 use self::pressure::Pressed;
 pub(crate) use self::ticket::Ticket;
 use self::timers::Wheel;
@@ -56,8 +57,6 @@ use crate::router::Plan;
 
 /// Bytes read at once.
 const SCRATCH_BYTES: usize = 64 * 1024;
-/// Plans kept; all are dropped when there are more.
-const PLANS_MAX: usize = 16 * 1024;
 
 /// One worker.
 pub(crate) struct Worker {
@@ -66,7 +65,7 @@ pub(crate) struct Worker {
     counters: WorkerMetrics,
     connections: RefCell<Slab<Rc<Conn>>>,
     generation: Cell<u32>,
-    plans: RefCell<HashMap<Box<str>, Rc<Plan>, foldhash::fast::RandomState>>,
+    plans: RefCell<Plans>,
     /// Batches that fill for the other workers in this turn.
     outgoing: RefCell<Vec<LiveBatch>>,
     scratch: Cell<Vec<u8>>,
@@ -193,25 +192,18 @@ impl Worker {
             .cloned()
     }
 
+    /// As [`Self::connection`], unless the connection has left its session already.
+    fn open_connection(&self, location: Location) -> Option<Rc<Conn>> {
+        self.connection(location).filter(|conn| !conn.flags.get().ending)
+    }
+
     fn now(&self) -> Instant {
         self.shared.now()
     }
 
     /// The plan for a topic, from the cache while the routes have not changed.
     fn plan(&self, topic: &str) -> Rc<Plan> {
-        let epoch = self.shared.router.epoch();
-        let mut plans = self.plans.borrow_mut();
-        if let Some(plan) = plans.get(topic)
-            && plan.epoch == epoch
-        {
-            return plan.clone();
-        }
-        let plan = Rc::new(self.shared.router.plan(topic));
-        if plans.len() >= PLANS_MAX {
-            plans.clear();
-        }
-        plans.insert(topic.into(), plan.clone());
-        plan
+        self.plans.borrow_mut().get(topic, &self.shared.router)
     }
 
     fn return_scratch(&self, mut scratch: Vec<u8>) {

@@ -11,7 +11,8 @@ use quorate_cluster::state::{Sequence, ShareKey};
 use quorate_proto::codec::QoS;
 use quorate_proto::message::Message;
 use quorate_proto::session::{
-    DeliverResult, DeliveryPhase, DeliveryToken, DropReason, Instant, PacketIdSource, TrackedDelivery,
+    ConnectionSettings, DeliverResult, DeliveryPhase, DeliveryToken, DropReason, Instant, PacketIdSource,
+    TrackedDelivery,
 };
 use quorate_storage::log::GroupId;
 
@@ -47,11 +48,44 @@ struct Shared {
 #[derive(Debug, Default)]
 pub(super) struct SharedHolds {
     waiting: VecDeque<Shared>,
+    /// Bytes of what waits and is held nowhere else.
+    waiting_bytes: usize,
     sent: BTreeMap<DeliveryToken, Shared>,
     next_token: u64,
 }
 
 impl SharedHolds {
+    /// Lets a message wait, unless it is held nowhere else and the session's limits say no.
+    fn push(&mut self, shared: Shared, settings: &ConnectionSettings) -> bool {
+        if matches!(shared.holder, Holder::Live) {
+            let size = shared.message.size();
+            let full = self.waiting.len() >= settings.queue_messages_max as usize
+                || self.waiting_bytes + size > settings.queue_bytes_max as usize;
+            if full {
+                return false;
+            }
+            self.waiting_bytes += size;
+        }
+        self.waiting.push_back(shared);
+        true
+    }
+
+    fn pop(&mut self) -> Option<Shared> {
+        let shared = self.waiting.pop_front()?;
+        if matches!(shared.holder, Holder::Live) {
+            self.waiting_bytes -= shared.message.size();
+        }
+        Some(shared)
+    }
+
+    /// Puts back what [`Self::pop`] gave.
+    fn put_back(&mut self, shared: Shared) {
+        if matches!(shared.holder, Holder::Live) {
+            self.waiting_bytes += shared.message.size();
+        }
+        self.waiting.push_front(shared);
+    }
+
     /// Whether the connection holds nothing.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.sent.is_empty()
@@ -61,7 +95,7 @@ impl SharedHolds {
 impl Worker {
     /// A message of a shared subscription without durable member.
     pub(super) fn deliver_live_shared(self: &Rc<Self>, live: LiveShared) {
-        let Some(conn) = self.connection(live.location) else {
+        let Some(conn) = self.open_connection(live.location) else {
             return self.give_to_another(live.share, &live.message, live.expires_at);
         };
         let shared = Shared {
@@ -79,7 +113,7 @@ impl Worker {
     /// References of shared queues for members here.
     pub(super) fn handle_shared_references(self: &Rc<Self>, references: Vec<SharedReference>) {
         for reference in references {
-            let Some(conn) = self.connection(reference.location) else {
+            let Some(conn) = self.open_connection(reference.location) else {
                 let group = self.shared.node().group(reference.group);
                 group.share_returned(&reference.share, reference.reference.sequence);
                 continue;
@@ -103,17 +137,12 @@ impl Worker {
     }
 
     fn hold_shared(self: &Rc<Self>, conn: &Rc<Conn>, shared: Shared) {
-        let full = {
-            let mut state = conn.state.borrow_mut();
-            let queue_max = state.protocol.settings().queue_messages_max as usize;
-            let holds = &mut state.rare().shared;
-            let full = holds.waiting.len() >= queue_max && matches!(shared.holder, Holder::Live);
-            if !full {
-                holds.waiting.push_back(shared);
-            }
-            full
+        let waits = {
+            let state = &mut *conn.state.borrow_mut();
+            let holds = &mut state.rare.get_or_insert_default().shared;
+            holds.push(shared, state.protocol.settings())
         };
-        if full {
+        if !waits {
             self.counters.messages_dropped.of(Dropped::QueueFull).increment();
         }
         self.send_shared_waiting(conn);
@@ -127,7 +156,7 @@ impl Worker {
             let Some(holds) = state.rare.as_mut().map(|rare| &mut rare.shared) else {
                 return;
             };
-            let Some(shared) = holds.waiting.pop_front() else {
+            let Some(shared) = holds.pop() else {
                 return;
             };
             let token = DeliveryToken(OTHER_TOKENS | holds.next_token);
@@ -136,7 +165,7 @@ impl Worker {
             let holds = &mut state.rare().shared;
             match result {
                 DeliverResult::Busy => {
-                    holds.waiting.push_front(shared);
+                    holds.put_back(shared);
                     return;
                 }
                 DeliverResult::Sent | DeliverResult::Queued => {
@@ -149,7 +178,7 @@ impl Worker {
                 }
                 DeliverResult::Dropped(DropReason::NotConnected) => {
                     // The end of the connection gives it to another.
-                    holds.waiting.push_front(shared);
+                    holds.put_back(shared);
                     return;
                 }
                 DeliverResult::Dropped(reason) => {
