@@ -85,7 +85,7 @@ impl Takeovers {
         let beyond = weight.saturating_sub(FORGOTTEN_MS).div_ceil(WEIGHT);
         if beyond == 1 {
             tracing::warn!(
-                %client_id,
+                client_id = &**client_id,
                 "connections with this client identifier keep taking the session over from each other; they are slowed down"
             );
         }

@@ -1,5 +1,6 @@
 //! What all threads of the process share, and the broker as the node's groups see it.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -63,6 +64,8 @@ pub(crate) struct Shared {
     started: std::time::Instant,
     ready: AtomicBool,
     assigned: AtomicU64,
+    /// SipHash with a random key.
+    secret: RandomState,
     wills_published: AtomicU64,
     fatal: tokio::sync::watch::Sender<Option<String>>,
 }
@@ -97,6 +100,7 @@ impl Shared {
             started: std::time::Instant::now(),
             ready: AtomicBool::new(false),
             assigned: AtomicU64::new(0),
+            secret: RandomState::new(),
             wills_published: AtomicU64::new(0),
             fatal: tokio::sync::watch::Sender::new(None),
         }
@@ -135,11 +139,13 @@ impl Shared {
         Instant(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// A client identifier that nobody has: node, its start, a counter.
+    /// A client identifier that nobody has [MQTT-3.1.3-6] and nobody can guess, to take it before: node, its start, a
+    /// counter, 64 bits that depend on a secret of the process.
     pub(crate) fn assign_client_id(&self) -> String {
         let number = self.assigned.fetch_add(1, Ordering::Relaxed);
+        let secret = self.secret.hash_one(number);
         format!(
-            "auto-{:x}-{:x}-{number:x}",
+            "auto-{:x}-{:x}-{number:x}-{secret:016x}",
             self.settings.node.0, self.settings.incarnation.0
         )
     }
@@ -413,6 +419,7 @@ impl Host for Shared {
                     queue: TargetQueue::Session(target.session),
                     qos,
                     retain: message.retain && target.terms.retain_as_published,
+                    replayed: false,
                     subscription_ids: target.terms.subscription_ids.to_vec(),
                 });
             }
@@ -426,6 +433,7 @@ impl Host for Shared {
                 queue: TargetQueue::Share(share.key.clone()),
                 qos: message.qos,
                 retain: message.retain,
+                replayed: false,
                 subscription_ids: Vec::new(),
             });
         }

@@ -28,6 +28,8 @@ pub(super) struct Flags {
     pub(super) blocked: bool,
     /// Input is held back until output has left.
     pub(super) paused: bool,
+    /// The client took output while input was held back, since its keep alive was looked at.
+    pub(super) taken: bool,
     /// Input is held back until there is room for what it would add.
     pub(super) pressed: bool,
     /// Input that was held back may be taken up again.
@@ -180,6 +182,13 @@ impl Conn {
         let mut flags = self.flags.get();
         change(&mut flags);
         self.flags.set(flags);
+    }
+
+    /// The client took output.
+    pub(super) fn note_taken(&self) {
+        if self.flags.get().paused {
+            self.update(|flags| flags.taken = true);
+        }
     }
 
     /// Wakes the connection's task.

@@ -12,6 +12,10 @@ use super::ticket::WaitsFor;
 use super::{Ticket, Worker};
 use crate::metrics::{CloseReason, DropReason};
 
+/// Input that shows a client to be alive although its packet is not whole yet: a large packet on a slow link may take
+/// longer than the keep alive. Less would let a client stay with a byte now and then.
+const PROGRESS_MIN: usize = 1024;
+
 impl Worker {
     /// Takes what a socket gave.
     pub(super) fn take_input(self: &Rc<Self>, conn: &Rc<Conn>, input: &[u8]) {
@@ -19,7 +23,13 @@ impl Worker {
         if conn.flags.get().ending {
             return;
         }
-        let mut partial = conn.state.borrow_mut().take_partial();
+        let mut partial = {
+            let mut state = conn.state.borrow_mut();
+            if input.len() >= PROGRESS_MIN {
+                state.protocol.record_activity(self.now());
+            }
+            state.take_partial()
+        };
         if partial.is_empty() {
             let consumed = self.take_frames(conn, input);
             if consumed < input.len() && !conn.flags.get().ending {

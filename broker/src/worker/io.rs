@@ -157,6 +157,7 @@ impl ConnectionTask {
                 Poll::Ready(written) => {
                     let written = written?;
                     worker.written(&mut state.out, written);
+                    conn.note_taken();
                 }
             }
         }

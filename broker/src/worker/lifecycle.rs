@@ -133,8 +133,11 @@ impl Worker {
                 ))
             } else {
                 state.protocol.trim();
-                if conn.flags.get().pressed {
-                    state.protocol.excuse_silence(now);
+                // What was not read is not held against the client, as long as it takes what it is sent.
+                let flags = conn.flags.get();
+                if flags.pressed || (flags.paused && flags.taken) {
+                    state.protocol.record_activity(now);
+                    conn.update(|flags| flags.taken = false);
                 }
                 state
                     .protocol

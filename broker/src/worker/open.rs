@@ -443,7 +443,7 @@ impl Worker {
             state.open_session(session, epoch);
             if request.durable {
                 let queue = if present {
-                    DurableQueue::resumed(closed_at)
+                    DurableQueue::resumed(closed_at, conn.listener.settings.window_out_max)
                 } else {
                     DurableQueue::default()
                 };

@@ -98,7 +98,10 @@ impl Worker {
         let mut state = conn.state.borrow_mut();
         while !state.out.is_empty() {
             match writer.try_write(&state.out) {
-                Ok(written) => self.written(&mut state.out, written),
+                Ok(written) => {
+                    self.written(&mut state.out, written);
+                    conn.note_taken();
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     drop(state);
                     conn.update(|flags| flags.blocked = true);

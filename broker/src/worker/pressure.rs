@@ -60,7 +60,7 @@ impl Worker {
             let connections = self.pressed.connections.take();
             for conn in connections {
                 conn.update(|flags| flags.pressed = false);
-                conn.state.borrow_mut().protocol.excuse_silence(self.now());
+                conn.state.borrow_mut().protocol.record_activity(self.now());
                 conn.wake();
             }
         }

@@ -306,6 +306,7 @@ impl Worker {
                 queue: TargetQueue::Session(target.session),
                 qos,
                 retain: published.retain && terms.retain_as_published,
+                replayed: false,
                 subscription_ids: terms.subscription_ids.to_vec(),
             });
         }
@@ -316,6 +317,7 @@ impl Worker {
                     queue: TargetQueue::Share(share.key.clone()),
                     qos: published.qos,
                     retain: published.retain,
+                    replayed: false,
                     subscription_ids: Vec::new(),
                 });
             }
@@ -377,6 +379,11 @@ impl Worker {
         let mut outgoing = self.outgoing.borrow_mut();
         let batch = &mut outgoing[usize::from(location.worker)];
         if *begun != Some(location.worker) {
+            if batch.weight() >= FULL_BYTES {
+                // Not to grow with what one turn publishes, and so that what waits is known. Between messages: a large
+                // one is copied once, however many targets it has.
+                self.shared.mailboxes[usize::from(location.worker)].send(Mail::Live(std::mem::take(batch)));
+            }
             batch.begin(
                 published.topic,
                 published.forwardable,
@@ -392,15 +399,8 @@ impl Worker {
             retain,
             &terms.subscription_ids,
         );
-        if batch.weight() < FULL_BYTES {
-            drop(outgoing);
-            self.mark_batches();
-            return;
-        }
-        // Not to grow with a fan-out, and so that what waits is known.
-        let full = std::mem::take(batch);
-        self.shared.mailboxes[usize::from(location.worker)].send(Mail::Live(full));
-        *begun = None;
+        drop(outgoing);
+        self.mark_batches();
     }
 
     /// Picks the next member of a shared subscription without durable member.

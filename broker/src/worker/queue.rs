@@ -19,8 +19,6 @@ use super::counting::drop_reason;
 pub(super) const SLOT_SIZE: u64 = 3_855;
 /// Data groups, one bit each in the masks below.
 const SLOTS: usize = 16;
-/// References that a window holds at most.
-const UNSURE_MAX: u8 = 100;
 /// Tokens with this bit are not references of the session's own queues.
 pub(super) const OTHER_TOKENS: u64 = 1 << 63;
 
@@ -60,17 +58,19 @@ pub(super) struct DurableQueue {
     /// where nothing can have been.
     closed_at: Option<GroupTime>,
     /// References of each group that are still judged by `closed_at`.
-    unsure: [u8; SLOTS],
+    unsure: [u16; SLOTS],
     held: VecDeque<Held>,
 }
 
 impl DurableQueue {
     /// A session that is continued may have references in every group.
-    pub(super) fn resumed(closed_at: Option<GroupTime>) -> Self {
+    ///
+    /// `window_max` is what the window of any connection holds at most.
+    pub(super) fn resumed(closed_at: Option<GroupTime>, window_max: u16) -> Self {
         Self {
             ready: u16::MAX,
             closed_at,
-            unsure: [UNSURE_MAX; SLOTS],
+            unsure: [window_max; SLOTS],
             ..Self::default()
         }
     }

@@ -295,6 +295,7 @@ impl Worker {
             queue: TargetQueue::Session(session),
             qos,
             retain: true,
+            replayed: true,
             subscription_ids: subscription_id.into_iter().collect(),
         };
         conn.state.borrow_mut().rare().replays.appending += 1;

@@ -300,6 +300,9 @@ pub struct Target {
     pub qos: QoS,
     /// RETAIN flag to send.
     pub retain: bool,
+    /// Whether it is the retained message of a new subscription: it is skipped where a live message of its topic was
+    /// sent since (R34).
+    pub replayed: bool,
     /// Subscription identifiers to send.
     pub subscription_ids: Vec<u32>,
 }

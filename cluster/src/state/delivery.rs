@@ -41,7 +41,8 @@ impl GroupState {
             if matches!(target.queue, TargetQueue::Session(session) if self.has_ended(session)) {
                 continue;
             }
-            let delivery = Delivery::new(target.qos, target.retain, &target.subscription_ids);
+            let delivery =
+                Delivery::new(target.qos, target.retain, &target.subscription_ids).replayed(target.replayed);
             let message = || refer(&mut self.messages, &mut slot, place, &publish.message, self.time);
             match self.queues.push(&target.queue, limits, size, delivery, message) {
                 Some(sequence) => {

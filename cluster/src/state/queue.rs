@@ -17,7 +17,8 @@ use super::messages::{MessageKey, Messages, Slot};
 
 const RETAIN: u8 = 1 << 2;
 const RECEIVED: u8 = 1 << 3;
-const SETTLED: u8 = 1 << 4;
+const REPLAYED: u8 = 1 << 4;
+const SETTLED: u8 = 1 << 5;
 /// Fewer holes are not worth closing.
 const HOLES_MIN: usize = 32;
 
@@ -55,6 +56,18 @@ impl Delivery {
 
     pub(super) fn retain(&self) -> bool {
         self.flags & RETAIN != 0
+    }
+
+    /// The retained message of a new subscription.
+    pub(super) fn replayed(self, replayed: bool) -> Self {
+        Self {
+            flags: self.flags | if replayed { REPLAYED } else { 0 },
+            ..self
+        }
+    }
+
+    pub(super) fn is_replayed(&self) -> bool {
+        self.flags & REPLAYED != 0
     }
 
     pub(super) fn received(&self) -> bool {

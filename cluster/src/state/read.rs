@@ -47,6 +47,8 @@ pub struct PulledReference {
     pub qos: QoS,
     /// RETAIN flag to send.
     pub retain: bool,
+    /// Whether it is the retained message of a new subscription.
+    pub replayed: bool,
     /// Subscription identifiers to send.
     pub subscription_ids: Vec<u32>,
     /// The receiver's PUBREC was committed: only PUBREL is to be sent.
@@ -233,6 +235,7 @@ impl GroupState {
                 message: message.clone(),
                 qos: reference.delivery.qos(),
                 retain: reference.delivery.retain(),
+                replayed: reference.delivery.is_replayed(),
                 subscription_ids: reference.delivery.ids().to_vec(),
                 received: reference.delivery.received(),
                 expires_at: *expires_at,

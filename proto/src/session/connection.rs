@@ -340,11 +340,6 @@ impl Connection {
         self.keep_alive.check(now)
     }
 
-    /// The server did not read for a while: what it may have missed is not held against the client.
-    pub fn excuse_silence(&mut self, now: Instant) {
-        self.keep_alive.touch(now);
-    }
-
     /// Ends the connection from this side: writes the DISCONNECT or the failing CONNACK, where the version has one.
     /// After the end it does nothing.
     pub fn close(&mut self, close: &Close, out: &mut Vec<u8>) {

@@ -41,6 +41,8 @@ pub struct TargetRef<'a> {
     pub qos: QoS,
     /// RETAIN flag to send.
     pub retain: bool,
+    /// Whether it is the retained message of a new subscription.
+    pub replayed: bool,
     /// Subscription identifiers to send.
     pub subscription_ids: &'a [u32],
 }
@@ -52,6 +54,7 @@ impl Target {
             queue: &self.queue,
             qos: self.qos,
             retain: self.retain,
+            replayed: self.replayed,
             subscription_ids: &self.subscription_ids,
         }
     }
@@ -260,6 +263,7 @@ pub(in crate::state) fn read_queue(reader: &mut Reader<'_>) -> Result<TargetQueu
 
 const TARGET_SHARE_BIT: u8 = 1 << 3;
 const TARGET_IDS_BIT: u8 = 1 << 4;
+const TARGET_REPLAYED_BIT: u8 = 1 << 5;
 /// Flags, and a share key of two empty strings.
 pub(super) const TARGET_BYTES_MIN: usize = 3;
 
@@ -270,6 +274,9 @@ pub(in crate::state) fn put_target(out: &mut Vec<u8>, target: TargetRef<'_>) {
     }
     if !target.subscription_ids.is_empty() {
         flags |= TARGET_IDS_BIT;
+    }
+    if target.replayed {
+        flags |= TARGET_REPLAYED_BIT;
     }
     match target.queue {
         TargetQueue::Session(session) => {
@@ -288,7 +295,7 @@ pub(in crate::state) fn put_target(out: &mut Vec<u8>, target: TargetRef<'_>) {
 
 pub(in crate::state) fn read_target(reader: &mut Reader<'_>) -> Result<Target, CodecError> {
     let flags = reader.u8("target flags")?;
-    if flags & !(QOS_BITS | RETAIN_BIT | TARGET_SHARE_BIT | TARGET_IDS_BIT) != 0 {
+    if flags & !(QOS_BITS | RETAIN_BIT | TARGET_SHARE_BIT | TARGET_IDS_BIT | TARGET_REPLAYED_BIT) != 0 {
         return Err(CodecError::Invalid("target flags"));
     }
     let queue = match flags & TARGET_SHARE_BIT {
@@ -303,6 +310,7 @@ pub(in crate::state) fn read_target(reader: &mut Reader<'_>) -> Result<Target, C
         queue,
         qos: read_qos(flags)?,
         retain: flags & RETAIN_BIT != 0,
+        replayed: flags & TARGET_REPLAYED_BIT != 0,
         subscription_ids,
     })
 }

@@ -9,6 +9,7 @@ fn r11_a_message_is_stored_once_for_all_its_targets() {
     let ids = Target {
         qos: QoS::ExactlyOnce,
         retain: true,
+        replayed: false,
         subscription_ids: vec![4, 7],
         ..b.target()
     };

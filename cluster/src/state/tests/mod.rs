@@ -245,6 +245,7 @@ fn to(queue: TargetQueue) -> Target {
         queue,
         qos: QoS::AtLeastOnce,
         retain: false,
+        replayed: false,
         subscription_ids: vec![],
     }
 }

@@ -42,6 +42,7 @@ pub(super) fn full() -> Harness {
     let target = Target {
         qos: QoS::ExactlyOnce,
         retain: true,
+        replayed: false,
         subscription_ids: vec![5, 6],
         ..client.target()
     };

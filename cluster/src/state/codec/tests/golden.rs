@@ -44,12 +44,14 @@ fn golden_commands() -> Vec<(&'static str, Command)> {
             queue: queue.clone(),
             qos: QoS::ExactlyOnce,
             retain: false,
+            replayed: false,
             subscription_ids: vec![5, 200],
         },
         Target {
             queue: TargetQueue::Share(share.clone()),
             qos: QoS::AtLeastOnce,
             retain: true,
+            replayed: false,
             subscription_ids: vec![],
         },
     ];

@@ -66,14 +66,20 @@ fn queue() -> impl Strategy<Value = TargetQueue> {
 }
 
 fn target() -> impl Strategy<Value = Target> {
-    (queue(), qos(), any::<bool>(), vec(any::<u32>(), 0..4)).prop_map(
-        |(queue, qos, retain, subscription_ids)| Target {
+    (
+        queue(),
+        qos(),
+        any::<bool>(),
+        any::<bool>(),
+        vec(any::<u32>(), 0..4),
+    )
+        .prop_map(|(queue, qos, retain, replayed, subscription_ids)| Target {
             queue,
             qos,
             retain,
+            replayed,
             subscription_ids,
-        },
-    )
+        })
 }
 
 fn subscription() -> impl Strategy<Value = Subscription> {

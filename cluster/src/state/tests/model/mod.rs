@@ -282,6 +282,7 @@ impl World {
                     queue: self.queue(*queue),
                     qos: QoS::ExactlyOnce,
                     retain: stale,
+                    replayed: false,
                     subscription_ids: (0..u32::from(*queue % 3)).collect(),
                 };
                 Command::Publish(PublishCommand {
