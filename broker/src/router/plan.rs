@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU32;
 
 use quorate_cluster::node::Location;
 use quorate_cluster::state::{SessionId, ShareKey};
-use quorate_proto::codec::{QoS, SubscriptionOptions};
+use quorate_proto::codec::{QoS, RetainHandling, SubscriptionOptions};
 use smallvec::SmallVec;
 
 use super::QueueGauge;
@@ -46,6 +46,8 @@ pub struct Terms {
     pub qos: QoS,
     /// Keep the RETAIN flag of the publisher.
     pub retain_as_published: bool,
+    /// Send retained messages when it subscribes.
+    pub wants_retained: bool,
     /// Identifiers of all matching subscriptions.
     pub subscription_ids: SmallVec<[u32; 2]>,
 }
@@ -55,6 +57,7 @@ impl Terms {
         Self {
             qos: options.qos,
             retain_as_published: options.retain_as_published,
+            wants_retained: options.retain_handling != RetainHandling::DoNotSend,
             subscription_ids: subscription_id.into_iter().collect(),
         }
     }
@@ -62,6 +65,7 @@ impl Terms {
     pub(super) fn merge(&mut self, options: &SubscriptionOptions, subscription_id: Option<u32>) {
         self.qos = self.qos.max(options.qos);
         self.retain_as_published |= options.retain_as_published;
+        self.wants_retained |= options.retain_handling != RetainHandling::DoNotSend;
         self.subscription_ids.extend(subscription_id);
     }
 }

@@ -83,7 +83,8 @@ impl RouteValue {
             subscription_id: subscription.subscription_id.unwrap_or(0),
             flags: options.qos as u8
                 | u8::from(options.no_local) << 2
-                | u8::from(options.retain_as_published) << 3,
+                | u8::from(options.retain_as_published) << 3
+                | u8::from(options.retain_handling == RetainHandling::DoNotSend) << 4,
         }
     }
 
@@ -96,7 +97,10 @@ impl RouteValue {
             },
             no_local: self.flags & 4 != 0,
             retain_as_published: self.flags & 8 != 0,
-            retain_handling: RetainHandling::Send,
+            retain_handling: match self.flags & 16 {
+                0 => RetainHandling::Send,
+                _ => RetainHandling::DoNotSend,
+            },
         }
     }
 
@@ -149,6 +153,11 @@ impl RouteTable {
     /// Subscriptions known, shared ones counted once per filter.
     pub fn subscriptions(&self) -> usize {
         self.trie.len()
+    }
+
+    /// Subscriptions of a session.
+    pub fn subscriptions_of(&self, session: SessionId) -> usize {
+        self.session(session).map_or(0, |route| route.filters.len())
     }
 
     /// Shared subscriptions known.
@@ -222,7 +231,7 @@ impl RouteTable {
             return (None, false);
         };
         let route = self.sessions.remove(key as usize);
-        for filter in &route.filters {
+        for filter in route.filters.iter() {
             self.remove_route(key, filter);
         }
         (route.location, !route.filters.is_empty())
@@ -233,16 +242,8 @@ impl RouteTable {
         let Some(key) = self.by_session.get(&session).copied() else {
             return;
         };
-        let route = &mut self.sessions[key as usize];
-        let known = route
-            .filters
-            .iter_mut()
-            .find(|filter| **filter == subscription.filter);
-        match known {
-            // What is committed shares its text with the group's state.
-            Some(known) => *known = subscription.filter.clone(),
-            None => route.filters.push(subscription.filter.clone()),
-        }
+        // What is committed shares its text with the group's state.
+        self.sessions[key as usize].filters.insert(&subscription.filter);
         let value = RouteValue::of(subscription);
         match split_share(&subscription.filter) {
             None => {
@@ -265,9 +266,7 @@ impl RouteTable {
         let Some(key) = self.by_session.get(&session).copied() else {
             return;
         };
-        self.sessions[key as usize]
-            .filters
-            .retain(|known| &**known != filter);
+        self.sessions[key as usize].filters.remove(filter);
         self.remove_route(key, filter);
     }
 

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use quorate_cluster::node::{Location, Placement};
 use quorate_cluster::state::{Epoch, SessionId};
-use smallvec::SmallVec;
+
+use super::filters::Filters;
 
 /// One session: where it is connected, what it subscribed to, what waits for it.
 #[derive(Debug)]
@@ -17,7 +18,7 @@ pub struct SessionRoute {
     /// Its connection on this node.
     pub location: Option<Location>,
     /// Filters as the client wrote them.
-    pub filters: SmallVec<[Arc<str>; 1]>,
+    pub filters: Filters,
     /// What waits for it; only durable sessions have queues.
     pub queue: Option<Arc<QueueGauge>>,
 }
@@ -29,7 +30,7 @@ impl SessionRoute {
             session,
             epoch: Epoch(0),
             location: None,
-            filters: SmallVec::new(),
+            filters: Filters::default(),
             queue,
         }
     }

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use quorate_cluster::node::{Completion, Location};
 use quorate_cluster::state::{Outcome, RefusedReason};
 use quorate_proto::codec::ReasonCode;
-use quorate_proto::message::Message;
 use quorate_proto::session::{Close, PublishOutcome, PublishToken};
 
 use super::connection::Conn;
@@ -13,13 +12,21 @@ use super::publish::Published;
 use super::subscribe::fenced;
 use super::ticket::WaitsFor;
 use super::{Ticket, Worker};
+use crate::metrics::DropReason;
 
 impl Worker {
     pub(super) fn handle_completions(self: &Rc<Self>, completions: Vec<(Ticket, Completion)>) {
         for (ticket, completion) in completions {
+            let ticket = self.deliver_committed(ticket, &completion);
+            let Some((ticket, completion)) = self.reach_late(ticket, completion) else {
+                continue;
+            };
             let Ticket { location, waits_for } = ticket;
-            if let WaitsFor::Publish { ack, .. } | WaitsFor::ExactlyOnce { ack, .. } = &waits_for {
+            if let WaitsFor::Publish { ack: Some(ack), .. } = &waits_for {
                 self.ack_wait_over(ack.wait);
+            }
+            if let WaitsFor::Subscribed(subscribing) = &waits_for {
+                self.correct_routes(subscribing, &completion);
             }
             match self.connection(location) {
                 Some(conn) => {
@@ -59,10 +66,13 @@ impl Worker {
         completion: Completion,
     ) -> Result<(), Close> {
         match waits_for {
-            WaitsFor::Publish { ack, matched } => self.published(conn, ack.token, matched, &completion),
-            WaitsFor::ExactlyOnce { ack, live, message } => {
-                self.published_once(conn, ack.token, (live, &message), &completion)
-            }
+            WaitsFor::Publish { ack: None, .. } => Ok(()),
+            WaitsFor::Publish {
+                ack: Some(ack),
+                matched,
+                ..
+            } => self.published(conn, ack.token, matched, &completion),
+            WaitsFor::ExactlyOnce { .. } => unreachable!("delivered as soon as it was committed"),
             WaitsFor::Release(packet_id) => {
                 let Completion::Applied(Outcome::Released(found)) = completion else {
                     return Err(fenced());
@@ -86,7 +96,16 @@ impl Worker {
             WaitsFor::Subscribed(subscribing) => self.subscribed(conn, *subscribing, &completion),
             WaitsFor::Unsubscribed(unsubscribing) => self.unsubscribed(conn, *unsubscribing, &completion),
             WaitsFor::RetainedAppended => {
-                conn.state.borrow_mut().rare().replays.appended();
+                conn.state.borrow_mut().rare().replays.value_appended();
+                if !matches!(
+                    completion,
+                    Completion::Applied(Outcome::Published { refused: 0, .. })
+                ) {
+                    self.counters
+                        .messages_dropped
+                        .of(DropReason::QueueFull)
+                        .increment();
+                }
                 self.replay(conn);
                 Ok(())
             }
@@ -108,24 +127,40 @@ impl Worker {
             .handle_publish_outcome(token, outcome, &mut state.out)
     }
 
-    /// A QoS 2 publish of a durable session is committed: live subscribers get it now, unless it was a repeat (R11).
-    fn published_once(
-        self: &Rc<Self>,
-        conn: &Rc<Conn>,
-        token: PublishToken,
-        (live, message): (bool, &Message),
-        completion: &Completion,
-    ) -> Result<(), Close> {
+    /// A QoS 2 publish of a durable session is committed: live subscribers get it now, unless it was a repeat (R11),
+    /// and whether or not its publisher is still there. What is left to wait for is its acknowledgement.
+    fn deliver_committed(self: &Rc<Self>, ticket: Ticket, completion: &Completion) -> Ticket {
+        let WaitsFor::ExactlyOnce {
+            ack,
+            live,
+            publisher,
+            late,
+            message,
+        } = ticket.waits_for
+        else {
+            return ticket;
+        };
         // Who was there when it was proposed counts: the identifier is recorded, so there is no refusal any more.
         let mut matched = live;
         if let Completion::Applied(Outcome::Published { duplicate: false, .. }) = completion {
-            let publisher = conn.session().map(|(session, _)| session);
-            matched |= self.deliver_live(&self.plan(message.topic()), &Published::of(message, publisher));
+            let published = Published::of(&message, Some(publisher));
+            let plan = self.plan(message.topic());
+            matched |= self.deliver_live(&plan, &published);
+            if let Some(late) = late {
+                self.delivered_by(late, &plan);
+            }
         }
-        self.published(conn, token, matched, completion)
+        Ticket {
+            location: ticket.location,
+            waits_for: WaitsFor::Publish {
+                ack: Some(ack),
+                matched,
+                late,
+            },
+        }
     }
 
-    /// The connection is gone; what others have to see of the outcome still happens.
+    /// The connection is gone; what its session has to see of the outcome still happens.
     fn complete_without_connection(
         self: &Rc<Self>,
         location: Location,
@@ -133,12 +168,6 @@ impl Worker {
         completion: &Completion,
     ) {
         match (waits_for, completion) {
-            (
-                WaitsFor::ExactlyOnce { message, .. },
-                Completion::Applied(Outcome::Published { duplicate: false, .. }),
-            ) => {
-                self.deliver_live(&self.plan(message.topic()), &Published::of(&message, None));
-            }
             (
                 WaitsFor::Opened { request, .. },
                 Completion::Applied(Outcome::Opened { session, epoch, .. }),

@@ -142,8 +142,8 @@ impl ConnectionTask {
     }
 
     fn poll_web_socket_output(
-        worker: &Worker,
-        conn: &Conn,
+        worker: &Rc<Worker>,
+        conn: &Rc<Conn>,
         socket: &mut WebSocketTransport<TcpStream>,
         cx: &mut Context<'_>,
     ) -> std::io::Result<()> {

@@ -17,6 +17,7 @@ mod counting;
 mod deliver;
 mod inbound;
 mod io;
+mod late;
 mod lifecycle;
 mod mailbox;
 mod open;
@@ -44,6 +45,7 @@ pub(crate) use self::ack_waits::AckWait;
 use self::ack_waits::AckWaits;
 pub(crate) use self::batch::LiveBatch;
 use self::connection::Conn;
+use self::late::LateList;
 pub(crate) use self::mailbox::{Accepted, LiveShared, Mail, Mailbox};
 pub(crate) use self::open::ExchangeInProgress;
 use self::output::DirtyList;
@@ -72,6 +74,7 @@ pub(crate) struct Worker {
     dirty: DirtyList,
     pressed: Pressed,
     ack_waits: RefCell<AckWaits>,
+    late: RefCell<LateList>,
     wheel: RefCell<Wheel>,
     stopping: Cell<bool>,
 }
@@ -123,6 +126,7 @@ impl Worker {
             dirty: DirtyList::default(),
             pressed: Pressed::default(),
             ack_waits: RefCell::default(),
+            late: RefCell::default(),
             wheel: RefCell::new(Wheel::new(shared.now())),
             stopping: Cell::new(false),
             shared,

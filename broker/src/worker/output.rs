@@ -86,7 +86,7 @@ impl Worker {
     }
 
     /// Writes what the socket takes.
-    pub(super) fn flush(&self, conn: &Conn) -> io::Result<()> {
+    pub(super) fn flush(self: &Rc<Self>, conn: &Rc<Conn>) -> io::Result<()> {
         let Writer::Tcp(writer) = &conn.writer else {
             conn.wake();
             return Ok(());
@@ -122,16 +122,23 @@ impl Worker {
         Ok(())
     }
 
-    /// Everything was written: retained messages may follow, and input that waited for room.
-    pub(super) fn output_left(&self, conn: &Conn) {
-        let waits = conn
-            .state
-            .borrow()
-            .rare
-            .as_ref()
-            .is_some_and(|rare| !rare.replays.is_empty());
+    /// Everything was written: what waited for room in the output may follow, and input.
+    pub(super) fn output_left(self: &Rc<Self>, conn: &Rc<Conn>) {
+        let waits = {
+            let mut state = conn.state.borrow_mut();
+            let state = &mut *state;
+            if state.protocol.queued().0 > 0 {
+                state.protocol.output_written(self.now(), &mut state.out);
+            }
+            let rare = state.rare.as_ref();
+            rare.is_some_and(|rare| !rare.replays.is_empty() || !rare.shared.is_empty())
+                || state.queue.as_ref().is_some_and(|queue| queue.holds_some())
+        };
         if waits {
-            self.replay(conn);
+            self.window_moved(conn);
+        }
+        if !conn.state.borrow().out.is_empty() {
+            self.mark_dirty(conn);
         }
         if conn.flags.get().paused {
             conn.update(|flags| flags.paused = false);

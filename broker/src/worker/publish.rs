@@ -13,6 +13,7 @@ use quorate_cluster::state::{Epoch, MessageParts, Origin, SessionId, Target, Tar
 use quorate_proto::codec::{QoS, ReasonCode};
 use quorate_proto::message::Message;
 use quorate_proto::session::{Close, Delivery, Instant, PublishOutcome, PublishRequest, PublishToken};
+use quorate_storage::log::GroupId;
 use smallvec::SmallVec;
 
 use super::batch::FULL_BYTES;
@@ -48,7 +49,7 @@ impl<'a> Published<'a> {
         }
     }
 
-    fn to_message(self) -> Message {
+    pub(super) fn to_message(self) -> Message {
         Message::new(
             self.topic,
             self.forwardable,
@@ -163,7 +164,7 @@ impl Worker {
     fn publish_live_first(
         self: &Rc<Self>,
         conn: &Rc<Conn>,
-        plan: &Plan,
+        plan: &Rc<Plan>,
         published: &Published<'_>,
         token: Option<PublishToken>,
         session: Option<(SessionId, Epoch)>,
@@ -187,21 +188,24 @@ impl Worker {
             },
             _ => Origin::Live,
         };
-        let ticket = token.map(|token| Ticket {
+        let group = publish_group(conn, &origin);
+        let late = self.look_again(group, plan, published);
+        let ticket = (token.is_some() || late.is_some()).then(|| Ticket {
             location: conn.location,
             waits_for: WaitsFor::Publish {
-                ack: self.wait_for_ack(conn, token),
+                ack: token.map(|token| self.wait_for_ack(conn, token)),
                 matched: matched.any,
+                late,
             },
         });
-        self.propose_publish(conn, origin, published, &matched, ticket);
+        self.propose_publish(group, &origin, published, &matched, ticket);
         Ok(())
     }
 
     fn publish_exactly_once(
         self: &Rc<Self>,
         conn: &Rc<Conn>,
-        plan: &Plan,
+        plan: &Rc<Plan>,
         published: &Published<'_>,
         token: PublishToken,
         (session, epoch): (SessionId, Epoch),
@@ -218,16 +222,19 @@ impl Worker {
             epoch,
             packet_id: Some(token.packet_id()),
         };
+        let group = publish_group(conn, &origin);
         let waits_for = WaitsFor::ExactlyOnce {
             ack: self.wait_for_ack(conn, token),
             live: matched.live,
+            publisher: session,
+            late: self.look_again(group, plan, published),
             message: Arc::new(published.to_message()),
         };
         let ticket = Ticket {
             location: conn.location,
             waits_for,
         };
-        self.propose_publish(conn, origin, published, &matched, Some(ticket));
+        self.propose_publish(group, &origin, published, &matched, Some(ticket));
         Ok(())
     }
 
@@ -239,19 +246,12 @@ impl Worker {
 
     fn propose_publish(
         &self,
-        conn: &Conn,
-        origin: Origin,
+        group: GroupId,
+        origin: &Origin,
         published: &Published<'_>,
         matched: &Matched,
         ticket: Option<Ticket>,
     ) {
-        let group = match origin {
-            Origin::Session { session, .. } => Placement::home_of(session),
-            _ => {
-                let state = conn.state.borrow();
-                Placement::data_of_client(state.protocol.client_id().map_or("", |client_id| client_id))
-            }
-        };
         let encode = |buffer: &mut Vec<u8>| {
             let parts = MessageParts {
                 topic: published.topic,
@@ -263,7 +263,7 @@ impl Worker {
             };
             encode_publish(
                 buffer,
-                &origin,
+                origin,
                 &parts,
                 matched.durable.iter().map(Target::borrowed),
                 published.retain,
@@ -350,7 +350,7 @@ impl Worker {
         any
     }
 
-    fn deliver_to(
+    pub(super) fn deliver_to(
         &self,
         location: Location,
         published: &Published<'_>,
@@ -442,6 +442,17 @@ impl Worker {
         } else {
             let mailbox = &self.shared.mailboxes[usize::from(shared.location.worker)];
             mailbox.send(Mail::Shared(Box::new(shared)));
+        }
+    }
+}
+
+/// The group a publish is committed in.
+fn publish_group(conn: &Conn, origin: &Origin) -> GroupId {
+    match origin {
+        Origin::Session { session, .. } => Placement::home_of(*session),
+        _ => {
+            let state = conn.state.borrow();
+            Placement::data_of_client(state.protocol.client_id().map_or("", |client_id| client_id))
         }
     }
 }

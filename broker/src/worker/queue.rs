@@ -84,6 +84,18 @@ impl DurableQueue {
         may
     }
 
+    /// Whether something was pulled that is not sent yet.
+    pub(super) fn holds_some(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Whether everything that is known to wait in a group has been sent.
+    pub(super) fn is_drained(&self, slot: u8) -> bool {
+        self.ready & (1 << slot) == 0
+            && self.asked[usize::from(slot)] == 0
+            && self.held.iter().all(|held| held.slot != slot)
+    }
+
     /// Whether a reference with this packet identifier is still to be sent; a PUBREC for it was committed, so it goes
     /// on with PUBREL.
     pub(super) fn expects(&mut self, packet_id: PacketId) -> bool {
@@ -222,6 +234,15 @@ impl Worker {
                 return;
             };
             let state = &mut *state;
+            if let Some(rare) = &mut state.rare {
+                let topic = held.reference.message.topic();
+                if !held.reference.replayed {
+                    rare.replays.note_live(topic);
+                } else if held.phase == DeliveryPhase::Fresh && rare.replays.is_overtaken(topic) {
+                    self.propose_settled(session, held.slot, held.reference.sequence);
+                    continue;
+                }
+            }
             self.lend_buffer(&mut state.out);
             let result = state
                 .protocol

@@ -3,10 +3,11 @@
 //! A value whose topic had a live message since the subscription is skipped (R34). For a durable session values at
 //! QoS 1 and 2 are appended to its home group (R24), one piece at a time; all others are delivered here.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use quorate_cluster::node::Placement;
 use quorate_cluster::state::{MessageParts, Origin, SessionId, Target, TargetQueue, encode_publish};
 use quorate_proto::codec::{QoS, RetainHandling, SubscriptionOptions};
@@ -24,6 +25,8 @@ use crate::router::split_share;
 const PIECE: usize = 64;
 /// Output beyond which the next piece waits until it has been written.
 const OUTPUT_MAX: usize = 64 * 1024;
+/// Pages of the index read in one turn; each looks at about a thousand topics at most.
+const PAGES_PER_TURN: usize = 32;
 /// Live topics remembered while a replay goes on; more end the skipping, not the replay.
 const LIVE_TOPICS_MAX: usize = 4_096;
 
@@ -48,6 +51,7 @@ pub(super) fn wants_retained(filter: &str, options: &SubscriptionOptions, new: b
 /// One new subscription whose retained messages are being sent.
 #[derive(Debug)]
 struct Replay {
+    number: u32,
     filter: Arc<str>,
     options: SubscriptionOptions,
     subscription_id: Option<u32>,
@@ -57,38 +61,73 @@ struct Replay {
     after: Option<String>,
 }
 
-/// The replays of a connection, one after the other.
+/// The replays of a connection, one after the other. They are numbered in the order of their SUBSCRIBEs.
 #[derive(Debug, Default)]
 pub(super) struct Replays {
     waiting: VecDeque<Replay>,
-    live_topics: HashSet<Box<str>, foldhash::fast::RandomState>,
+    /// Number of the SUBSCRIBE that came last.
+    last: u32,
+    /// SUBSCRIBEs that were not answered yet.
+    expected: u32,
+    /// Topics that had a live message while replays went on, with the number that was the last then.
+    live_topics: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
     /// Values of a piece on their way into the session's home group.
     appending: usize,
+    /// A piece was appended that the client was not sent entirely; the number of its replay.
+    appended: Option<u32>,
+    /// The next turn goes on reading.
+    scheduled: bool,
 }
 
 impl Replays {
-    /// Whether nothing is to be sent.
+    /// Whether nothing is to be read.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
     /// Whether nothing is to be sent, and nothing of it is under way.
     pub(super) fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.appending == 0
+        self.waiting.is_empty() && self.expected == 0 && self.appending == 0 && self.appended.is_none()
+    }
+
+    /// A SUBSCRIBE was taken whose subscriptions may have retained messages: from now on live messages are noted.
+    pub(super) fn expect(&mut self) -> u32 {
+        self.expected += 1;
+        self.last += 1;
+        self.last
+    }
+
+    /// The SUBSCRIBE is answered.
+    pub(super) fn answered(&mut self) {
+        self.expected = self.expected.saturating_sub(1);
     }
 
     /// A live message of this topic was handed to the connection.
     pub(super) fn note_live(&mut self, topic: &str) {
-        if !self.waiting.is_empty()
-            && self.live_topics.len() < LIVE_TOPICS_MAX
-            && !self.live_topics.contains(topic)
-        {
-            self.live_topics.insert(topic.into());
+        if self.is_idle() {
+            return;
+        }
+        if let Some(number) = self.live_topics.get_mut(topic) {
+            *number = self.last;
+        } else if self.live_topics.len() < LIVE_TOPICS_MAX {
+            self.live_topics.insert(topic.into(), self.last);
         }
     }
 
+    /// Whether a live message of this topic was sent since a replay's SUBSCRIBE (R34).
+    fn had_live(&self, topic: &str, replay: u32) -> bool {
+        self.live_topics
+            .get(topic)
+            .is_some_and(|number| *number >= replay)
+    }
+
+    /// Whether a value that was appended to a queue has been overtaken.
+    pub(super) fn is_overtaken(&self, topic: &str) -> bool {
+        self.had_live(topic, self.appended.unwrap_or(0))
+    }
+
     /// A value was appended to the home group.
-    pub(super) fn appended(&mut self) {
+    pub(super) fn value_appended(&mut self) {
         self.appending = self.appending.saturating_sub(1);
     }
 }
@@ -111,12 +150,12 @@ impl Worker {
         }
     }
 
-    /// Starts sending the retained messages of a new subscription.
+    /// Starts sending the retained messages of a new subscription of SUBSCRIBE `number`.
     pub(super) fn begin_replay(
         &self,
         conn: &Conn,
-        filter: Arc<str>,
-        options: SubscriptionOptions,
+        number: u32,
+        (filter, options): (Arc<str>, SubscriptionOptions),
         subscription_id: Option<u32>,
     ) {
         let slot = if is_exact(&filter) {
@@ -124,76 +163,85 @@ impl Worker {
         } else {
             0
         };
-        let mut replay = Replay {
+        let replay = Replay {
+            number,
             filter,
             options,
             subscription_id,
             slot,
             after: None,
         };
-        // Most subscriptions find nothing and should leave nothing behind.
-        self.skip_empty(&mut replay);
-        if replay.slot >= SLOTS {
-            return;
-        }
         conn.state.borrow_mut().rare().replays.waiting.push_back(replay);
     }
 
     /// Goes on with retained messages as far as the client takes them.
-    pub(super) fn replay(&self, conn: &Conn) {
+    pub(super) fn replay(self: &Rc<Self>, conn: &Rc<Conn>) {
+        let mut pages = PAGES_PER_TURN;
         loop {
-            let piece = {
+            let ((number, options, subscription_id), values) = {
                 let mut state = conn.state.borrow_mut();
                 let (queued, _) = state.protocol.queued();
                 let room = state.out.len() < OUTPUT_MAX && queued < PIECE;
-                let Some(rare) = &mut state.rare else { return };
-                if rare.replays.appending > 0 || !room {
-                    return;
-                }
-                let Some(replay) = rare.replays.waiting.front_mut() else {
-                    rare.replays.live_topics = HashSet::default();
-                    rare.replays.waiting = VecDeque::new();
-                    state.trim_rare();
+                let Some((session, _)) = state.session() else {
                     return;
                 };
-                let options = (replay.options, replay.subscription_id);
-                let values = self.read_piece(replay);
-                if replay.slot >= SLOTS {
-                    rare.replays.waiting.pop_front();
+                let home = Placement::packet_id_slot(Placement::home_of(session));
+                let drained = state.queue.as_ref().is_none_or(|queue| queue.is_drained(home));
+                let Some(rare) = &mut state.rare else { return };
+                let replays = &mut rare.replays;
+                // A piece for a durable session waits until the one before has been sent (R24).
+                if replays.appending > 0 || !room || !drained {
+                    return;
                 }
-                (options, values)
+                replays.appended = None;
+                let Some(replay) = replays.waiting.front_mut() else {
+                    if replays.is_idle() {
+                        replays.live_topics = HashMap::default();
+                        replays.waiting = VecDeque::new();
+                        state.trim_rare();
+                    }
+                    return;
+                };
+                if pages == 0 {
+                    self.replay_next_turn(conn, replays);
+                    return;
+                }
+                let terms = (replay.number, replay.options, replay.subscription_id);
+                let values = self.read_piece(replay, &mut pages);
+                if replay.slot >= SLOTS {
+                    replays.waiting.pop_front();
+                }
+                (terms, values)
             };
-            let ((options, subscription_id), values) = piece;
             for value in values {
-                self.send_retained(conn, &value, &options, subscription_id);
+                self.send_retained(conn, number, &value, &options, subscription_id);
             }
         }
     }
 
-    /// Moves a replay to the first group that has something for it.
-    fn skip_empty(&self, replay: &mut Replay) {
-        while replay.slot < SLOTS {
-            let group = self.shared.node().group_of_slot(replay.slot);
-            let found = !group
-                .state()
-                .retained_page(&replay.filter, None, 1)
-                .matches
-                .is_empty();
-            if found {
-                return;
-            }
-            replay.slot = if is_exact(&replay.filter) {
-                SLOTS
-            } else {
-                replay.slot + 1
-            };
+    /// Reading takes long: others get their turn.
+    fn replay_next_turn(self: &Rc<Self>, conn: &Rc<Conn>, replays: &mut Replays) {
+        if replays.scheduled {
+            return;
         }
+        replays.scheduled = true;
+        let (worker, location) = (self.clone(), conn.location);
+        tokio::task::spawn_local(async move {
+            tokio::task::yield_now().await;
+            if let Some(conn) = worker.open_connection(location) {
+                if let Some(rare) = &mut conn.state.borrow_mut().rare {
+                    rare.replays.scheduled = false;
+                }
+                worker.replay(&conn);
+            }
+        });
     }
 
-    /// Reads the next piece; `slot` is [`SLOTS`] afterwards when there is none left.
-    fn read_piece(&self, replay: &mut Replay) -> Vec<Value> {
+    /// Reads the next piece, at most `pages` of the index; `slot` is [`SLOTS`] afterwards when there is none left.
+    fn read_piece(&self, replay: &mut Replay, pages: &mut usize) -> Vec<Value> {
         let exact = is_exact(&replay.filter);
-        while replay.slot < SLOTS {
+        while replay.slot < SLOTS && *pages > 0 {
+            *pages -= 1;
             let group = self.shared.node().group_of_slot(replay.slot);
             let now = group.now();
             let page = group
@@ -226,7 +274,8 @@ impl Worker {
 
     fn send_retained(
         &self,
-        conn: &Conn,
+        conn: &Rc<Conn>,
+        number: u32,
         value: &Value,
         options: &SubscriptionOptions,
         subscription_id: Option<u32>,
@@ -236,14 +285,18 @@ impl Worker {
         let Some((session, _)) = conn.session() else {
             return;
         };
+        if conn
+            .state
+            .borrow_mut()
+            .rare()
+            .replays
+            .had_live(message.topic(), number)
         {
-            let mut state = conn.state.borrow_mut();
-            if state.rare().replays.live_topics.contains(message.topic()) {
-                return;
-            }
+            return;
         }
         if qos > QoS::AtMostOnce && Placement::is_durable(session) {
             self.counters.retained_sent.increment();
+            conn.state.borrow_mut().rare().replays.appended = Some(number);
             self.append_retained(conn, session, value, qos, subscription_id);
             return;
         }
@@ -267,9 +320,7 @@ impl Worker {
             DeliverResult::Sent => {
                 self.counters.retained_sent.increment();
                 self.counters.messages_delivered.of(qos).increment();
-                if let Some(conn) = self.connection(conn.location) {
-                    self.mark_dirty(&conn);
-                }
+                self.mark_dirty(conn);
             }
             DeliverResult::Dropped(reason) => {
                 self.counters.messages_dropped.of(drop_reason(reason)).increment()

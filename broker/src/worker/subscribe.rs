@@ -5,12 +5,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use quorate_cluster::node::Completion;
-use quorate_cluster::state::{Command, Outcome, SubscribeResult, Subscription};
+use quorate_cluster::state::{Command, Outcome, SessionId, SubscribeResult, Subscription};
 use quorate_proto::codec::{QoS, ReasonCode, SubscriptionOptions};
 use quorate_proto::session::{Close, SubscribeRequest, UnsubscribeRequest};
 use smallvec::SmallVec;
 
 use super::connection::Conn;
+use super::retained::wants_retained;
 use super::ticket::{Subscribing, Unsubscribing, WaitsFor};
 use super::{Ticket, Worker};
 use crate::auth::Action as AuthorizedAction;
@@ -46,11 +47,13 @@ impl Worker {
             };
             reasons.push(reason);
         }
-        let subscribing = Subscribing {
+        let mut subscribing = Subscribing {
+            session,
             packet_id: request.packet_id,
             subscription_id: request.subscription_id,
             reasons,
             filters,
+            replay: None,
         };
         if subscribing.filters.is_empty() {
             return self.answer_subscribe(conn, &subscribing);
@@ -64,14 +67,13 @@ impl Worker {
                 subscription_id: subscribing.subscription_id,
             })
             .collect();
-        // Routed on this node at once, so that what the client publishes behind its SUBSCRIBE finds it; SUBACK waits for
-        // the commit.
-        self.shared.router.write(|table| {
-            subscriptions
-                .iter()
-                .for_each(|subscription| table.subscribe(session, subscription));
-            ((), true)
-        });
+        let replay = subscribing
+            .filters
+            .iter()
+            .any(|(_, filter, options)| wants_retained(filter, options, true))
+            .then(|| conn.state.borrow_mut().rare().replays.expect());
+        subscribing.replay = replay;
+        self.route_early(session, &subscriptions);
         let command = Command::Subscribe {
             session,
             epoch,
@@ -109,55 +111,76 @@ impl Worker {
         completion: &Completion,
     ) -> Result<(), Close> {
         let Completion::Applied(Outcome::Subscribed(results)) = completion else {
-            self.unroute(conn, subscribing.filters.iter().map(|(_, filter, _)| filter));
             return Err(fenced());
         };
-        let refused = subscribing
-            .filters
-            .iter()
-            .zip(results)
-            .filter(|(_, result)| **result == SubscribeResult::LimitReached);
-        self.unroute(conn, refused.map(|((_, filter, _), _)| filter));
         let mut replays = Vec::new();
         for ((place, filter, options), result) in subscribing.filters.iter().zip(results) {
             match result {
                 SubscribeResult::LimitReached => subscribing.reasons[*place] = ReasonCode::QUOTA_EXCEEDED,
                 SubscribeResult::Added | SubscribeResult::Replaced => {
                     let new = *result == SubscribeResult::Added;
-                    if super::retained::wants_retained(filter, options, new) {
+                    if wants_retained(filter, options, new) {
                         replays.push((filter.clone(), *options));
                     }
                 }
             }
         }
         self.answer_subscribe(conn, &subscribing)?;
-        for (filter, options) in replays {
-            self.send_sys_topics(conn, &filter, subscribing.subscription_id);
-            self.begin_replay(conn, filter, options, subscribing.subscription_id);
+        if let Some(number) = subscribing.replay {
+            for (filter, options) in replays {
+                self.send_sys_topics(conn, &filter, subscribing.subscription_id);
+                self.begin_replay(conn, number, (filter, options), subscribing.subscription_id);
+            }
+            conn.state.borrow_mut().rare().replays.answered();
+            self.replay(conn);
         }
-        self.replay(conn);
         self.offer_shares(conn, &subscribing);
         Ok(())
     }
 
-    /// Takes back routes that were set before their commit, where the session does not have them.
-    fn unroute<'a>(&self, conn: &Conn, filters: impl Iterator<Item = &'a Arc<str>>) {
-        let Some((session, _)) = conn.session() else {
-            return;
-        };
-        let home = self.shared.node().home(session);
-        for filter in filters {
-            let kept = home
-                .state()
-                .subscriptions(session)
-                .any(|subscription| subscription.filter == *filter);
-            if !kept {
-                self.shared.router.write(|table| {
-                    table.unsubscribe(session, filter);
-                    ((), true)
-                });
+    /// Routes subscriptions on this node before their commit, so that what the client publishes behind its SUBSCRIBE
+    /// finds them; SUBACK waits for the commit. Not beyond the session's limit, which the commit would enforce.
+    fn route_early(&self, session: SessionId, subscriptions: &[Subscription]) {
+        let max = self.shared.settings.session_limits.subscriptions_max as usize;
+        self.shared.router.write(|table| {
+            for subscription in subscriptions {
+                if table.subscriptions_of(session) < max {
+                    table.subscribe(session, subscription);
+                }
             }
+            ((), true)
+        });
+    }
+
+    /// Puts routes that were set before their commit as the session has them, where they were not granted. Whether the
+    /// connection is still there does not matter: the session may be.
+    pub(super) fn correct_routes(&self, subscribing: &Subscribing, completion: &Completion) {
+        let session = subscribing.session;
+        let refused = |place: usize| match completion {
+            Completion::Applied(Outcome::Subscribed(results)) => {
+                results.get(place) == Some(&SubscribeResult::LimitReached)
+            }
+            _ => true,
+        };
+        let refused: Vec<&Arc<str>> = (subscribing.filters.iter().enumerate())
+            .filter(|(place, _)| refused(*place))
+            .map(|(_, (_, filter, _))| filter)
+            .collect();
+        if refused.is_empty() {
+            return;
         }
+        let home = self.shared.node().home(session);
+        self.shared.router.write(|table| {
+            // Read under the routes' lock: what is applied later changes the routes later.
+            let state = home.state();
+            for filter in refused {
+                match state.subscription(session, filter) {
+                    Some(subscription) => table.subscribe(session, &subscription),
+                    None => table.unsubscribe(session, filter),
+                }
+            }
+            ((), true)
+        });
     }
 
     /// A new member of a shared subscription takes its part of what waits.

@@ -1,7 +1,7 @@
 //! Who waits for a proposal: a connection, and for what.
 
 use quorate_cluster::node::Location;
-use quorate_cluster::state::GroupTime;
+use quorate_cluster::state::{GroupTime, SessionId};
 use quorate_proto::codec::{PacketId, ReasonCode, SubscriptionOptions};
 use quorate_proto::message::Message;
 use quorate_proto::session::{DeliveryToken, OpenRequest, PublishToken};
@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use std::sync::Arc;
 
 use super::AckWait;
+use super::late::LateKey;
 
 /// Names the connection that waits for a proposal.
 #[derive(Debug)]
@@ -27,14 +28,23 @@ pub(crate) struct WaitsForAck {
 /// What it waits for.
 #[derive(Debug)]
 pub(crate) enum WaitsFor {
-    /// The acknowledgement of a publish. `matched`: a live subscriber had it already.
-    Publish { ack: WaitsForAck, matched: bool },
+    /// The acknowledgement of a publish, if it gets one.
+    Publish {
+        ack: Option<WaitsForAck>,
+        /// Somebody had it already.
+        matched: bool,
+        /// Who came meanwhile gets it too.
+        late: Option<LateKey>,
+    },
     /// The acknowledgement of a QoS 2 publish of a durable session, delivered to live subscribers after the commit
     /// (R11).
     ExactlyOnce {
         ack: WaitsForAck,
         /// Somebody was to get it live when it was proposed.
         live: bool,
+        publisher: SessionId,
+        /// Who came meanwhile gets it too.
+        late: Option<LateKey>,
         message: Arc<Message>,
     },
     /// PUBCOMP to a publisher.
@@ -62,12 +72,15 @@ pub(crate) enum WaitsFor {
 /// A SUBSCRIBE on its way.
 #[derive(Debug)]
 pub(crate) struct Subscribing {
+    pub(crate) session: SessionId,
     pub(crate) packet_id: PacketId,
     pub(crate) subscription_id: Option<u32>,
     /// One per filter: final where it is an error, else to be granted.
     pub(crate) reasons: SmallVec<[ReasonCode; 2]>,
     /// The proposed filters with the place of each in `reasons`.
     pub(crate) filters: SmallVec<[(usize, Arc<str>, SubscriptionOptions); 2]>,
+    /// Number of its retained messages among those of the connection, if it may get any.
+    pub(crate) replay: Option<u32>,
 }
 
 /// An UNSUBSCRIBE on its way.

@@ -3,6 +3,8 @@
 //! Whoever answers a client from these reads has made sure that the state is current (R18); deadlines are compared
 //! with group time, which stands still between entries.
 
+use std::sync::Arc;
+
 use quorate_proto::codec::{PacketId, QoS};
 use quorate_proto::message::Message;
 use quorate_storage::log::GroupId;
@@ -194,6 +196,11 @@ impl GroupState {
     /// A session's subscriptions in the order of their filters.
     pub fn subscriptions(&self, session: SessionId) -> impl Iterator<Item = Subscription> {
         self.subscriptions.of(session)
+    }
+
+    /// A session's subscription with this filter.
+    pub fn subscription(&self, session: SessionId, filter: &Arc<str>) -> Option<Subscription> {
+        self.subscriptions.get(session, filter)
     }
 
     /// A session's received QoS 2 packet identifiers that were not released, ascending.

@@ -84,6 +84,15 @@ impl Subscriptions {
             })
     }
 
+    pub(super) fn get(&self, session: SessionId, filter: &Arc<str>) -> Option<Subscription> {
+        let (key, terms) = self.entries.get_key_value(&(session, filter.clone()))?;
+        Some(Subscription {
+            filter: key.1.clone(),
+            options: terms.options,
+            subscription_id: terms.subscription_id,
+        })
+    }
+
     /// Adds a subscription, or replaces the one with the same filter [MQTT-3.8.4-3].
     pub(super) fn insert(
         &mut self,

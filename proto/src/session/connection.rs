@@ -114,7 +114,7 @@ impl Connection {
             }
         };
         // An acknowledgement may have made room.
-        self.outbound.send_queued(&peer, now, out);
+        self.outbound.send_queued(&self.settings, &peer, now, out);
         Ok(action)
     }
 
@@ -270,7 +270,16 @@ impl Connection {
             .deliver(delivery, own, &self.settings, self.lifecycle.peer(), now, out)
     }
 
-    /// Delivers a message the host keeps track of; it may while [`Connection::window_free`] is not 0.
+    /// The output has been written: what waited for room there may follow.
+    pub fn output_written(&mut self, now: Instant, out: &mut Vec<u8>) {
+        if self.is_connected() {
+            let peer = self.lifecycle.peer();
+            self.outbound.send_queued(&self.settings, peer, now, out);
+        }
+    }
+
+    /// Delivers a message the host keeps track of; it may while [`Connection::window_free`] is not 0 and the output is
+    /// not full.
     pub fn deliver_tracked(
         &mut self,
         delivery: &TrackedDelivery<'_>,
@@ -281,7 +290,7 @@ impl Connection {
             return DeliverResult::Dropped(DropReason::NotConnected);
         }
         self.outbound
-            .deliver_tracked(delivery, self.lifecycle.peer(), now, out)
+            .deliver_tracked(delivery, &self.settings, self.lifecycle.peer(), now, out)
     }
 
     /// Deliveries at QoS 1 and 2 that may be sent now.

@@ -1,12 +1,13 @@
 //! Retained messages [3.3.1.3, 3.8.3.1].
 
-use quorate_tests::client::{Client, DEADLINE};
+use quorate_tests::broker::Config;
+use quorate_tests::client::{Client, DEADLINE, Event};
 use quorate_tests::scope::Scope;
-use quorate_tests::wire::{Property, filter, publish};
+use quorate_tests::wire::{Encode, Packet, Property, connect, filter, publish, subscribe};
 use quorate_tests::{Version, each_version};
 use tokio::time::Instant;
 
-use super::broker;
+use super::{broker, start};
 
 /// A publisher that has retained a message under `x`.
 async fn retaining(version: Version, scope: Scope, payload: &str, qos: u8) -> Client {
@@ -295,4 +296,134 @@ async fn retained_message_expires() {
     assert!((55..=58).contains(&left), "{left} s are left of 60 after 2 s");
     expect_nothing_retained(&mut client, &mut publisher, scope).await;
     clear(&mut publisher, scope, &["y"]).await;
+}
+
+/// Sends retained messages without waiting for each.
+async fn retain_many(client: &mut Client, topics: impl IntoIterator<Item = String>) {
+    let mut bytes = Vec::new();
+    for topic in topics {
+        bytes.extend(publish(&topic, "v").retain().encode(client.raw.version()));
+    }
+    client.raw.send(bytes.as_slice()).await;
+}
+
+/// [MQTT-3.3.1-9]: also where the first match stands behind thousands of topics that do not match.
+#[tokio::test]
+async fn matches_far_behind_others_are_found() {
+    let broker = start(Config::new());
+    let mut publisher = broker.clean(Version::V5, "p").await;
+    retain_many(
+        &mut publisher,
+        (0..8_000).map(|number| format!("s/a{number:05}/x")),
+    )
+    .await;
+    publisher.publish(publish("s/z/y", "found").qos(1).retain()).await;
+    let mut client = broker.clean(Version::V5, "a").await;
+    client.subscribe("s/+/y", 1).await;
+    client.expect("found").await;
+    client.subscribe("s/+/nothing", 1).await;
+    client.ping().await;
+}
+
+/// A durable session takes its retained messages piece by piece: more than its queue holds, and more than fits its
+/// window.
+#[tokio::test]
+async fn retained_messages_beyond_the_queue_arrive() {
+    const COUNT: usize = 1_000;
+    let broker = start(Config::new().toml("[session]\nqueue_messages_max = 200\n"));
+    let mut publisher = broker.clean(Version::V5, "p").await;
+    retain_many(&mut publisher, (0..COUNT).map(|number| format!("r/{number}"))).await;
+    publisher.publish(publish("r/last", "v").qos(1).retain()).await;
+    let slow = connect("a")
+        .resume()
+        .expiry(600)
+        .property(Property::ReceiveMaximum(8));
+    let mut client = broker.client(Version::V5, &slow).await;
+    // QoS 0 messages would not be queued.
+    let mut at_qos_1 = broker.clean(Version::V5, "q").await;
+    for number in 0..COUNT {
+        at_qos_1
+            .publish(publish(&format!("r/{number}"), "v1").qos(1).retain())
+            .await;
+    }
+    client.subscribe("r/#", 1).await;
+    let mut topics = std::collections::BTreeSet::new();
+    for _ in 0..=COUNT {
+        topics.insert(client.receive().await.topic);
+    }
+    assert_eq!(topics.len(), COUNT + 1);
+    assert_eq!(
+        broker.metric("quorate_messages_dropped_total{reason=\"queue_full\"}"),
+        0.0
+    );
+}
+
+/// Who subscribes behind a retained publish that is not acknowledged yet gets it, once, as retained.
+#[tokio::test]
+async fn subscription_behind_a_retained_publish_gets_it() {
+    for round in 0..60 {
+        let scope = Scope::new();
+        let durable = round % 2 == 1;
+        let packet = connect(&scope.id("a"));
+        let packet = if durable { packet.expiry(600) } else { packet };
+        let mut raw = broker().raw_client(Version::V5, &packet).await;
+        let qos = round % 3;
+        let mut message = publish(&scope.topic("x"), "value").qos(qos as u8).retain();
+        if qos > 0 {
+            message = message.id(7);
+        }
+        let mut bytes = message.encode(Version::V5);
+        bytes.extend(subscribe(1, [filter(&scope.topic("x")).qos(1)]).encode(Version::V5));
+        raw.send(bytes.as_slice()).await;
+        let deadline = Instant::now() + DEADLINE;
+        let got = loop {
+            match raw.next_by(deadline).await {
+                Some(Event::Packet(Packet::Publish(message))) => break message,
+                Some(Event::Packet(_)) => {}
+                other => panic!("round {round}: {other:?} instead of the message"),
+            }
+        };
+        assert!(got.retain, "round {round}");
+        let mut publisher = broker().clean(Version::V5, &scope.id("p")).await;
+        clear(&mut publisher, scope, &["x"]).await;
+    }
+}
+
+/// The value of a topic never goes back to an older one while subscriptions begin (R34).
+#[tokio::test]
+async fn values_never_go_back() {
+    let scope = Scope::new();
+    let topic = scope.topic("x");
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let publishing = tokio::spawn({
+        let topic = topic.clone();
+        async move {
+            let mut publisher = broker().clean(Version::V5, &scope.id("p")).await;
+            let mut number = 0;
+            while !*stopped.borrow() {
+                number += 1;
+                publisher
+                    .publish(publish(&topic, number.to_string()).qos(1).retain())
+                    .await;
+            }
+            clear(&mut publisher, scope, &["x"]).await;
+        }
+    });
+    for round in 0..40 {
+        let name = scope.id(&format!("s{round}"));
+        let mut client = match round % 2 {
+            0 => broker().clean(Version::V5, &name).await,
+            _ => broker().durable(Version::V5, &name).await,
+        };
+        client.subscribe(&scope.topic("+"), 1).await;
+        let mut last = 0;
+        for _ in 0..20 {
+            let value: u32 = client.receive().await.text().parse().expect("a number");
+            assert!(value >= last, "round {round}: {value} after {last}");
+            last = value;
+        }
+        client.disconnect().await;
+    }
+    stop.send_replace(true);
+    publishing.await.expect("the publisher runs");
 }

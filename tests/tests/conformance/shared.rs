@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use quorate_tests::client::{Client, RawClient};
+use quorate_tests::client::{Client, DEADLINE, RawClient};
 use quorate_tests::scope::Scope;
 use quorate_tests::wire::{
     Property, connect, disconnect, filter, puback, pubcomp, publish, pubrec, subscribe,
@@ -332,4 +332,47 @@ async fn messages_wait_for_absent_members() {
     send(scope, 1, 3).await;
     let mut client = broker().durable(Version::V5, &scope.id("a")).await;
     assert_eq!(client.receive_texts(3).await, ["0", "1", "2"]);
+}
+
+/// Members come and go while messages are on their way to them: none is lost (R40).
+#[tokio::test]
+async fn messages_of_members_that_leave_go_to_others() {
+    const COUNT: usize = 3_000;
+    let scope = Scope::new();
+    let mut staying = member(Version::V5, scope, "staying", 1).await;
+    let (sender, mut received) = tokio::sync::mpsc::unbounded_channel();
+    let keep = sender.clone();
+    let staying = tokio::spawn(async move {
+        loop {
+            let text = staying.receive().await.text().to_owned();
+            if keep.send(text).is_err() {
+                return;
+            }
+        }
+    });
+    let leaving = tokio::spawn(async move {
+        for number in 0..60 {
+            let mut client = member(Version::V5, scope, &format!("leaving-{number}"), 1).await;
+            let mut texts = client.receive_texts(5).await;
+            // Acknowledged already, while the SUBACK was awaited.
+            texts.extend(std::iter::from_fn(|| client.waiting()).map(|message| message.text().to_owned()));
+            for text in texts {
+                if sender.send(text).is_err() {
+                    return;
+                }
+            }
+            client.disconnect().await;
+        }
+    });
+    let publishing = tokio::spawn(send(scope, 1, COUNT));
+    let mut seen = std::collections::BTreeSet::new();
+    while seen.len() < COUNT {
+        let text = tokio::time::timeout(DEADLINE, received.recv()).await;
+        let text = text.unwrap_or_else(|_| panic!("{} of {COUNT} messages arrived", seen.len()));
+        seen.insert(text.expect("members run"));
+    }
+    drop(received);
+    publishing.await.expect("the publisher runs");
+    leaving.abort();
+    staying.abort();
 }

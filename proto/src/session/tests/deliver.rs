@@ -245,7 +245,7 @@ fn a_message_is_owned_only_when_it_has_to_wait() {
 }
 
 #[test]
-fn qos_0_is_dropped_while_the_output_is_full() {
+fn full_output_drops_qos_0_and_holds_back_the_rest() {
     let settings = ConnectionSettings {
         output_bytes_max: 100,
         ..Default::default()
@@ -262,11 +262,31 @@ fn qos_0_is_dropped_while_the_output_is_full() {
         let full = DeliverResult::Dropped(DropReason::OutputFull);
         assert_eq!(side.deliver(&message("2"), QoS::AtMostOnce), full);
         assert_eq!(side.out.len(), length);
+        for text in ["3", "4"] {
+            assert_eq!(
+                side.deliver(&message(text), QoS::AtLeastOnce),
+                DeliverResult::Queued,
+                "it waits for room in the output"
+            );
+        }
         assert_eq!(
-            side.deliver(&message("3"), QoS::AtLeastOnce),
-            DeliverResult::Sent,
-            "the window is its limit"
+            side.deliver_tracked(&tracked(&message("5"), 9, QoS::AtLeastOnce)),
+            DeliverResult::Busy
         );
+        assert_eq!(side.out.len(), length);
+        side.out.clear();
+        assert_eq!(
+            side.deliver(&message("6"), QoS::AtLeastOnce),
+            DeliverResult::Queued,
+            "it does not overtake what waits"
+        );
+        side.connection.output_written(side.now, &mut side.out);
+        let payloads: Vec<Vec<u8>> = side
+            .receive_publishes()
+            .iter()
+            .map(|publish| publish.payload.to_vec())
+            .collect();
+        assert_eq!(payloads, [b"3", b"4", b"6"]);
     }
 }
 
