@@ -30,9 +30,11 @@ impl Worker {
             }
             match self.connection(location) {
                 Some(conn) => {
+                    let before = conn.state.borrow().out.len();
                     if let Err(close) = self.complete(&conn, waits_for, completion) {
                         self.close(&conn, &close);
                     }
+                    conn.state.borrow_mut().note_replies(before);
                     self.after_completion(&conn);
                 }
                 None => self.complete_without_connection(location, waits_for, &completion),

@@ -65,6 +65,8 @@ pub(super) struct ConnState {
     pub(super) protocol: Connection,
     /// Output that has not been written.
     pub(super) out: Vec<u8>,
+    /// Bytes of it that answer the client's own packets.
+    pub(super) replies: u32,
     /// The open session; see [`Self::session`].
     session: SessionId,
     /// This connection's epoch in it.
@@ -120,6 +122,7 @@ impl ConnState {
         Self {
             protocol,
             out: Vec::new(),
+            replies: 0,
             session: NO_SESSION,
             epoch: Epoch(0),
             rare,
@@ -136,6 +139,14 @@ impl ConnState {
     pub(super) fn open_session(&mut self, session: SessionId, epoch: Epoch) {
         debug_assert_ne!(session, NO_SESSION, "a session has a home group");
         (self.session, self.epoch) = (session, epoch);
+    }
+
+    /// What was appended to the output since it was `before` bytes long answers the client.
+    pub(super) fn note_replies(&mut self, before: usize) {
+        let replies = self.out.len().saturating_sub(before);
+        self.replies = self
+            .replies
+            .saturating_add(u32::try_from(replies).unwrap_or(u32::MAX));
     }
 
     /// The connection leaves its session.

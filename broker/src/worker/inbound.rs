@@ -65,6 +65,7 @@ impl Worker {
     /// Handles whole frames while the protocol takes them; answers how many bytes they were.
     fn take_frames(self: &Rc<Self>, conn: &Rc<Conn>, input: &[u8]) -> usize {
         let size_max = conn.listener.settings.maximum_packet_size;
+        let before = conn.state.borrow().out.len();
         let mut consumed = 0;
         while consumed < input.len() && self.takes_frames(conn) {
             let result = match Frame::parse(&input[consumed..], size_max) {
@@ -80,7 +81,12 @@ impl Worker {
                 return consumed;
             }
         }
-        if !conn.state.borrow().out.is_empty() {
+        let output = {
+            let mut state = conn.state.borrow_mut();
+            state.note_replies(before);
+            !state.out.is_empty()
+        };
+        if output {
             self.mark_dirty(conn);
         }
         consumed

@@ -16,8 +16,9 @@ use super::connection::{Conn, Writer};
 use crate::metrics::PauseReason;
 use crate::transport::websocket::WebSocketTransport;
 
-/// Output beyond which a client that does not read is not read from either.
-const OUTPUT_PAUSE_BYTES: usize = 256 * 1024;
+/// Bytes of answers beyond which a client that does not read them is not read from either. What it subscribed to does
+/// not count: that has limits of its own, and a client that takes it slowly may still say that it is alive.
+const REPLIES_MAX: u32 = 256 * 1024;
 /// Reads in one turn, before others get theirs.
 const READS_PER_TURN: usize = 4;
 
@@ -78,10 +79,7 @@ impl ConnectionTask {
     fn is_held_back(&self) -> bool {
         let (full, ready) = {
             let state = self.conn.state.borrow();
-            (
-                state.out.len() > OUTPUT_PAUSE_BYTES,
-                state.protocol.ready_for_frames(),
-            )
+            (state.replies > REPLIES_MAX, state.protocol.ready_for_frames())
         };
         if full {
             self.conn.update(|flags| flags.paused = true);

@@ -127,6 +127,7 @@ impl Worker {
         let waits = {
             let mut state = conn.state.borrow_mut();
             let state = &mut *state;
+            state.replies = 0;
             if state.protocol.queued().0 > 0 {
                 state.protocol.output_written(self.now(), &mut state.out);
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quorate_tests::client::{Event, RawClient};
 use quorate_tests::scope::Scope;
-use quorate_tests::wire::{connect, publish};
+use quorate_tests::wire::{Packet, connect, publish};
 use quorate_tests::{Version, each_version};
 use tokio::time::{Instant, sleep_until};
 
@@ -104,3 +104,34 @@ async fn pingreq_is_answered(version: Version) {
     }
 }
 each_version!(pingreq_is_answered);
+
+/// A client that reads slower than its topics fill is not read from meanwhile; that is not its silence.
+#[tokio::test]
+async fn slow_reader_is_not_silent() {
+    let scope = Scope::new();
+    let mut raw = broker()
+        .raw_client(Version::V5, &connect(&scope.id("a")).keep_alive(1))
+        .await;
+    raw.subscribe([quorate_tests::wire::filter(&scope.topic("x")).qos(0)])
+        .await;
+    let flood = tokio::spawn(async move {
+        let mut publisher = broker().clean(Version::V5, &scope.id("p")).await;
+        loop {
+            let message = publish(&scope.topic("x"), "x".repeat(32 * 1024));
+            publisher.raw.send(&message).await;
+            publisher.ping().await;
+        }
+    });
+    for step in 0..80 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if step % 10 == 0 {
+            raw.send(&[0xC0, 0x00]).await;
+        }
+        assert!(matches!(
+            raw.receive().await,
+            Packet::Publish(_) | Packet::Pingresp
+        ));
+    }
+    flood.abort();
+    while raw.receive().await != Packet::Pingresp {}
+}

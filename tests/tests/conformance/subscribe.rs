@@ -1,10 +1,13 @@
 //! SUBSCRIBE, UNSUBSCRIBE and their acknowledgements [3.8 to 3.11].
 
+use quorate_tests::broker::Config;
+use quorate_tests::client::DEADLINE;
 use quorate_tests::scope::Scope;
 use quorate_tests::wire::{Property, connect, filter, publish, subscribe, unsubscribe};
 use quorate_tests::{Version, each_version};
+use tokio::time::Instant;
 
-use super::broker;
+use super::{broker, start};
 
 /// [MQTT-3.8.4-1], [MQTT-3.8.4-2], [MQTT-2.2.1-6], [MQTT-3.8.4-6], [MQTT-3.8.4-7], [MQTT-3.9.3-1], [MQTT-3.9.3-2]:
 /// one code for each filter, in order.
@@ -328,3 +331,24 @@ async fn acknowledged_subscription_holds_at_once(version: Version) {
     subscriber.expect("end").await;
 }
 each_version!(acknowledged_subscription_holds_at_once);
+
+/// What a SUBSCRIBE asked for beyond the limit is not routed, also where the client did not wait for the answer.
+#[tokio::test]
+async fn refused_subscriptions_leave_no_route() {
+    let broker = start(Config::new().toml("[limits]\nsubscriptions_per_session_max = 2\n"));
+    let mut publisher = broker.clean(Version::V5, "p").await;
+    for round in 0..20 {
+        let packet = connect(&format!("a{round}")).expiry(600);
+        let mut raw = broker.raw_client(Version::V5, &packet).await;
+        let names = ["one", "two", "three"].map(|name| format!("{round}/{name}"));
+        raw.send(&subscribe(1, names.iter().map(|name| filter(name).qos(1))))
+            .await;
+        drop(raw);
+        for (name, code) in names.iter().zip([0x00, 0x00, 0x10]) {
+            let deadline = Instant::now() + DEADLINE;
+            while publisher.publish(publish(name, "m").qos(1)).await != code {
+                assert!(Instant::now() < deadline, "{name}: PUBACK never says {code:#04X}");
+            }
+        }
+    }
+}
