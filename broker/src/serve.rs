@@ -289,7 +289,7 @@ async fn start_node(
     let settings = NodeSettings {
         node: store.node,
         incarnation: store.incarnation,
-        created_at: store.created_at,
+        clock: store.clock.clone(),
         queue_limits: QueueLimits {
             messages_max: config.session.queue_messages_max,
             bytes_max: config.session.queue_bytes_max,
