@@ -1,7 +1,8 @@
 //! The store in sled 0.34, and the way this crate opens and syncs a sled database.
 //!
 //! `flush` of sled 0.34 writes its buffer and calls `sync_file_range`: that survives a killed process, not a power
-//! cut. So each sync here is `flush`, then fdatasync of sled's one file, `db`, through a handle of our own.
+//! cut. So each sync here is `flush`, then fdatasync of sled's main file, `db`, through a handle of our own, and of the
+//! files beside it.
 
 use std::fs::File;
 use std::io;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::sled_blobs::Blobs;
 use super::{Change, Entry, StateError, StateStore};
 use crate::disk::{self, Disk, RealDisk};
 
@@ -36,6 +38,7 @@ impl Default for SledOptions {
 pub(crate) struct SyncedDatabase {
     database: sled::Db,
     file: File,
+    blobs: Blobs,
     /// The first failed sync: nothing after it is known to be durable.
     failed: Mutex<Option<io::ErrorKind>>,
 }
@@ -79,6 +82,7 @@ impl SyncedDatabase {
         let opened = Self {
             database,
             file,
+            blobs: Blobs::new(path),
             failed: Mutex::new(None),
         };
         opened.sync()?;
@@ -98,7 +102,8 @@ impl SyncedDatabase {
             .database
             .flush()
             .map_err(io_error)
-            .and_then(|_| self.file.sync_data());
+            .and_then(|_| self.blobs.sync())
+            .and_then(|()| self.file.sync_data());
         if let Err(error) = &synced {
             *self.failed.lock() = Some(error.kind());
         }
@@ -130,6 +135,13 @@ impl SledStore {
             },
             _ => StateError::Io(error),
         })
+    }
+}
+
+#[cfg(test)]
+impl SledStore {
+    pub(super) fn blobs(&self) -> &Blobs {
+        &self.database.blobs
     }
 }
 
