@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use quorate_proto::codec::{QoS, RetainHandling, SubscriptionOptions};
 use quorate_proto::message::Message;
 use quorate_storage::disk::RealDisk;
 use quorate_storage::log::GroupId;
@@ -13,7 +14,10 @@ use quorate_storage::wal::{Wal, WalOptions};
 
 use super::*;
 use crate::raft::{CheckpointService, CheckpointSettings, NodeIdentity, NodeParts, Transport};
-use crate::state::{Event, NodeId, NodeIncarnation, QueueLimits, ShareKey, Target, TargetQueue};
+use crate::state::{
+    Command, Event, NodeId, NodeIncarnation, Origin, Outcome, PublishCommand, QueueLimits, RetainedSource,
+    Sequence, SessionLimits, ShareKey, Subscription, Target, TargetQueue,
+};
 
 const HOUR: u64 = 3_600_000;
 
@@ -165,5 +169,96 @@ async fn r32_a_stop_counts_and_all_groups_agree_on_the_time() {
         .map(|group| group.clock().started())
         .collect();
     assert_eq!(starts.len(), 1);
+    running.stop().await;
+}
+
+async fn applied(group: &Group<Nobody>, command: Command) -> Outcome {
+    match group.propose_and_wait(&command).await {
+        Completion::Applied(outcome) => outcome,
+        Completion::Refused => panic!("refused: {command:?}"),
+    }
+}
+
+/// What MQTT's strings allow, settings do too; and a state that no checkpoint takes stops the node at every start.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_longest_strings_of_mqtt_fit_a_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(&data_dir(&dir)).await.unwrap();
+    let longest: Arc<str> = "x".repeat(65_535).into();
+    let share = ShareKey {
+        name: longest.clone(),
+        filter: longest.clone(),
+    };
+    let group = running.node.group(Placement::data_of_client("c")).clone();
+    let limits = SessionLimits {
+        sessions_max: 10,
+        subscriptions_max: 10,
+    };
+    let open = Command::OpenSession {
+        client_id: "c".into(),
+        clean_start: false,
+        expiry_secs: 60,
+        will: None,
+        limits,
+    };
+    let Outcome::Opened { session, epoch, .. } = applied(&group, open).await else {
+        panic!("not opened")
+    };
+    let options = SubscriptionOptions {
+        qos: QoS::AtLeastOnce,
+        no_local: false,
+        retain_as_published: false,
+        retain_handling: RetainHandling::Send,
+    };
+    let subscription = Subscription {
+        filter: longest.clone(),
+        options,
+        subscription_id: None,
+    };
+    let subscribe = Command::Subscribe {
+        session,
+        epoch,
+        subscriptions: vec![subscription],
+        limits,
+    };
+    applied(&group, subscribe).await;
+    let message = Message::new(&longest, &[], b"m", QoS::AtLeastOnce, true, None);
+    let publish = PublishCommand {
+        origin: Origin::Server,
+        message: message.clone(),
+        targets: vec![Target {
+            queue: TargetQueue::Share(share.clone()),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            subscription_ids: Vec::new(),
+        }],
+        set_retained: false,
+        taken_live: false,
+    };
+    applied(&group, Command::Publish(publish)).await;
+    let retain = Command::SetRetained {
+        source: RetainedSource {
+            group: GroupId(1),
+            index: 1,
+            position: 0,
+        },
+        message,
+        messages_max: 10,
+        bytes_max: 1 << 20,
+    };
+    applied(&group, retain).await;
+    let stored = group.raft().checkpoint().await.unwrap();
+    assert!(stored.is_some() && stored == group.raft().applied_index());
+    drop(group);
+    running.stop().await;
+
+    let running = Running::start(&data_dir(&dir)).await.unwrap();
+    let group = running.node.group(Placement::data_of_client("c")).clone();
+    assert_eq!(group.state().subscriptions(session).count(), 1);
+    assert_eq!(
+        group.state().next_sequence(&TargetQueue::Share(share)),
+        Some(Sequence(1))
+    );
+    assert_eq!(group.state().counts().retained, 1);
     running.stop().await;
 }
