@@ -40,6 +40,23 @@ pub enum StoreError {
     Io(#[from] std::io::Error),
 }
 
+impl StoreError {
+    /// Whether something that the node had stored is damaged or gone. Starting again does not help then.
+    pub fn is_loss(&self) -> bool {
+        match self {
+            Self::Volume(error) | Self::Log(WalError::Mark(error)) => {
+                matches!(error, VolumeError::Corrupt { .. })
+            }
+            Self::Log(error) => matches!(error, WalError::Corrupt { .. } | WalError::Lost { .. }),
+            Self::State(error) => matches!(
+                error,
+                StateError::StateLost { .. } | StateError::CorruptValue { .. }
+            ),
+            Self::Io(_) => false,
+        }
+    }
+}
+
 /// The open volume.
 pub(crate) struct Store {
     pub(crate) node: NodeId,
@@ -86,6 +103,7 @@ pub(crate) fn open(config: &NodeConfig, metrics: &Metrics) -> Result<Store, Stor
         &SYNC_BUCKETS,
     );
     let options = WalOptions {
+        mark: Some(volume.log_mark_file()),
         sync_observer: Some(Arc::new(move |duration: Duration| {
             syncs.observe(duration.as_secs_f64())
         })),

@@ -6,6 +6,7 @@
 //! | `identity` | format, volume, cluster, node: written when the directory is made, and once more when the node joins |
 //! | `incarnation` | how often the directory was opened, on which boot of the machine, and whether unsynced data may be lost |
 //! | `clean_shutdown` | the incarnation that ended cleanly |
+//! | `log_mark` | the newest segment of the log, so that its loss is noticed |
 //! | `clock` | group time and wall clock at one moment |
 //! | `wal/`, `state/` | the log, and the checkpointed state |
 //!
@@ -18,6 +19,7 @@
 
 mod clock;
 mod fields;
+mod log_mark;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +35,7 @@ use parking_lot::Mutex;
 use crate::disk::{self, Disk, DiskLock, TEMPORARY_SUFFIX};
 pub use clock::{ClockFile, ClockNote};
 use fields::Fields;
+pub use log_mark::{LogMark, LogMarkFile};
 
 /// Format of a data directory.
 const FORMAT_VERSION: u32 = 1;
@@ -42,6 +45,7 @@ const IDENTITY: &str = "identity";
 const INCARNATION: &str = "incarnation";
 const CLEAN_SHUTDOWN: &str = "clean_shutdown";
 const CLOCK: &str = "clock";
+const LOG_MARK: &str = "log_mark";
 
 /// Random number of a data directory, drawn when it is created. Mixed into the checksums of its log, so that no
 /// other directory's records, and no client's payload, can pass for records of this one.

@@ -13,7 +13,7 @@ use super::clock::NotedClock;
 use super::group::GroupSettings;
 use super::replica::Replica;
 use super::{Backlog, Completion, Group, GroupKind, Host, Placement};
-use crate::raft::{self, NodeAddress, NodeParts, RaftGroup};
+use crate::raft::{self, NodeAddress, NodeParts, RaftGroup, StateError};
 use crate::state::{Command, GroupTime, NodeId, NodeIncarnation, QueueLimits};
 
 /// Bytes of commands that may wait for a disk that does not keep up before clients are not read any more.
@@ -62,6 +62,21 @@ pub enum StartError {
         /// Why.
         what: String,
     },
+}
+
+impl StartError {
+    /// Whether something that this node had stored is damaged or gone (R44).
+    pub fn is_loss(&self) -> bool {
+        match self {
+            Self::Group { error, .. } => matches!(
+                error,
+                raft::StartError::State(
+                    StateError::LogLost { .. } | StateError::StateLost { .. } | StateError::Corrupt(_)
+                )
+            ),
+            Self::Stopped { .. } => false,
+        }
+    }
 }
 
 /// A node's groups.

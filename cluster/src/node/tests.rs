@@ -67,7 +67,10 @@ impl Running {
     async fn start(dir: &Path) -> Result<Self, StartError> {
         let disk = Arc::new(RealDisk);
         let volume = Volume::open(disk.clone(), dir).unwrap();
-        let options = WalOptions::default();
+        let options = WalOptions {
+            mark: Some(volume.log_mark_file()),
+            ..WalOptions::default()
+        };
         let log = Arc::new(Wal::open(disk.clone(), &volume.wal_dir(), volume.id(), options).unwrap());
         let sled = Arc::new(SledStore::open(&volume.sled_dir(), &SledOptions::default()).unwrap());
         let checkpointer = Checkpointer::open(disk, &volume.state_dir(), sled).unwrap();
