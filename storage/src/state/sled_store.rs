@@ -94,20 +94,25 @@ impl SyncedDatabase {
         self.database.open_tree(name).map_err(io_error)
     }
 
+    /// Writes everything to the files: it survives a killed process.
+    pub(crate) fn write(&self) -> io::Result<()> {
+        self.unless_failed(|| self.database.flush().map(drop).map_err(io_error))
+    }
+
+    /// Makes everything survive a power cut.
     pub(crate) fn sync(&self) -> io::Result<()> {
+        self.unless_failed(|| {
+            self.database.flush().map_err(io_error)?;
+            self.blobs.sync()?;
+            self.file.sync_data()
+        })
+    }
+
+    fn unless_failed(&self, operation: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         if let Some(kind) = *self.failed.lock() {
             return Err(io::Error::new(kind, "an earlier sync failed"));
         }
-        let synced = self
-            .database
-            .flush()
-            .map_err(io_error)
-            .and_then(|_| self.blobs.sync())
-            .and_then(|()| self.file.sync_data());
-        if let Err(error) = &synced {
-            *self.failed.lock() = Some(error.kind());
-        }
-        synced
+        operation().inspect_err(|error| *self.failed.lock() = Some(error.kind()))
     }
 }
 
