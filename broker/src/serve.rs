@@ -4,6 +4,7 @@
 //! opened, the groups start and replay their logs, the workers start, the sockets are accepted from.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -57,14 +58,37 @@ pub enum ServeError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A group did not start.
-    #[error("cannot start from what the data directory holds: {0}")]
-    Groups(#[from] quorate_cluster::node::StartError),
+    #[error("cannot start from what the data directory {} holds: {error}{}", dir.display(), loss_hint(.error))]
+    Groups {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why not.
+        error: quorate_cluster::node::StartError,
+    },
     /// The system refused a thread or a runtime.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
     /// The node cannot go on.
     #[error("the node stops: {0}")]
     Fatal(String),
+}
+
+impl ServeError {
+    /// Whether something that the node had stored is damaged or gone.
+    pub fn is_loss(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_loss(),
+            Self::Groups { error, .. } => error.is_loss(),
+            _ => false,
+        }
+    }
+}
+
+fn loss_hint(error: &quorate_cluster::node::StartError) -> &'static str {
+    match error.is_loss() {
+        true => "; restore the whole directory from a backup, or start with an empty one",
+        false => "",
+    }
 }
 
 fn hint(error: &std::io::Error) -> &'static str {
@@ -289,7 +313,7 @@ async fn start_node(
     let settings = NodeSettings {
         node: store.node,
         incarnation: store.incarnation,
-        created_at: store.created_at,
+        clock: store.clock.clone(),
         queue_limits: QueueLimits {
             messages_max: config.session.queue_messages_max,
             bytes_max: config.session.queue_bytes_max,
@@ -299,7 +323,12 @@ async fn start_node(
         checkpoint_interval: CHECKPOINT_INTERVAL,
         log_entries_to_keep: LOG_ENTRIES_TO_KEEP,
     };
-    Ok(Node::start(settings, store.parts(), shared.clone()).await?)
+    Node::start(settings, store.parts(), shared.clone())
+        .await
+        .map_err(|error| ServeError::Groups {
+            dir: config.node.data_dir.clone(),
+            error,
+        })
 }
 
 fn start_workers(

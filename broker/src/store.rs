@@ -1,24 +1,21 @@
 //! The node's volume: data directory, log and state store, opened in the order that keeps their promises.
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use quorate_cluster::node::{Placement, StateCheckpoints};
 use quorate_cluster::raft::{CheckpointService, CheckpointSettings, NodeIdentity, NodeParts, Transport};
 use quorate_cluster::state::{Counts, NodeId, NodeIncarnation};
-use quorate_storage::disk::{self, Disk, RealDisk};
+use quorate_storage::disk::{Disk, RealDisk};
 use quorate_storage::state::{Checkpointer, SledOptions, SledStore, StateError};
-use quorate_storage::volume::{ClusterId, Membership, PreviousRun, Volume, VolumeError};
+use quorate_storage::volume::{ClockFile, ClusterId, Membership, PreviousRun, Volume, VolumeError};
 use quorate_storage::wal::{Wal, WalError, WalOptions};
 
 use crate::config::NodeConfig;
 use crate::metrics::{Metrics, Scope};
 use crate::node::Shared;
 
-/// File that holds the wall clock's time of the cluster's creation, in milliseconds since 1970.
-const CREATED_FILE: &str = "created";
 /// Bounds of the buckets of sync durations, in seconds.
 const SYNC_BUCKETS: [f64; 12] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.3, 1.0,
@@ -43,12 +40,29 @@ pub enum StoreError {
     Io(#[from] std::io::Error),
 }
 
+impl StoreError {
+    /// Whether something that the node had stored is damaged or gone. Starting again does not help then.
+    pub fn is_loss(&self) -> bool {
+        match self {
+            Self::Volume(error) | Self::Log(WalError::Mark(error)) => {
+                matches!(error, VolumeError::Corrupt { .. })
+            }
+            Self::Log(error) => matches!(error, WalError::Corrupt { .. } | WalError::Lost { .. }),
+            Self::State(error) => matches!(
+                error,
+                StateError::StateLost { .. } | StateError::CorruptValue { .. }
+            ),
+            Self::Io(_) => false,
+        }
+    }
+}
+
 /// The open volume.
 pub(crate) struct Store {
     pub(crate) node: NodeId,
     pub(crate) incarnation: NodeIncarnation,
-    /// Wall clock's time of the cluster's creation.
-    pub(crate) created_at: SystemTime,
+    /// Where group time and wall clock are noted.
+    pub(crate) clock: ClockFile,
     parts: NodeParts,
     log: Arc<Wal>,
     volume: Mutex<Option<Volume>>,
@@ -80,7 +94,6 @@ pub(crate) fn open(config: &NodeConfig, metrics: &Metrics) -> Result<Store, Stor
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let volume = Volume::open(disk.clone(), &config.data_dir)?;
     let membership = membership(&volume)?;
-    let created_at = created_at(&*disk, volume.dir())?;
     if volume.previous_run() == PreviousRun::Unclean {
         tracing::info!(data_dir = %config.data_dir.display(), "the last run did not stop in order; its log is replayed");
     }
@@ -90,6 +103,7 @@ pub(crate) fn open(config: &NodeConfig, metrics: &Metrics) -> Result<Store, Stor
         &SYNC_BUCKETS,
     );
     let options = WalOptions {
+        mark: Some(volume.log_mark_file()),
         sync_observer: Some(Arc::new(move |duration: Duration| {
             syncs.observe(duration.as_secs_f64())
         })),
@@ -129,7 +143,7 @@ pub(crate) fn open(config: &NodeConfig, metrics: &Metrics) -> Result<Store, Stor
     Ok(Store {
         node,
         incarnation,
-        created_at,
+        clock: volume.clock_file(),
         parts,
         log,
         volume: Mutex::new(Some(volume)),
@@ -147,28 +161,6 @@ fn membership(volume: &Volume) -> Result<Membership, StoreError> {
     };
     volume.set_membership(membership)?;
     Ok(membership)
-}
-
-fn created_at(disk: &dyn Disk, dir: &Path) -> Result<SystemTime, StoreError> {
-    let path = dir.join(CREATED_FILE);
-    if let Some(text) = disk::read_small(disk, &path, 64)? {
-        let millis = std::str::from_utf8(&text)
-            .ok()
-            .and_then(|text| text.trim().parse().ok());
-        let millis = millis.ok_or_else(|| {
-            std::io::Error::new(
-                std::io::ErrorKind::InvalidData,
-                format!("{} holds no time", path.display()),
-            )
-        })?;
-        return Ok(SystemTime::UNIX_EPOCH + Duration::from_millis(millis));
-    }
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO);
-    let millis = u64::try_from(now.as_millis()).unwrap_or(0);
-    disk::write_atomically(disk, dir, CREATED_FILE, format!("{millis}\n").as_bytes())?;
-    Ok(SystemTime::UNIX_EPOCH + Duration::from_millis(millis))
 }
 
 /// Declares what the groups hold.

@@ -1,9 +1,9 @@
 //! The log on sled 0.34: the second implementation of [`Log`], for comparison and as a fallback.
 //!
 //! Formats are in `encoding`. An operation changes the trees at once, under one lock that also gives its completion
-//! a place in the queue; the flusher takes all that waits, runs sled's `flush` and our fdatasync, and then the
-//! completions in order. sled recovers a prefix of what was applied, so vote and entries keep their order. Groups of
-//! [`SyncPolicy::Written`] wait for the sync like all others here: later than they ask, never earlier.
+//! a place in the queue; the flusher takes all that waits, runs sled's `flush`, which writes, then the completions of
+//! [`SyncPolicy::Written`] groups, then our fdatasync if anybody waits for it, and then the other completions in order.
+//! sled recovers a prefix of what was applied, so vote and entries keep their order.
 //!
 //! What is purged is recorded first and ignored from then on; the flusher removes its keys in small batches, because
 //! sled's batches hold a lock of the whole process. Truncation removes from the end backwards, so that a crash amid
@@ -17,6 +17,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -39,6 +40,9 @@ struct Held {
 
 #[derive(Debug, Default)]
 struct Group {
+    policy: SyncPolicy,
+    /// Number of the flush in which a completion of this group waits for a sync: later ones of that flush do too.
+    sync_in_flush: u64,
     purged: Option<LogPosition>,
     committed: Option<LogPosition>,
     vote: Option<Bytes>,
@@ -72,20 +76,48 @@ impl Group {
 
 struct Waiting {
     done: Completion,
+    needs_sync: bool,
     rejected: Option<io::Error>,
 }
 
-#[derive(Default)]
 struct State {
     groups: BTreeMap<GroupId, Group>,
     waiting: Vec<Waiting>,
-    /// Something was changed that no completion waits for.
-    dirty: bool,
+    /// Number of the flush that takes what waits.
+    flush: u64,
+    /// Since when there is something unsynced that no completion waits for.
+    unsynced_since: Option<Instant>,
     closing: bool,
     failed: Option<(io::ErrorKind, String)>,
 }
 
 impl State {
+    fn new(groups: BTreeMap<GroupId, Group>) -> Self {
+        Self {
+            groups,
+            waiting: Vec::new(),
+            flush: 1,
+            unsynced_since: None,
+            closing: false,
+            failed: None,
+        }
+    }
+
+    /// Queues a completion behind those before it.
+    fn wait(&mut self, group: GroupId, must_sync: bool, done: Completion, rejected: Option<io::Error>) {
+        let flush = self.flush;
+        let group = self.groups.entry(group).or_default();
+        let needs_sync = must_sync || group.policy == SyncPolicy::Synced || group.sync_in_flush == flush;
+        if needs_sync {
+            group.sync_in_flush = flush;
+        }
+        self.waiting.push(Waiting {
+            done,
+            needs_sync,
+            rejected,
+        });
+    }
+
     fn refusal(&self) -> Option<io::Error> {
         match &self.failed {
             Some((kind, text)) => Some(io::Error::new(*kind, format!("the log has failed: {text}"))),
@@ -125,10 +157,7 @@ impl SledLog {
         let hard_state = database.tree("hard state")?;
         let groups = encoding::load(&log, &hard_state)?;
         let (reset, groups): (Vec<_>, Vec<_>) = groups.into_iter().partition(|(_, group)| group.resetting);
-        let state = Mutex::new(State {
-            groups: groups.into_iter().collect(),
-            ..State::default()
-        });
+        let state = Mutex::new(State::new(groups.into_iter().collect()));
         let shared = Shared {
             log,
             hard_state,
@@ -196,6 +225,7 @@ impl Shared {
     fn submit(
         &self,
         group: GroupId,
+        must_sync: bool,
         done: Completion,
         operation: impl FnOnce(&Self, &mut Group) -> io::Result<()>,
     ) {
@@ -208,13 +238,15 @@ impl Shared {
         match result {
             Err(error) if error.kind() != io::ErrorKind::InvalidInput => {
                 drop(state);
-                self.fail(&error, vec![Waiting { done, rejected: None }]);
+                let failed = Waiting {
+                    done,
+                    needs_sync: true,
+                    rejected: None,
+                };
+                self.fail(&error, vec![failed]);
             }
             result => {
-                state.waiting.push(Waiting {
-                    done,
-                    rejected: result.err(),
-                });
+                state.wait(group, must_sync, done, result.err());
                 drop(state);
                 self.wake.notify_one();
             }
@@ -294,7 +326,12 @@ impl Shared {
         }
         batch.insert(encoding::state_key(number, StateKind::Reset).as_slice(), &[]);
         self.hard_state.apply_batch(batch).map_err(encoding::io_error)?;
-        *group = Group::default();
+        let (policy, sync_in_flush) = (group.policy, group.sync_in_flush);
+        *group = Group {
+            policy,
+            sync_in_flush,
+            ..Group::default()
+        };
         self.finish_reset(number)
     }
 
@@ -316,16 +353,18 @@ impl Shared {
 }
 
 impl Log for SledLog {
-    /// Without effect: every completion runs after a sync.
-    fn set_sync_policy(&self, _group: GroupId, _policy: SyncPolicy) {}
+    fn set_sync_policy(&self, group: GroupId, policy: SyncPolicy) {
+        self.shared.state.lock().groups.entry(group).or_default().policy = policy;
+    }
 
     fn append(&self, group: GroupId, entries: Vec<LogEntry>, done: Completion) {
-        self.shared
-            .submit(group, done, |shared, held| shared.append(group, held, &entries));
+        self.shared.submit(group, false, done, |shared, held| {
+            shared.append(group, held, &entries)
+        });
     }
 
     fn save_vote(&self, group: GroupId, vote: Bytes, done: Completion) {
-        self.shared.submit(group, done, |shared, held| {
+        self.shared.submit(group, true, done, |shared, held| {
             if vote.len() > encoding::VOTE_BYTES_MAX {
                 return Err(invalid("vote is longer than 32 KiB"));
             }
@@ -346,7 +385,7 @@ impl Log for SledLog {
             .hard_state
             .insert(key, encoding::encode_position(committed).as_slice());
         state.groups.entry(group).or_default().committed = Some(committed);
-        state.dirty = true;
+        state.unsynced_since.get_or_insert_with(Instant::now);
         drop(state);
         if let Err(error) = saved {
             self.shared.fail(&encoding::io_error(error), Vec::new());
@@ -355,18 +394,20 @@ impl Log for SledLog {
     }
 
     fn truncate_after(&self, group: GroupId, index: Option<u64>, done: Completion) {
-        self.shared
-            .submit(group, done, |shared, held| shared.truncate(group, held, index));
+        self.shared.submit(group, false, done, |shared, held| {
+            shared.truncate(group, held, index)
+        });
     }
 
     fn purge(&self, group: GroupId, position: LogPosition, done: Completion) {
-        self.shared
-            .submit(group, done, |shared, held| shared.purge(group, held, position));
+        self.shared.submit(group, false, done, |shared, held| {
+            shared.purge(group, held, position)
+        });
     }
 
     fn reset(&self, group: GroupId, done: Completion) {
         self.shared
-            .submit(group, done, |shared, held| shared.reset(group, held));
+            .submit(group, true, done, |shared, held| shared.reset(group, held));
     }
 
     fn state(&self, group: GroupId) -> GroupLogState {

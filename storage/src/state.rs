@@ -35,6 +35,7 @@ mod marker;
 mod reading;
 mod recovery;
 mod replacement;
+mod sled_blobs;
 mod sled_store;
 mod snapshot;
 #[cfg(test)]

@@ -6,6 +6,8 @@
 //! | `identity` | format, volume, cluster, node: written when the directory is made, and once more when the node joins |
 //! | `incarnation` | how often the directory was opened, on which boot of the machine, and whether unsynced data may be lost |
 //! | `clean_shutdown` | the incarnation that ended cleanly |
+//! | `log_mark` | the newest segment of the log, so that its loss is noticed |
+//! | `clock` | group time and wall clock at one moment |
 //! | `wal/`, `state/` | the log, and the checkpointed state |
 //!
 //! The files are text (`fields` has the format), replaced as a whole and synced. At every open, before anything else
@@ -15,7 +17,9 @@
 //! Invariants: an identity is made only in a directory without content; what says "the machine lost its power"
 //! stays until [`Volume::handle_restart_recovered`], however often the process starts in between (R41).
 
+mod clock;
 mod fields;
+mod log_mark;
 #[cfg(test)]
 mod tests;
 
@@ -29,7 +33,9 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::disk::{self, Disk, DiskLock, TEMPORARY_SUFFIX};
+pub use clock::{ClockFile, ClockNote};
 use fields::Fields;
+pub use log_mark::{LogMark, LogMarkFile};
 
 /// Format of a data directory.
 const FORMAT_VERSION: u32 = 1;
@@ -38,6 +44,8 @@ const LOCK: &str = "lock";
 const IDENTITY: &str = "identity";
 const INCARNATION: &str = "incarnation";
 const CLEAN_SHUTDOWN: &str = "clean_shutdown";
+const CLOCK: &str = "clock";
+const LOG_MARK: &str = "log_mark";
 
 /// Random number of a data directory, drawn when it is created. Mixed into the checksums of its log, so that no
 /// other directory's records, and no client's payload, can pass for records of this one.

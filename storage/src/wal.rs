@@ -8,7 +8,7 @@
 //!   (short lock; readable         run completions of `Written` groups
 //!    from here on)                                                    --->   fdatasync, if anybody waits for it
 //!                                 run the other completions, in order
-//!                                 next segment when full              --->   create, sync file, sync directory
+//!                                 next segment when full              --->   create, sync file, sync directory, mark
 //!                                 delete or empty the oldest segment  --->   remove, sync directory
 //! ```
 //!
@@ -18,6 +18,7 @@
 //! Invariants:
 //! - Records of all groups are in the file in the order in which they were submitted, and what survives a crash is a
 //!   prefix of that order that holds everything that was synced.
+//! - A segment is noted outside of the log's directory before it takes records.
 //! - A segment is synced as a whole before the next one exists. Segments are deleted oldest first, each only after
 //!   everything that replaces its content is synced, and one at a time with the directory synced between.
 //! - After an I/O error nothing is written any more: a failed fdatasync says nothing about what is on disk.
@@ -48,7 +49,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::disk::Disk;
 use crate::log::{Completion, GroupId, GroupLogState, Log, LogEntry, LogPosition, SyncPolicy};
-use crate::volume::VolumeId;
+use crate::volume::{LogMark, LogMarkFile, VolumeId};
 use buffer::State;
 pub use error::WalError;
 use group::Place;
@@ -87,6 +88,9 @@ pub struct WalOptions {
     pub flusher: FlusherMode,
     /// Told the duration of every sync.
     pub sync_observer: Option<SyncObserver>,
+    /// Where the newest segment is noted, so that a log whose files are gone is not taken for a new one. Without it only
+    /// a gap between files is noticed.
+    pub mark: Option<LogMarkFile>,
 }
 
 impl Default for WalOptions {
@@ -99,6 +103,7 @@ impl Default for WalOptions {
             sync_written_after: Duration::from_secs(1),
             flusher: FlusherMode::Thread,
             sync_observer: None,
+            mark: None,
         }
     }
 }
@@ -171,7 +176,19 @@ impl Wal {
         volume: VolumeId,
         options: WalOptions,
     ) -> Result<Self, WalError> {
-        let replayed = replay::replay(&*disk, dir, volume)?;
+        let expected = options
+            .mark
+            .as_ref()
+            .map(LogMarkFile::read)
+            .transpose()?
+            .flatten();
+        let replayed = replay::replay(&*disk, dir, volume, expected)?;
+        if let Some(mark) = &options.mark {
+            mark.write(LogMark {
+                segment: replayed.active,
+                bytes: None,
+            })?;
+        }
         if let Some(TornTail { file, offset, bytes }) = &replayed.recovery.torn {
             tracing::debug!(file = %file.display(), offset, bytes, "cut off an unsynced end of the log");
         }

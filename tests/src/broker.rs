@@ -186,6 +186,12 @@ impl Broker {
         self.process = Process::start(&self.binary, &self.config, self.directory.path());
     }
 
+    /// Starts the program again on the same data, expecting that it ends by itself; returns how.
+    pub fn restart_in_vain(&mut self) -> ExitStatus {
+        self.process = Process::spawn(&self.binary, &self.config, self.directory.path());
+        self.process.wait_for_exit()
+    }
+
     /// Changes the configuration of the next start.
     pub fn set_config(&mut self, config: Config) {
         self.config = config;
@@ -241,6 +247,12 @@ struct Process {
 
 impl Process {
     fn start(binary: &Path, config: &Config, directory: &Path) -> Self {
+        let mut process = Self::spawn(binary, config, directory);
+        process.wait_until_listening(config);
+        process
+    }
+
+    fn spawn(binary: &Path, config: &Config, directory: &Path) -> Self {
         let mut command = Command::new(binary);
         // The environment is a source of configuration, which the test alone is to give.
         std::env::vars_os()
@@ -264,14 +276,12 @@ impl Process {
         let log = Arc::new(Log::default());
         log.follow(child.stdout.take().expect("piped"));
         log.follow(child.stderr.take().expect("piped"));
-        let mut process = Self {
+        Self {
             child,
             watchdog,
             log,
             addresses: HashMap::new(),
-        };
-        process.wait_until_listening(config);
-        process
+        }
     }
 
     fn wait_until_listening(&mut self, config: &Config) {

@@ -1,7 +1,7 @@
 //! The command line.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration. Messages for a person go to standard error, results
-//! to standard output.
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 what the data directory held is damaged or gone.
+//! Messages for a person go to standard error, results to standard output.
 
 mod config;
 mod reload;
@@ -23,6 +23,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Wrong usage or configuration.
 const USAGE: u8 = 2;
+/// What the data directory held is damaged or gone: starting again does not help, a person has to decide.
+const DATA_LOST: u8 = 3;
 
 /// Version and commit, as `--version` shows them.
 const LONG_VERSION: &str = concat!(

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{USAGE, complain};
+use super::{DATA_LOST, USAGE, complain};
 use crate::config::{self, Config, Flag, LogFormat, Sources};
 use crate::logging;
 use crate::serve::ServeError;
@@ -133,9 +133,9 @@ fn tell(config: &Config, error: &ServeError) -> ExitCode {
         tracing::error!(%error, "the node ends");
     }
     complain(error);
-    if matches!(error, ServeError::Unsupported(_)) {
-        ExitCode::from(USAGE)
-    } else {
-        ExitCode::FAILURE
+    match error {
+        ServeError::Unsupported(_) => ExitCode::from(USAGE),
+        error if error.is_loss() => ExitCode::from(DATA_LOST),
+        _ => ExitCode::FAILURE,
     }
 }

@@ -1,11 +1,24 @@
 //! Group time at a leader (R32): the last stamp plus the leader's monotonic elapsed time.
 //!
-//! Group time 0 is the creation of the cluster. The wall clock is read once, when a node starts: it only adds the gap
-//! of a full stop, never takes time back.
+//! Group time 0 is the creation of the cluster. The wall clock says how long a full stop took and nothing else, so
+//! group time does not follow when somebody sets it. The node notes both clocks with every checkpoint and when it
+//! stops; at its start the wall clock's way since the last note is added to that note.
+//!
+//! All groups of a node start with the same time: times of different groups are compared (a session's queues are in all
+//! of them).
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
+use quorate_storage::volume::{ClockFile, ClockNote, VolumeError};
+
 use crate::state::GroupTime;
+
+/// A stop longer than this is worth a line in the log.
+const GAP_TOLD: Duration = Duration::from_secs(60);
+/// A stop longer than this is rather a wrong clock.
+const GAP_DOUBTED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Stamps the entries a leader proposes.
 #[derive(Clone, Copy, Debug)]
@@ -15,11 +28,15 @@ pub struct GroupClock {
 }
 
 impl GroupClock {
-    /// A clock that goes on from `last`, the last stamp of the group's log. `created_at` is the wall clock's time of
-    /// the cluster's creation, `wall_now` the wall clock's time now.
-    pub fn resume(last: GroupTime, created_at: SystemTime, wall_now: SystemTime) -> Self {
-        let by_wall = wall_now.duration_since(created_at).unwrap_or(Duration::ZERO);
-        let by_wall = GroupTime(u64::try_from(by_wall.as_millis()).unwrap_or(u64::MAX / 2));
+    /// A clock that goes on from `last`, the last stamp of the groups' logs, and from what was `noted` last. `wall_now`
+    /// is the wall clock's time now.
+    ///
+    /// The log may end behind the note, where the node did not stop in order, or before it, where nothing was proposed
+    /// any more. A wall clock that went back adds nothing.
+    pub fn resume(last: GroupTime, noted: Option<ClockNote>, wall_now: SystemTime) -> Self {
+        let by_wall = noted.map_or(GroupTime(0), |noted| {
+            GroupTime(noted.group_millis.saturating_add(millis_since(&noted, wall_now)))
+        });
         Self {
             base: last.max(by_wall),
             started: Instant::now(),
@@ -42,19 +59,160 @@ impl GroupClock {
     }
 }
 
+/// How far the wall clock has come since the note; 0 where it went back.
+fn millis_since(noted: &ClockNote, wall_now: SystemTime) -> u64 {
+    let now = ClockNote::new(0, wall_now).wall_millis;
+    // Half of what there is, so that group time can still go on from there.
+    now.saturating_sub(noted.wall_millis).min(u64::MAX / 2)
+}
+
+/// Tells the operator what the start makes of the wall clock, where that is not what anybody expects.
+fn tell_gap(noted: &ClockNote, wall_now: SystemTime) {
+    let behind = noted
+        .wall_millis
+        .saturating_sub(ClockNote::new(0, wall_now).wall_millis);
+    let behind = Duration::from_millis(behind);
+    let gap = Duration::from_millis(millis_since(noted, wall_now));
+    if behind > GAP_TOLD {
+        tracing::warn!(
+            behind_secs = behind.as_secs(),
+            "the machine's clock shows an earlier time than in the last run; the time the node was stopped does not \
+             count for the expiry of sessions and messages"
+        );
+    } else if gap > GAP_DOUBTED {
+        tracing::warn!(
+            stopped_days = gap.as_secs() / (24 * 3600),
+            "by the machine's clock the node was stopped for very long; sessions and messages whose expiry is shorter \
+             end now. Check the clock"
+        );
+    } else if gap > GAP_TOLD {
+        tracing::info!(
+            stopped_secs = gap.as_secs(),
+            "the time the node was stopped counts for the expiry of sessions and messages"
+        );
+    }
+}
+
+/// A node's clock, and where it is noted.
+#[derive(Debug)]
+pub(super) struct NotedClock {
+    file: ClockFile,
+    clock: GroupClock,
+    /// One note at a time, so that none is replaced by an older one.
+    writing: Mutex<()>,
+}
+
+impl NotedClock {
+    /// The clock that goes on from `last` and from what `file` says. Blocks.
+    pub(super) fn resume(file: ClockFile, last: GroupTime) -> Self {
+        // Without a note the stop counts as none: sessions live longer, which harms nobody.
+        let noted = file.read().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the time the node was stopped is not known and does not count");
+            None
+        });
+        let wall_now = SystemTime::now();
+        if let Some(noted) = &noted {
+            tell_gap(noted, wall_now);
+        }
+        let resumed = Self {
+            file,
+            clock: GroupClock::resume(last, noted, wall_now),
+            writing: Mutex::default(),
+        };
+        resumed.note_or_warn();
+        resumed
+    }
+
+    pub(super) fn clock(&self) -> GroupClock {
+        self.clock
+    }
+
+    /// Notes both clocks.
+    pub(super) async fn note(self: &Arc<Self>) {
+        let clock = Arc::clone(self);
+        if tokio::task::spawn_blocking(move || clock.note_or_warn())
+            .await
+            .is_err()
+        {
+            tracing::error!("noting the clock panicked");
+        }
+    }
+
+    fn note_or_warn(&self) {
+        if let Err(error) = self.write_note() {
+            tracing::warn!(%error, "the clock could not be noted; after a restart, time since the last note may not count");
+        }
+    }
+
+    fn write_note(&self) -> Result<(), VolumeError> {
+        let _one_at_a_time = self.writing.lock();
+        self.file
+            .write(ClockNote::new(self.clock.stamp().0, SystemTime::now()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const HOUR: u64 = 3_600_000;
+
+    fn wall(millis: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(millis)
+    }
+
+    fn resumed(last: u64, noted: (u64, u64), wall_now: u64) -> u64 {
+        let noted = ClockNote::new(noted.0, wall(noted.1));
+        GroupClock::resume(GroupTime(last), Some(noted), wall(wall_now))
+            .started()
+            .0
+    }
+
     #[test]
-    fn r32_wall_clock_adds_the_gap_of_a_stop_and_never_takes_time_back() {
-        let created = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
-        let later = created + Duration::from_secs(60);
-        let ahead = GroupClock::resume(GroupTime(10_000), created, later);
-        assert!(ahead.stamp() >= GroupTime(60_000) && ahead.stamp() < GroupTime(61_000));
-        let backwards = GroupClock::resume(GroupTime(90_000), created, later);
-        assert!(backwards.stamp() >= GroupTime(90_000));
-        let before_creation = GroupClock::resume(GroupTime(5), created, SystemTime::UNIX_EPOCH);
-        assert!(before_creation.stamp() >= GroupTime(5));
+    fn r32_a_stop_counts_once_wherever_the_log_ends() {
+        let created = 1_700_000_000_000;
+        let noted = (5 * HOUR, created + 5 * HOUR);
+        let now = created + 7 * HOUR;
+        assert_eq!(resumed(4 * HOUR, noted, now), 7 * HOUR, "idle before the note");
+        assert_eq!(resumed(5 * HOUR, noted, now), 7 * HOUR);
+        assert_eq!(
+            resumed(6 * HOUR, noted, now),
+            7 * HOUR,
+            "killed an hour after the note"
+        );
+    }
+
+    #[test]
+    fn r32_setting_the_wall_clock_while_the_node_runs_is_no_stop() {
+        let week = 7 * 24 * HOUR;
+        let today = 1_700_000_000_000;
+        // Created in 1970, corrected, noted since.
+        assert_eq!(
+            resumed(week, (week, today + week), today + week + HOUR),
+            week + HOUR
+        );
+        // Created ten years ahead, corrected, noted since: the stop counts all the same.
+        assert_eq!(
+            resumed(week, (week, today - 87_600 * HOUR), today - 87_599 * HOUR),
+            week + HOUR
+        );
+    }
+
+    #[test]
+    fn r32_time_never_goes_back() {
+        let noted = (9 * HOUR, 1_700_000_000_000);
+        assert_eq!(resumed(8 * HOUR, noted, 1_600_000_000_000), 9 * HOUR);
+        assert_eq!(resumed(10 * HOUR, noted, 1_600_000_000_000), 10 * HOUR);
+        assert_eq!(resumed(10 * HOUR, noted, 0), 10 * HOUR);
+        let before_1970 = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+        let clock = GroupClock::resume(GroupTime(3), None, before_1970);
+        assert_eq!(clock.started(), GroupTime(3));
+        assert!(clock.stamp() >= GroupTime(3));
+        let absurd = ClockNote {
+            group_millis: 1,
+            wall_millis: 0,
+        };
+        let far = wall(1_700_000_000_000_000);
+        assert!(GroupClock::resume(GroupTime(3), Some(absurd), far).stamp() > GroupTime(3));
     }
 }

@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use quorate_storage::log::{GroupId, SyncPolicy};
+use quorate_storage::volume::ClockFile;
 use tokio::task::JoinHandle;
 
+use super::clock::NotedClock;
 use super::group::GroupSettings;
 use super::replica::Replica;
-use super::{Backlog, Completion, Group, GroupClock, GroupKind, Host, Placement};
-use crate::raft::{self, NodeAddress, NodeParts, RaftGroup};
-use crate::state::{Command, NodeId, NodeIncarnation, QueueLimits};
+use super::{Backlog, Completion, Group, GroupKind, Host, Placement};
+use crate::raft::{self, NodeAddress, NodeParts, RaftGroup, StateError};
+use crate::state::{Command, GroupTime, NodeId, NodeIncarnation, QueueLimits};
 
 /// Bytes of commands that may wait for a disk that does not keep up before clients are not read any more.
 const PROPOSALS_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -27,8 +29,8 @@ pub struct NodeSettings {
     pub node: NodeId,
     /// This start of it (R25).
     pub incarnation: NodeIncarnation,
-    /// Wall clock's time of the cluster's creation.
-    pub created_at: SystemTime,
+    /// Where group time and wall clock are noted (R32).
+    pub clock: ClockFile,
     /// Limits of one (session, group) queue.
     pub queue_limits: QueueLimits,
     /// Retained messages of one group.
@@ -62,10 +64,26 @@ pub enum StartError {
     },
 }
 
+impl StartError {
+    /// Whether something that this node had stored is damaged or gone (R44).
+    pub fn is_loss(&self) -> bool {
+        match self {
+            Self::Group { error, .. } => matches!(
+                error,
+                raft::StartError::State(
+                    StateError::LogLost { .. } | StateError::StateLost { .. } | StateError::Corrupt(_)
+                )
+            ),
+            Self::Stopped { .. } => false,
+        }
+    }
+}
+
 /// A node's groups.
 pub struct Node<H: Host> {
     groups: BTreeMap<GroupId, Arc<Group<H>>>,
     backlog: Arc<Backlog>,
+    clock: Arc<NotedClock>,
     tasks: parking_lot::Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -93,12 +111,18 @@ impl<H: Host> Node<H> {
             .map(|group| (group, Arc::new(new_group(group))))
             .collect();
         let starts = groups.values().map(|group| start_group(group, &settings, &parts));
+        let mut last = GroupTime::default();
         for started in join_all(starts).await {
-            started?;
+            last = last.max(started?);
+        }
+        let clock = Arc::new(NotedClock::resume(settings.clock.clone(), last));
+        for group in groups.values() {
+            group.clock_started(clock.clock());
         }
         let node = Arc::new(Self {
             groups,
             backlog,
+            clock,
             tasks: parking_lot::Mutex::default(),
         });
         node.spawn_tasks(settings.checkpoint_interval);
@@ -190,14 +214,16 @@ impl<H: Host> Node<H> {
             task.abort();
         }
         join_all(self.groups.values().map(|group| group.raft().shutdown())).await;
+        self.clock.note().await;
     }
 }
 
+/// Starts a group and applies its log; returns the time that it has come to.
 async fn start_group<H: Host>(
     group: &Arc<Group<H>>,
     settings: &NodeSettings,
     parts: &NodeParts,
-) -> Result<(), StartError> {
+) -> Result<GroupTime, StartError> {
     let id = group.id();
     let stopped = |what: String| StartError::Stopped { group: id.0, what };
     let sync = match Placement::kind(id) {
@@ -238,9 +264,8 @@ async fn start_group<H: Host>(
         .await
         .map_err(|error| stopped(error.to_string()))?;
     let last = group.state().group_time();
-    group.clock_started(GroupClock::resume(last, settings.created_at, SystemTime::now()));
     group.started(raft);
-    Ok(())
+    Ok(last)
 }
 
 impl<H: Host> Group<H> {
@@ -279,5 +304,6 @@ async fn run_checkpoints<H: Host>(node: std::sync::Weak<Node<H>>, interval: Dura
             node.group(group).drop_unknown_queues();
         }
         node.checkpoint().await;
+        node.clock.note().await;
     }
 }

@@ -22,6 +22,8 @@ pub(super) const PAYLOAD_NORMAL: u8 = 0x12;
 pub(super) const PAYLOAD_MEMBERSHIP: u8 = 0x13;
 const VOTE: u8 = 0x14;
 const SNAPSHOT_META: u8 = 0x15;
+/// As [`SNAPSHOT_META`], of a state that came as a snapshot: the log may not have reached it yet. Only stored.
+const INSTALLED_META: u8 = 0x16;
 
 /// A stored or received value is not what it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -109,8 +111,17 @@ pub(super) fn decode_vote(mut bytes: &[u8]) -> Result<Vote, CodecError> {
 
 /// Encodes what a checkpoint or a snapshot says of itself: the last entry in it and the membership then.
 pub(super) fn encode_snapshot_meta(meta: &SnapshotMeta) -> Bytes {
+    encode_meta(SNAPSHOT_META, meta)
+}
+
+/// [`encode_snapshot_meta`] for the store, of a state that came as a snapshot.
+pub(super) fn encode_installed_meta(meta: &SnapshotMeta) -> Bytes {
+    encode_meta(INSTALLED_META, meta)
+}
+
+fn encode_meta(kind: u8, meta: &SnapshotMeta) -> Bytes {
     let mut out = BytesMut::new();
-    out.put_u8(SNAPSHOT_META);
+    out.put_u8(kind);
     put_position(&mut out, meta.last_log_id.map(position_of));
     put_position(&mut out, meta.last_membership.log_id().map(position_of));
     put_membership(&mut out, meta.last_membership.membership());
@@ -121,8 +132,23 @@ pub(super) fn encode_snapshot_meta(meta: &SnapshotMeta) -> Bytes {
 ///
 /// # Errors
 /// The value is malformed or of an unknown version.
-pub(super) fn decode_snapshot_meta(mut bytes: &[u8]) -> Result<SnapshotMeta, CodecError> {
-    take_kind(&mut bytes, SNAPSHOT_META)?;
+pub(super) fn decode_snapshot_meta(bytes: &[u8]) -> Result<SnapshotMeta, CodecError> {
+    decode_meta(SNAPSHOT_META, bytes)
+}
+
+/// Decodes the description of a stored state, and whether that came as a snapshot.
+///
+/// # Errors
+/// The value is malformed or of an unknown version.
+pub(super) fn decode_stored_meta(bytes: &[u8]) -> Result<(SnapshotMeta, bool), CodecError> {
+    match bytes.first() {
+        Some(&INSTALLED_META) => Ok((decode_meta(INSTALLED_META, bytes)?, true)),
+        _ => Ok((decode_meta(SNAPSHOT_META, bytes)?, false)),
+    }
+}
+
+fn decode_meta(kind: u8, mut bytes: &[u8]) -> Result<SnapshotMeta, CodecError> {
+    take_kind(&mut bytes, kind)?;
     let last_log_id = take_position(&mut bytes)?.map(log_id_of);
     let membership_id = take_position(&mut bytes)?.map(log_id_of);
     let membership = take_membership(&mut bytes)?;
@@ -273,7 +299,20 @@ mod tests {
             last_log_id: Some(log_id_of(position(4, 2, 77))),
             last_membership: StoredMembership::new(Some(log_id_of(position(1, 2, 3))), membership()),
         };
-        assert_eq!(decode_snapshot_meta(&encode_snapshot_meta(&meta)), Ok(meta));
+        assert_eq!(
+            decode_snapshot_meta(&encode_snapshot_meta(&meta)),
+            Ok(meta.clone())
+        );
+        assert_eq!(
+            decode_stored_meta(&encode_snapshot_meta(&meta)),
+            Ok((meta.clone(), false))
+        );
+        let installed = encode_installed_meta(&meta);
+        assert_eq!(decode_stored_meta(&installed), Ok((meta, true)));
+        assert_eq!(
+            decode_snapshot_meta(&installed),
+            Err(CodecError::UnknownKind(0x16))
+        );
         let empty = SnapshotMeta::default();
         assert_eq!(decode_snapshot_meta(&encode_snapshot_meta(&empty)), Ok(empty));
     }

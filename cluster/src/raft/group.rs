@@ -90,10 +90,10 @@ impl RaftGroup {
         let config = settings.raft_config()?;
         let (group, node) = (settings.group, parts.transport.identity().node);
         parts.log.set_sync_policy(group, settings.sync);
-        let purged = parts.log.state(group).purged;
+        let held = parts.log.state(group);
         let (in_use, released) = mpsc::channel(1);
         let service = Arc::clone(&parts.checkpoints);
-        let machine = Machine::open(group, Box::new(state), service, purged, in_use.clone()).await?;
+        let machine = Machine::open(group, Box::new(state), service, &held, in_use.clone()).await?;
         let applied = machine.applied_index();
         let log = GroupLog::new(Arc::clone(&parts.log), group, in_use);
         let network = PeerFactory::new(Arc::clone(&parts.transport), group);

@@ -18,7 +18,7 @@ use futures_util::{Stream, TryStreamExt};
 use openraft::RaftSnapshotBuilder;
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
 use parking_lot::Mutex;
-use quorate_storage::log::{GroupId, LogPosition};
+use quorate_storage::log::{GroupId, GroupLogState, LogPosition};
 use tokio::sync::mpsc;
 
 use super::checkpoint::{CheckpointService, GroupCheckpoint, StateChanges, Written};
@@ -64,13 +64,29 @@ pub enum StateError {
     #[error("state store: {0}")]
     Store(#[from] io::Error),
     /// The log was purged behind entries that the state store does not hold: the store was lost (R44).
-    #[error("the log starts behind index {purged}, the stored state ends at {stored:?}")]
+    #[error("the state is lost: the log starts behind index {purged}, the stored state ends at {}", tell(.stored))]
     StateLost {
         /// The log holds nothing up to here.
         purged: u64,
         /// The stored state ends here.
         stored: Option<u64>,
     },
+    /// The log ends before the stored state, which was taken from it: the log was lost, with whatever was acknowledged
+    /// behind that state, and with the vote (R44).
+    #[error("the log is lost: it ends at {}, the stored state at index {stored}", tell(.last))]
+    LogLost {
+        /// The stored state ends here.
+        stored: u64,
+        /// The log ends here.
+        last: Option<u64>,
+    },
+}
+
+fn tell(index: &Option<u64>) -> String {
+    match index {
+        Some(index) => format!("index {index}"),
+        None => "nothing".to_owned(),
+    }
 }
 
 impl From<StateError> for io::Error {
@@ -79,6 +95,24 @@ impl From<StateError> for io::Error {
             StateError::Store(error) => error,
             error => Self::new(io::ErrorKind::InvalidData, error),
         }
+    }
+}
+
+/// Whether the log can go with the stored state (R44).
+fn check_log(log: &GroupLogState, stored: Option<&(SnapshotMeta, bool)>) -> Result<(), StateError> {
+    let is_installed = stored.is_some_and(|(_, is_installed)| *is_installed);
+    let stored = stored.and_then(|(meta, _)| meta.last_log_id).map(|id| id.index);
+    if let Some(purged) = log.purged.map(|purged| purged.index)
+        && stored.is_none_or(|stored| stored < purged)
+    {
+        return Err(StateError::StateLost { purged, stored });
+    }
+    // A checkpoint is of entries that were synced here (R43). A snapshot is installed first, then the log is cut; a
+    // crash between them leaves a log that ends before it.
+    let last = log.last.map(|last| last.index);
+    match stored {
+        Some(stored) if last < Some(stored) && !is_installed => Err(StateError::LogLost { stored, last }),
+        _ => Ok(()),
     }
 }
 
@@ -115,16 +149,16 @@ impl AppliedIndex {
 }
 
 impl Machine {
-    /// Brings `state`, which is fresh, to the group's last checkpoint. `purged` is where the group's log begins;
-    /// `in_use` is held while the machine lives.
+    /// Brings `state`, which is fresh, to the group's last checkpoint. `log` is what the group's log holds; `in_use` is
+    /// held while the machine lives.
     ///
     /// # Errors
-    /// The checkpoint cannot be read, or the log does not reach back to it.
+    /// The checkpoint cannot be read, or the log does not reach back or up to it.
     pub(super) async fn open(
         group: GroupId,
         state: Box<dyn ReplicatedState>,
         service: Arc<CheckpointService>,
-        purged: Option<LogPosition>,
+        log: &GroupLogState,
         in_use: mpsc::Sender<()>,
     ) -> Result<Self, StateError> {
         let leases = service.leases(group);
@@ -139,15 +173,9 @@ impl Machine {
             gaps_allowed: false,
             _in_use: in_use,
         };
-        let meta = machine.stored_meta()?;
-        let stored = meta.as_ref().and_then(|meta| meta.last_log_id).map(|id| id.index);
-        if let Some(purged) = purged
-            && stored.is_none_or(|stored| stored < purged.index)
-        {
-            let purged = purged.index;
-            return Err(StateError::StateLost { purged, stored });
-        }
-        if let Some(meta) = meta {
+        let stored = machine.stored_meta()?;
+        check_log(log, stored.as_ref())?;
+        if let Some((meta, _)) = stored {
             machine.load(&meta).await?;
         }
         Ok(machine)
@@ -164,11 +192,12 @@ impl Machine {
         Arc::clone(&self.applied)
     }
 
-    fn stored_meta(&self) -> Result<Option<SnapshotMeta>, StateError> {
+    /// What the store says of the group's state, and whether that came as a snapshot.
+    fn stored_meta(&self) -> Result<Option<(SnapshotMeta, bool)>, StateError> {
         let Some((position, meta)) = self.service.store().load(self.group)? else {
             return Ok(None);
         };
-        let meta = codec::decode_snapshot_meta(&meta)
+        let (meta, is_installed) = codec::decode_stored_meta(&meta)
             .map_err(|error| StateError::Corrupt(format!("checkpoint of group {}: {error}", self.group.0)))?;
         if meta.last_log_id.map(position_of) != Some(position) {
             let message = format!(
@@ -177,7 +206,7 @@ impl Machine {
             );
             return Err(StateError::Corrupt(message));
         }
-        Ok(Some(meta))
+        Ok(Some((meta, is_installed)))
     }
 
     /// Replaces the state in memory by the stored one, which `meta` describes.
@@ -315,7 +344,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         if !data.is_stored_behind(&self.leases) {
             let position = self.stored(meta)?.position;
             self.service
-                .replace(self.group, position, codec::encode_snapshot_meta(meta), data)
+                .replace(self.group, position, codec::encode_installed_meta(meta), data)
                 .wait()
                 .await?;
         }
@@ -323,7 +352,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<GroupSnapshot>, io::Error> {
-        let Some(meta) = self.stored_meta()? else {
+        let Some((meta, _)) = self.stored_meta()? else {
             return Ok(None);
         };
         let snapshot = SnapshotData::Stored(self.stored(&meta)?);

@@ -17,14 +17,21 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quorate_storage::log::{GroupId, LogPosition};
+use quorate_storage::state::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 use super::checkpoint::{CheckpointStore, EntryIterator, EntryVisitor};
+use super::group::BATCH_BYTES_MAX;
 use super::lease::GroupLeases;
 
 /// A chunk is closed when it has reached this size; its last record may make it larger.
 pub(super) const CHUNK_BYTES: usize = 1 << 20;
 /// No chunk is larger than this: the transport and the receiver refuse it.
 pub(super) const CHUNK_BYTES_MAX: usize = 48 << 20;
+// A value of the state is about as large as the entry it comes from. It has to fit the store, and a chunk that it closes.
+const _: () = {
+    assert!(2 * BATCH_BYTES_MAX <= VALUE_BYTES_MAX);
+    assert!(CHUNK_BYTES + KEY_BYTES_MAX + 2 * BATCH_BYTES_MAX <= CHUNK_BYTES_MAX);
+};
 /// Record count of the last chunk.
 const END_OF_SNAPSHOT: u32 = u32::MAX;
 /// Batches in flight between the thread that reads entries and the one that takes them.

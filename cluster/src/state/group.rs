@@ -66,8 +66,10 @@ impl GroupState {
     /// (R10); neither has any effect, not even on group time. Else group time advances to the stamp, timers due then
     /// act, then the commands do.
     pub fn apply(&mut self, index: u64, batch: &Batch, events: &mut Vec<Event>) -> BatchOutcome {
-        if let Admission::Answered(outcome) = self.proposers.admit(batch) {
-            return outcome;
+        match self.proposers.admit(batch) {
+            Admission::New => {}
+            Admission::Refused => return BatchOutcome::Refused,
+            Admission::Repeated(outcomes) => return BatchOutcome::Applied(self.completed(outcomes)),
         }
         let mut events = Events::new(events);
         let deadline = self.next_deadline();
@@ -87,6 +89,16 @@ impl GroupState {
             events.push(Event::DeadlineChanged);
         }
         BatchOutcome::Applied(outcomes)
+    }
+
+    /// Remembered outcomes with what the sessions know.
+    fn completed(&self, mut outcomes: Vec<Outcome>) -> Vec<Outcome> {
+        for outcome in &mut outcomes {
+            if let Outcome::Opened { session, inbound, .. } = outcome {
+                *inbound = self.inbound.of(*session).to_vec();
+            }
+        }
+        outcomes
     }
 
     /// When the leader has to propose a batch, of no commands if there are none, for timers to act. A deadline that

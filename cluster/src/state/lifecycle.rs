@@ -77,7 +77,6 @@ impl GroupState {
             present: resumed.is_some(),
             previous,
             inbound: self.inbound.of(session).to_vec(),
-            subscriptions: self.subscriptions.of(session).collect(),
         }
     }
 

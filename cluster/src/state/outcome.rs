@@ -2,7 +2,7 @@
 
 use quorate_proto::codec::PacketId;
 
-use super::{Epoch, Owner, SessionId, Subscription};
+use super::{Epoch, Owner, SessionId};
 
 /// Answer to a batch.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,8 +30,6 @@ pub enum Outcome {
         previous: Option<Owner>,
         /// Inbound QoS 2 packet identifiers received and not released.
         inbound: Vec<PacketId>,
-        /// Subscriptions of the session.
-        subscriptions: Vec<Subscription>,
     },
     /// Answer to `Subscribe`, one per subscription.
     Subscribed(Vec<SubscribeResult>),

@@ -1,13 +1,14 @@
 //! The last batch of each node, so that a repeated proposal has no effect (R10).
 //!
-//! Invariant: one record per node, of its newest start. A start that was declared lost stays recorded as such, since
-//! its proposals may still be on their way.
+//! Invariants: one record per node, of its newest start; a start that was declared lost stays recorded as such, since
+//! its proposals may still be on their way; a record holds some bytes for each command of the batch and nothing that
+//! grows with what its sessions hold, so that it fits a checkpoint whatever came.
 
 use std::collections::BTreeMap;
 
 use super::codec::{CodecError, Reader, put_bool, put_outcomes, put_varint, read_outcomes};
 use super::records::{Dirty, Key, Kind, RecordSink};
-use super::{Batch, BatchOutcome, NodeId, NodeIncarnation, Outcome};
+use super::{Batch, NodeId, NodeIncarnation, Outcome};
 
 /// What is known of a node's newest start.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,8 +18,29 @@ pub(super) struct Proposer {
     lost: bool,
     /// Last number, 0 for none.
     number: u64,
-    /// What that batch was answered.
+    /// What that batch was answered, without what the sessions still tell ([`remembered`]).
     outcomes: Vec<Outcome>,
+}
+
+/// What is kept of an outcome. The packet identifiers of an opened session are still in the session when the answer is
+/// repeated: until then its client cannot release one.
+fn remembered(outcome: &Outcome) -> Outcome {
+    match outcome {
+        Outcome::Opened {
+            session,
+            epoch,
+            present,
+            previous,
+            inbound: _,
+        } => Outcome::Opened {
+            session: *session,
+            epoch: *epoch,
+            present: *present,
+            previous: *previous,
+            inbound: Vec::new(),
+        },
+        other => other.clone(),
+    }
 }
 
 impl Proposer {
@@ -43,8 +65,10 @@ impl Proposer {
 #[derive(Debug, PartialEq)]
 pub(super) enum Admission {
     New,
-    /// It was, or must not be: this is the answer.
-    Answered(BatchOutcome),
+    /// It must not be.
+    Refused,
+    /// It was: this is what is [`remembered`] of the answer.
+    Repeated(Vec<Outcome>),
 }
 
 /// All proposers of a group.
@@ -67,10 +91,10 @@ impl Proposers {
             return Admission::New;
         }
         if batch.incarnation < last.incarnation || last.lost || batch.number < last.number {
-            return Admission::Answered(BatchOutcome::Refused);
+            return Admission::Refused;
         }
         if batch.number == last.number {
-            return Admission::Answered(BatchOutcome::Applied(last.outcomes.clone()));
+            return Admission::Repeated(last.outcomes.clone());
         }
         Admission::New
     }
@@ -90,7 +114,7 @@ impl Proposers {
         record.lost = false;
         record.number = batch.number;
         record.outcomes.clear();
-        record.outcomes.extend_from_slice(outcomes);
+        record.outcomes.extend(outcomes.iter().map(remembered));
         self.dirty.insert(batch.node);
     }
 

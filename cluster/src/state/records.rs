@@ -7,7 +7,7 @@
 //! | kind | fields of the key | value |
 //! |---|---|---|
 //! | `Meta` | | group time, floor of the share sequences |
-//! | `Proposer` | node | incarnation, last number, its outcomes |
+//! | `Proposer` | node | incarnation, last number, what is kept of its outcomes |
 //! | `Session` | session | client identifier, epoch, connection, expiry |
 //! | `Subscription` | session, filter | options, identifier |
 //! | `Inbound` | session | received QoS 2 packet identifiers |
@@ -20,15 +20,23 @@
 //! | `Retained` | topic | when it came, when it expires, the message |
 //! | `Mark` | source group | last write taken from it |
 //!
+//! No record is larger than the entry it comes from, but for the outcomes of a batch, which take some bytes for each of
+//! its commands. So all of them fit the store and the chunks of a snapshot.
+//!
 //! A value is a version byte, the fields, and a CRC-32C over key and value, so a value under another's key is found
 //! out as well (R49).
 
 use bytes::Bytes;
+use quorate_storage::state::KEY_BYTES_MAX;
 
 use super::codec::{CodecError, Reader};
 use super::{SessionId, ShareKey, TargetQueue};
 
 const VALUE_VERSION: u8 = 1;
+/// Longest string of MQTT.
+const STRING_BYTES_MAX: usize = 65_535;
+// The longest key is that of a reference: kind, kind of queue, share name and filter with their lengths, sequence.
+const _: () = assert!(2 + 2 * (4 + STRING_BYTES_MAX) + 8 <= KEY_BYTES_MAX);
 const CHECKSUM_BYTES: usize = 4;
 
 /// Kinds of records; the numbers are stored.

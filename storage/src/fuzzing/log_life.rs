@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::faulty::{FaultyDisk, SplitMix};
 use crate::log::{GroupId, Log, SyncPolicy};
 use crate::log_suite::random::{History, Model, Operation, observe};
-use crate::volume::VolumeId;
+use crate::volume::{LogMarkFile, VolumeId};
 use crate::wal::{FlusherMode, Wal, WalError, WalOptions};
 
 const WRITTEN: GroupId = GroupId(9);
@@ -30,6 +30,7 @@ fn open(disk: &FaultyDisk) -> Result<Wal, WalError> {
         tail_bytes_max: 1500,
         segments_kept: 2,
         flusher: FlusherMode::Manual,
+        mark: Some(LogMarkFile::new(Arc::new(disk.clone()), Path::new("/data"))),
         ..WalOptions::default()
     };
     let wal = Wal::open(

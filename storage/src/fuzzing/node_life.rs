@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::faulty::{FaultyDisk, SplitMix};
 use crate::log::{GroupId, Log, LogEntry, LogPosition};
 use crate::state::{Change, Checkpointer, FaultyStore, GroupCheckpoint};
-use crate::volume::VolumeId;
+use crate::volume::{LogMarkFile, VolumeId};
 use crate::wal::{FlusherMode, Wal, WalOptions};
 
 const GROUPS: [GroupId; 2] = [GroupId(1), GroupId(2)];
@@ -192,14 +192,15 @@ struct Node {
 
 impl Node {
     fn open(&self) -> Result<(Wal, Checkpointer), String> {
+        let disk = || Arc::new(self.disk.clone());
         let options = WalOptions {
             segment_bytes: 4000,
             tail_bytes_max: 1000,
             segments_kept: 2,
             flusher: FlusherMode::Manual,
+            mark: Some(LogMarkFile::new(disk(), Path::new("/data"))),
             ..WalOptions::default()
         };
-        let disk = || Arc::new(self.disk.clone());
         let wal = Wal::open(disk(), Path::new("/data/wal"), VolumeId([1; 16]), options);
         let wal = wal.map_err(|error| error.to_string())?;
         let checkpointer = Checkpointer::open(disk(), Path::new("/data/state"), self.store.clone());

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
 
-use super::{Subject, run_all, run_random};
+use super::{Subject, completion, entry, run_all, run_random};
 use crate::disk::{Disk, RealDisk};
 use crate::faulty::FaultyDisk;
-use crate::log::Log;
+use crate::log::{GroupId, Log, SyncPolicy};
 use crate::sled_log::SledLog;
 use crate::state::SledOptions;
 use crate::volume::VolumeId;
@@ -175,6 +177,54 @@ fn wal_on_a_disk_that_loses_what_is_not_synced() {
 #[test]
 fn sled_log() {
     run_all(Sled::new);
+}
+
+/// Appends, and returns what `synced_index` says when the completion runs.
+fn synced_when_done(log: &Arc<SledLog>, group: GroupId, index: u64) -> u64 {
+    let (sender, receiver) = channel();
+    let seen = Arc::clone(log);
+    let done = Box::new(move |result: std::io::Result<()>| {
+        result.unwrap();
+        sender.send(seen.synced_index(group)).unwrap();
+    });
+    log.append(group, vec![entry(1, index, 7)], done);
+    receiver.recv().unwrap()
+}
+
+#[test]
+fn r41_written_groups_of_sled_log_wait_for_the_write_and_not_for_the_sync() {
+    let (written, synced) = (GroupId(9), GroupId(1));
+    let mut subject = Sled::new();
+    drop(subject.open().unwrap());
+    let log = subject.log.clone().unwrap();
+    log.set_sync_policy(written, SyncPolicy::Written);
+    assert_eq!(synced_when_done(&log, written, 1), 0);
+    assert_eq!(synced_when_done(&log, synced, 1), 1, "others do");
+    // A group that goes on without pause is synced all the same, and a vote at once.
+    let began = Instant::now();
+    let mut index = 1;
+    while synced_when_done(&log, written, index + 1) < 2 {
+        index += 1;
+        assert!(began.elapsed() < Duration::from_secs(30), "never synced");
+    }
+    let (done, result) = completion();
+    let last = index + 2;
+    log.append(
+        written,
+        vec![entry(1, last, 7)],
+        Box::new(|result| result.unwrap()),
+    );
+    log.save_vote(written, b"vote".to_vec().into(), done);
+    result.recv().unwrap().unwrap();
+    assert_eq!(log.synced_index(written), last);
+    // What is written survives the process, synced or not; a reset does not change the policy.
+    let (done, result) = completion();
+    log.reset(written, done);
+    result.recv().unwrap().unwrap();
+    assert_eq!(synced_when_done(&log, written, 1), 0);
+    subject.stop(log, false);
+    let log = subject.open().unwrap();
+    assert_eq!(log.state(written).last.map(|last| last.index), Some(1));
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! The flusher: one sync for all that waits, then their completions; purged keys a few at a time.
+//! The flusher: one write and one sync for all that waits, and their completions; purged keys a few at a time.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::encoding;
 use super::{REMOVE_KEYS_MAX, Shared, State, Waiting};
@@ -21,7 +21,19 @@ impl Drop for FailOnPanic<'_> {
     }
 }
 
+fn run_completions(waiting: Vec<Waiting>) {
+    for it in waiting {
+        (it.done)(it.rejected.map_or(Ok(()), Err));
+    }
+}
+
 impl State {
+    /// What waits for the next flush.
+    fn take_waiting(&mut self) -> Vec<Waiting> {
+        self.flush += 1;
+        std::mem::take(&mut self.waiting)
+    }
+
     fn has_leftovers(&self) -> bool {
         self.groups.values().any(|group| group.leftover_to.is_some())
     }
@@ -47,23 +59,50 @@ impl Shared {
                 return None;
             }
             if !state.waiting.is_empty() || state.has_leftovers() {
-                return Some(std::mem::take(&mut state.waiting));
+                return Some(state.take_waiting());
             }
             if state.closing {
-                return std::mem::take(&mut state.dirty).then(Vec::new);
+                return state.unsynced_since.map(|_| Vec::new());
             }
-            if !state.dirty {
-                self.wake.wait(&mut state);
-            } else if self.wake.wait_for(&mut state, SYNC_LAZY_AFTER).timed_out() {
-                return Some(std::mem::take(&mut state.waiting));
+            match state.unsynced_since {
+                None => self.wake.wait(&mut state),
+                Some(since) => {
+                    let rest = SYNC_LAZY_AFTER.saturating_sub(since.elapsed());
+                    if rest.is_zero() || self.wake.wait_for(&mut state, rest).timed_out() {
+                        return Some(state.take_waiting());
+                    }
+                }
             }
         }
     }
 
     fn flush(&self, waiting: Vec<Waiting>) -> io::Result<()> {
+        let (synced, written): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|it| it.needs_sync);
+        if !written.is_empty() {
+            if let Err(error) = self.database.write() {
+                self.fail(&error, written.into_iter().chain(synced).collect());
+                return Err(error);
+            }
+            self.state.lock().unsynced_since.get_or_insert_with(Instant::now);
+            run_completions(written);
+        }
+        if synced.is_empty() && !self.begin_lazy_sync() {
+            return Ok(());
+        }
+        self.sync(synced)
+    }
+
+    /// Whether it is time to sync what nobody waits for.
+    fn begin_lazy_sync(&self) -> bool {
+        let state = self.state.lock();
+        (state.unsynced_since).is_some_and(|since| state.closing || since.elapsed() >= SYNC_LAZY_AFTER)
+    }
+
+    /// Syncs everything, and completes `waiting`.
+    fn sync(&self, waiting: Vec<Waiting>) -> io::Result<()> {
         {
             let mut state = self.state.lock();
-            state.dirty = false;
+            state.unsynced_since = None;
             for group in state.groups.values_mut() {
                 group.syncing = group.last_index();
             }
@@ -75,9 +114,7 @@ impl Shared {
         for group in self.state.lock().groups.values_mut() {
             group.synced = group.synced.max(group.syncing);
         }
-        for it in waiting {
-            (it.done)(it.rejected.map_or(Ok(()), Err));
-        }
+        run_completions(waiting);
         Ok(())
     }
 
@@ -88,6 +125,7 @@ impl Shared {
         let Some((number, to)) = leftover else {
             return Ok(());
         };
+        state.unsynced_since.get_or_insert_with(Instant::now);
         // Under the lock: a reset and new entries at these indexes must not come between.
         if !self.remove_some(number, to)?
             && let Some(group) = state.groups.get_mut(&number)

@@ -239,7 +239,7 @@ impl Checkpointer {
             if record.is_some_and(|record| record.position.index > checkpoint.position.index) {
                 return Err(invalid("the position is before that of the last checkpoint"));
             }
-            check_sizes(&checkpoint.meta, &checkpoint.changes)?;
+            check_sizes(group, &checkpoint.meta, &checkpoint.changes)?;
             let generation = match record {
                 Some(record) => record.generation,
                 None => fresh_generation(writer, group, None)?,
@@ -417,17 +417,36 @@ impl Checkpointer {
     }
 }
 
-pub(super) fn check_sizes(meta: &[u8], changes: &[Change]) -> io::Result<()> {
+/// Checks lengths. What is too long is named by the first byte of its key, which is a kind of record to the group.
+pub(super) fn check_sizes(group: GroupId, meta: &[u8], changes: &[Change]) -> io::Result<()> {
     if meta.len() > META_BYTES_MAX {
-        return Err(invalid("meta is longer than 1 MiB"));
+        return Err(too_long(group, "meta", &[], meta.len(), META_BYTES_MAX));
     }
     for (key, value) in changes {
-        if key.len() > KEY_BYTES_MAX {
-            return Err(invalid("a key is longer than 16 KiB"));
-        }
-        if value.as_ref().is_some_and(|value| value.len() > VALUE_BYTES_MAX) {
-            return Err(invalid("a value is longer than 64 MiB"));
-        }
+        check_entry(group, key, value.as_deref().unwrap_or_default())?;
     }
     Ok(())
+}
+
+/// Checks the lengths of one entry.
+pub(super) fn check_entry(group: GroupId, key: &[u8], value: &[u8]) -> io::Result<()> {
+    if key.len() > KEY_BYTES_MAX {
+        return Err(too_long(group, "key", key, key.len(), KEY_BYTES_MAX));
+    }
+    if value.len() > VALUE_BYTES_MAX {
+        return Err(too_long(group, "value", key, value.len(), VALUE_BYTES_MAX));
+    }
+    Ok(())
+}
+
+fn too_long(group: GroupId, what: &str, key: &[u8], bytes: usize, bytes_max: usize) -> io::Error {
+    let kind = match key.first() {
+        Some(kind) => format!(" of kind {kind}"),
+        None => String::new(),
+    };
+    let message = format!(
+        "group {}: a {what}{kind} has {bytes} bytes, more than {bytes_max}",
+        group.0
+    );
+    io::Error::new(io::ErrorKind::InvalidInput, message)
 }

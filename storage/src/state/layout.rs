@@ -16,8 +16,9 @@ use super::{Change, StateError, StateStore};
 use crate::log::{GroupId, LogPosition};
 use bytes::Bytes;
 
-/// Longest key of a group.
-pub const KEY_BYTES_MAX: usize = 16 << 10;
+/// Longest key of a group: room for two strings of MQTT, of 65,535 bytes each, and some fields. Long keys cost what they
+/// weigh: sled keeps up to 17 of them in a page, and writes pages anew.
+pub const KEY_BYTES_MAX: usize = 2 * 65_535 + 66;
 
 /// Longest value of a group.
 pub const VALUE_BYTES_MAX: usize = 64 << 20;

@@ -6,8 +6,8 @@ use std::io;
 use bytes::Bytes;
 
 use super::batches::Batches;
-use super::checkpointer::{Writer, check_sizes, invalid};
-use super::layout::{self, GENERATION_MAX, GroupRecord, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use super::checkpointer::{Writer, check_entry, check_sizes};
+use super::layout::{self, GENERATION_MAX, GroupRecord};
 use super::{Checkpointer, Entry, StateError};
 use crate::log::{GroupId, LogPosition};
 
@@ -23,16 +23,14 @@ pub struct Replacement<'a> {
 impl Replacement<'_> {
     /// Adds an entry.
     pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StateError> {
-        if key.len() > KEY_BYTES_MAX || value.len() > VALUE_BYTES_MAX {
-            return Err(invalid("an entry is longer than 16 KiB (key) or 64 MiB (value)").into());
-        }
+        check_entry(self.group, key, value)?;
         self.batches
             .put(layout::value_key(self.group, self.generation, key), Some(value))
     }
 
     /// Makes it the group's state.
     pub fn finish(mut self, position: LogPosition, meta: Bytes) -> Result<(), StateError> {
-        check_sizes(&meta, &[])?;
+        check_sizes(self.group, &meta, &[])?;
         self.batches.flush()?;
         let checkpointer = self.checkpointer;
         let mut writer = checkpointer.writer()?;

@@ -1,7 +1,8 @@
 //! The store in sled 0.34, and the way this crate opens and syncs a sled database.
 //!
 //! `flush` of sled 0.34 writes its buffer and calls `sync_file_range`: that survives a killed process, not a power
-//! cut. So each sync here is `flush`, then fdatasync of sled's one file, `db`, through a handle of our own.
+//! cut. So each sync here is `flush`, then fdatasync of sled's main file, `db`, through a handle of our own, and of the
+//! files beside it.
 
 use std::fs::File;
 use std::io;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::sled_blobs::Blobs;
 use super::{Change, Entry, StateError, StateStore};
 use crate::disk::{self, Disk, RealDisk};
 
@@ -36,6 +38,7 @@ impl Default for SledOptions {
 pub(crate) struct SyncedDatabase {
     database: sled::Db,
     file: File,
+    blobs: Blobs,
     /// The first failed sync: nothing after it is known to be durable.
     failed: Mutex<Option<io::ErrorKind>>,
 }
@@ -79,6 +82,7 @@ impl SyncedDatabase {
         let opened = Self {
             database,
             file,
+            blobs: Blobs::new(path),
             failed: Mutex::new(None),
         };
         opened.sync()?;
@@ -90,19 +94,25 @@ impl SyncedDatabase {
         self.database.open_tree(name).map_err(io_error)
     }
 
+    /// Writes everything to the files: it survives a killed process.
+    pub(crate) fn write(&self) -> io::Result<()> {
+        self.unless_failed(|| self.database.flush().map(drop).map_err(io_error))
+    }
+
+    /// Makes everything survive a power cut.
     pub(crate) fn sync(&self) -> io::Result<()> {
+        self.unless_failed(|| {
+            self.database.flush().map_err(io_error)?;
+            self.blobs.sync()?;
+            self.file.sync_data()
+        })
+    }
+
+    fn unless_failed(&self, operation: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         if let Some(kind) = *self.failed.lock() {
             return Err(io::Error::new(kind, "an earlier sync failed"));
         }
-        let synced = self
-            .database
-            .flush()
-            .map_err(io_error)
-            .and_then(|_| self.file.sync_data());
-        if let Err(error) = &synced {
-            *self.failed.lock() = Some(error.kind());
-        }
-        synced
+        operation().inspect_err(|error| *self.failed.lock() = Some(error.kind()))
     }
 }
 
@@ -130,6 +140,13 @@ impl SledStore {
             },
             _ => StateError::Io(error),
         })
+    }
+}
+
+#[cfg(test)]
+impl SledStore {
+    pub(super) fn blobs(&self) -> &Blobs {
+        &self.database.blobs
     }
 }
 

@@ -1,5 +1,7 @@
 //! The checkpointer over a store that forgets, and over sled. Power cuts at every operation are in `crash_tests`.
 
+mod long_keys;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -344,6 +346,20 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
             io::ErrorKind::InvalidInput
         );
     }
+    let long_key = one(GROUP, 6, vec![(vec![4; KEY_BYTES_MAX + 1], None)]);
+    let error = checkpointer.checkpoint(long_key).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "group 4: a key of kind 4 has 131137 bytes, more than 131136"
+    );
+    let long_value = (vec![7], Some(vec![0; VALUE_BYTES_MAX + 1]));
+    let error = checkpointer
+        .checkpoint(one(GROUP, 6, vec![long_value]))
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "group 4: a value of kind 7 has 67108865 bytes, more than 67108864"
+    );
     checkpointer.checkpoint(one(GROUP, 6, vec![])).unwrap();
 }
 

@@ -174,3 +174,38 @@ fn a_newer_format_is_told_from_damage() {
         Err(VolumeError::NewerFormat { version: 2, .. })
     ));
 }
+
+#[test]
+fn r32_a_note_of_the_clocks_is_the_new_or_the_old_one_after_a_power_cut() {
+    let note = |number: u64| ClockNote {
+        group_millis: number,
+        wall_millis: 1_700_000_000_000 + number,
+    };
+    for at in 1..12 {
+        let disk = FaultyDisk::new(at);
+        let volume = open(&disk).unwrap();
+        assert_eq!(volume.clock_file().read().unwrap(), None);
+        volume.clock_file().write(note(1)).unwrap();
+        disk.crash_at(Some(at));
+        let written = volume.clock_file().write(note(2)).is_ok();
+        disk.crash();
+        drop(volume);
+        let found = open(&disk).unwrap().clock_file().read().unwrap();
+        if written {
+            assert_eq!(found, Some(note(2)), "power cut {at}");
+        } else {
+            assert!(
+                found == Some(note(1)) || found == Some(note(2)),
+                "power cut {at}: {found:?}"
+            );
+        }
+    }
+    let disk = FaultyDisk::new(1);
+    let volume = open(&disk).unwrap();
+    volume.clock_file().write(note(1)).unwrap();
+    disk.flip_bit(&Path::new(DIR).join(CLOCK), 9, 2).unwrap();
+    assert!(matches!(
+        volume.clock_file().read(),
+        Err(VolumeError::Corrupt { .. })
+    ));
+}

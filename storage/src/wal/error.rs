@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::volume::VolumeError;
+
 /// One variant per decision of whoever starts the node.
 #[derive(Debug, thiserror::Error)]
 pub enum WalError {
@@ -16,6 +18,20 @@ pub enum WalError {
         /// What is wrong there.
         reason: &'static str,
     },
+    /// Files of the log are gone, with what was acknowledged and the votes in them: the volume is lost (R44).
+    #[error(
+        "the log in {} is lost: {reason}; restore the whole data directory from a backup, or start with an empty one",
+        dir.display()
+    )]
+    Lost {
+        /// The log's directory.
+        dir: PathBuf,
+        /// What is missing.
+        reason: String,
+    },
+    /// The log's mark cannot be used.
+    #[error(transparent)]
+    Mark(#[from] VolumeError),
     /// Written by a newer program.
     #[error("log file {} has format {version}, newer than this program knows", file.display())]
     NewerFormat {

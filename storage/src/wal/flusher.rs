@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::batch::{Batch, Failure, Waiting};
 use super::{Shared, segment};
 use crate::disk::DiskFile;
+use crate::volume::LogMark;
 
 /// How long records that nobody waits for (commit positions) may stay in memory.
 const LAZY_WRITE_AFTER: Duration = Duration::from_millis(100);
@@ -139,7 +140,8 @@ impl Shared {
         self.state.lock().handle_synced(end);
         run_completions(synced);
         if let Some(sequence) = batch.next_segment {
-            let created = segment::create(&*self.disk, &self.dir, self.volume, sequence);
+            let created = segment::create(&*self.disk, &self.dir, self.volume, sequence)
+                .and_then(|file| self.mark(sequence, None).map(|()| file));
             match created {
                 Ok(file) => self.state.lock().handle_segment(sequence, file),
                 Err(error) => {
@@ -176,6 +178,14 @@ impl Shared {
         Ok(())
     }
 
+    /// Notes the newest segment, and at an orderly end its length.
+    fn mark(&self, segment: u64, bytes: Option<u64>) -> io::Result<()> {
+        match &self.options.mark {
+            Some(mark) => mark.write(LogMark { segment, bytes }).map_err(io::Error::other),
+            None => Ok(()),
+        }
+    }
+
     fn write_idle_mark(&self) -> io::Result<()> {
         let mark = self.state.lock().take_idle_mark();
         match mark {
@@ -205,16 +215,15 @@ impl Shared {
         }
         while self.flush()? {}
         let _one_at_a_time = self.flushing.lock();
-        let file = {
+        let (file, active) = {
             let state = self.state.lock();
-            state
-                .segments
-                .get(&state.active)
-                .and_then(|segment| segment.file.clone())
+            let active = state.segments.get(&state.active);
+            (active.and_then(|segment| segment.file.clone()), state.active)
         };
         // Once more, for the mark that the last flush left: it lets the next start tell damage from a torn end.
         if let Some(file) = file {
             self.sync(&*file)
+                .and_then(|()| self.mark(active, Some(file.size()?)))
                 .inspect_err(|error| self.fail(error, Vec::new()))?;
         }
         self.state.lock().closed = true;

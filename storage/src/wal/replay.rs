@@ -11,6 +11,8 @@
 //!   flush cannot be told from a torn one. Replicas of the group still have it.)
 //! - **A missing segment** between two others is corruption. A last segment that is no longer than its header was
 //!   never used.
+//! - **A log without its newest segment**, or without any, would pass for an older or a new one. The mark outside of its
+//!   directory names the segment that has to be there, and after an orderly end its length.
 //!
 //! What was in the file but perhaps not on the disk is written again, byte for byte in place, and synced before
 //! anybody is told about it: the earlier run may have been killed between write and sync, or may have ended because a
@@ -30,7 +32,7 @@ use super::record::{Fields, INDEX_MAX, Kind, RECORD_HEADER_BYTES, SegmentMask};
 use super::segment::{self, HeaderCheck, SEGMENT_HEADER_BYTES, Segment, SegmentReader};
 use crate::disk::{self, Disk, DiskFile};
 use crate::log::{GroupId, LogPosition};
-use crate::volume::VolumeId;
+use crate::volume::{LogMark, VolumeId};
 
 /// An unsynced end that was cut off.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -163,8 +165,13 @@ struct Replay<'a> {
     recovery: Recovery,
 }
 
-/// Reads the log in `dir`, repairs its end, and creates the segment to go on in.
-pub(super) fn replay(disk: &dyn Disk, dir: &Path, volume: VolumeId) -> Result<Replayed, WalError> {
+/// Reads the log in `dir`, of which `expected` has to be there, repairs its end, and creates the segment to go on in.
+pub(super) fn replay(
+    disk: &dyn Disk,
+    dir: &Path,
+    volume: VolumeId,
+    expected: Option<LogMark>,
+) -> Result<Replayed, WalError> {
     let mut replay = Replay {
         disk,
         dir,
@@ -176,19 +183,22 @@ pub(super) fn replay(disk: &dyn Disk, dir: &Path, volume: VolumeId) -> Result<Re
         dir: dir.to_owned(),
         source,
     };
+    if let Some(expected) = expected {
+        replay.check_expected(expected)?;
+    }
     disk::create_dir_all_synced(disk, dir).map_err(io)?;
     let sequences = replay.list()?;
     let mut segments = BTreeMap::new();
     let mut active = 1;
+    let mut is_reused = false;
     for (place, &sequence) in sequences.iter().enumerate() {
         let is_last = place + 1 == sequences.len();
         let file = disk.open(&replay.path(sequence)).map_err(io)?;
         active = sequence + 1;
         if is_last && file.size().map_err(io)? <= SEGMENT_HEADER_BYTES {
-            // Never used, perhaps not even whole: made again under the same number.
-            disk.remove(&replay.path(sequence)).map_err(io)?;
-            disk.sync_dir(dir).map_err(io)?;
+            // Never used, perhaps not even whole.
             active = sequence;
+            is_reused = true;
             break;
         }
         replay.read_segment(sequence, &*file, is_last)?;
@@ -202,7 +212,11 @@ pub(super) fn replay(disk: &dyn Disk, dir: &Path, volume: VolumeId) -> Result<Re
         })?;
         groups.insert(group, state);
     }
-    let file = segment::create(disk, dir, volume, active).map_err(io)?;
+    let ready = match is_reused {
+        true => segment::reuse(disk, dir, volume, active),
+        false => segment::create(disk, dir, volume, active),
+    };
+    let file = ready.map_err(io)?;
     segments.insert(active, Segment::new(Some(file)));
     Ok(Replayed {
         groups,
@@ -229,6 +243,30 @@ impl Replay<'_> {
             file: self.path(sequence),
             offset,
             reason,
+        }
+    }
+
+    /// Refuses a log that has lost its newest files.
+    fn check_expected(&self, expected: LogMark) -> Result<(), WalError> {
+        let name = segment::file_name(expected.segment);
+        let lost = |reason| {
+            Err(WalError::Lost {
+                dir: self.dir.to_owned(),
+                reason,
+            })
+        };
+        let size = match self.disk.open(&self.path(expected.segment)) {
+            Ok(file) => file.size().map_err(|source| self.io(source))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return lost(format!("its newest file {name} is missing"));
+            }
+            Err(error) => return Err(self.io(error)),
+        };
+        match expected.bytes {
+            Some(bytes) if size < bytes => lost(format!(
+                "its newest file {name} has {size} bytes, and had {bytes} when the node stopped"
+            )),
+            _ => Ok(()),
         }
     }
 

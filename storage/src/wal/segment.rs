@@ -103,6 +103,21 @@ pub(crate) fn create(
     Ok(file)
 }
 
+/// Makes a segment that was never used ready for records, whatever is in it. It stays under its name all the time: its
+/// number may be noted as that of the newest.
+pub(crate) fn reuse(
+    disk: &dyn Disk,
+    dir: &Path,
+    volume: VolumeId,
+    sequence: u64,
+) -> io::Result<Arc<dyn DiskFile>> {
+    let file = disk.open(&dir.join(file_name(sequence)))?;
+    file.write_at(0, &encode_header(volume, sequence))?;
+    file.sync_data()?;
+    disk.sync_dir(dir)?;
+    Ok(file)
+}
+
 /// A segment in use.
 #[derive(Debug)]
 pub(crate) struct Segment {

@@ -7,6 +7,7 @@
 mod kill_under_load;
 mod ledger;
 mod link;
+mod lost_log;
 mod publisher;
 mod random;
 mod subscriber;

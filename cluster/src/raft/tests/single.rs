@@ -182,6 +182,30 @@ async fn a_lost_state_store_is_noticed_at_start() {
     ));
 }
 
+#[tokio::test]
+async fn r44_a_lost_log_is_noticed_at_start() {
+    let (disk, table) = (Disk::new(), Table::default());
+    let parts = disk.parts(1);
+    let group = lead_alone(&parts, &table).await;
+    for number in 0..10 {
+        propose(&group, &format!("key={number}")).await;
+    }
+    let stored = within(group.checkpoint()).await.unwrap().unwrap();
+    propose(&group, "key=acknowledged").await;
+    group.shutdown().await;
+    // An older one is there, or nothing of it.
+    for last in [Some(stored - 1), None] {
+        disk.log
+            .truncate_after(GROUP, last, Box::new(|result| result.unwrap()));
+        let settings = GroupSettings::new(GROUP);
+        let start = RaftGroup::start(&settings, &disk.parts(1), table.state()).await;
+        let Some(StartError::State(error @ StateError::LogLost { .. })) = start.err() else {
+            panic!("started over a log that ends at {last:?}")
+        };
+        assert!(error.to_string().contains(&stored.to_string()), "{error}");
+    }
+}
+
 /// 21 groups is what a node of a small cluster carries: `meta`, 16 data groups, 4 live groups.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_one_groups_restart_fast_and_cost_nothing_while_idle() {

@@ -61,7 +61,7 @@ impl StoreBuilder<TypeConfig, GroupLog, Machine, Kept> for Builder {
         let parts = parts_over(1, log.clone(), disk.store.clone(), disk.checkpoint_settings());
         let (in_use, _) = mpsc::channel(1);
         let state = Box::new(Table::default().state());
-        let mut machine = Machine::open(GROUP, state, parts.checkpoints, None, in_use.clone())
+        let mut machine = Machine::open(GROUP, state, parts.checkpoints, &log.state(GROUP), in_use.clone())
             .await
             .unwrap();
         machine.allow_gaps();

@@ -5,12 +5,14 @@ use super::terms::*;
 use crate::state::{Outcome, RefusedReason, SubscribeResult};
 
 const DONE: u8 = 1;
-const OPENED: u8 = 2;
+/// As [`OPENED`], with the session's subscriptions behind it; only read.
+const OPENED_WITH_SUBSCRIPTIONS: u8 = 2;
 const SUBSCRIBED: u8 = 3;
 const UNSUBSCRIBED: u8 = 4;
 const PUBLISHED: u8 = 5;
 const RELEASED: u8 = 6;
 const REFUSED: u8 = 7;
+const OPENED: u8 = 8;
 
 pub(in crate::state) fn put_outcomes(out: &mut Vec<u8>, outcomes: &[Outcome]) {
     put_varint(out, outcomes.len() as u64);
@@ -31,7 +33,6 @@ fn put_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
             present,
             previous,
             inbound,
-            subscriptions,
         } => {
             out.push(OPENED);
             put_session(out, *session);
@@ -45,10 +46,6 @@ fn put_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
             inbound
                 .iter()
                 .for_each(|packet_id| put_packet_id(out, *packet_id));
-            put_varint(out, subscriptions.len() as u64);
-            subscriptions
-                .iter()
-                .for_each(|subscription| put_subscription(out, subscription));
         }
         Outcome::Subscribed(results) => {
             out.push(SUBSCRIBED);
@@ -92,6 +89,14 @@ fn read_outcome(reader: &mut Reader<'_>) -> Result<Outcome, CodecError> {
     match reader.u8("outcome")? {
         DONE => Ok(Outcome::Done),
         OPENED => read_opened(reader),
+        OPENED_WITH_SUBSCRIPTIONS => {
+            let opened = read_opened(reader)?;
+            let count = reader.count(SUBSCRIPTION_BYTES_MIN, "subscriptions")?;
+            for _ in 0..count {
+                read_subscription(reader)?;
+            }
+            Ok(opened)
+        }
         SUBSCRIBED => {
             let count = reader.count(1, "subscribe results")?;
             (0..count)
@@ -136,17 +141,12 @@ fn read_opened(reader: &mut Reader<'_>) -> Result<Outcome, CodecError> {
     let inbound = (0..count)
         .map(|_| read_packet_id(reader))
         .collect::<Result<_, _>>()?;
-    let count = reader.count(SUBSCRIPTION_BYTES_MIN, "subscriptions")?;
-    let subscriptions = (0..count)
-        .map(|_| read_subscription(reader))
-        .collect::<Result<_, _>>()?;
     Ok(Outcome::Opened {
         session,
         epoch,
         present,
         previous,
         inbound,
-        subscriptions,
     })
 }
 

@@ -34,6 +34,33 @@ fn r10_a_repeated_batch_gets_the_first_outcome_and_has_no_effect() {
 }
 
 #[test]
+fn r10_what_is_remembered_of_a_resumed_session_does_not_grow_with_it_and_still_answers() {
+    let mut group = Harness::new();
+    let client = group.open("c");
+    let packet_ids = 1..=300;
+    for packet_id in packet_ids.clone() {
+        group.one(publish(client.origin(Some(packet_id)), message("in"), vec![]));
+    }
+    let filters = ["a", "b", "c"].map(|first| first.repeat(1000));
+    group.one(client.subscribe(&filters.each_ref().map(String::as_str)));
+    let batch = group.batch(vec![open("c", false, 60, None)]);
+    let first = group.apply(&batch);
+    let BatchOutcome::Applied(outcomes) = &first else {
+        panic!("{first:?}")
+    };
+    let expected: Vec<_> = packet_ids.map(id).collect();
+    assert!(
+        matches!(&outcomes[..], [Outcome::Opened { present: true, inbound, .. }] if *inbound == expected),
+        "{outcomes:?}"
+    );
+    let (_, remembered) = (group.state.records().into_iter())
+        .find(|(key, _)| key[0] == records::Kind::Proposer as u8)
+        .unwrap();
+    assert!(remembered.len() < 100, "{} bytes", remembered.len());
+    assert_eq!(group.apply(&batch), first);
+}
+
+#[test]
 fn r10_a_lower_number_is_refused() {
     let (mut group, subscriber) = with_subscriber();
     let old = hit(&mut group, &subscriber);

@@ -114,7 +114,6 @@ fn r09_a_resumed_session_is_whole_and_fences_the_connection_before() {
         present,
         previous,
         inbound,
-        subscriptions,
     } = outcome
     else {
         panic!("{outcome:?}")
@@ -122,9 +121,8 @@ fn r09_a_resumed_session_is_whole_and_fences_the_connection_before() {
     assert_eq!((session, epoch, present), (first.session, Epoch(2), true));
     assert_eq!(previous, Some(owner(&first)));
     assert_eq!(inbound, [id(7)]);
-    let filters: Vec<_> = subscriptions
-        .iter()
-        .map(|subscription| &*subscription.filter)
+    let filters: Vec<_> = (group.state.subscriptions(session))
+        .map(|subscription| subscription.filter.to_string())
         .collect();
     assert_eq!(filters, ["a", "b"]);
     assert_eq!(group.payloads(&first.queue()), ["out"]);

@@ -243,3 +243,96 @@ fn damage_under_an_old_entry_is_an_error_when_it_is_read() {
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     assert!(error.to_string().contains(&path.display().to_string()), "{error}");
 }
+
+fn marked(disk: &FaultyDisk) -> WalOptions {
+    WalOptions {
+        mark: Some(LogMarkFile::new(Arc::new(disk.clone()), Path::new("/"))),
+        ..options()
+    }
+}
+
+/// A log of several segments, ended in order or not.
+fn marked_log(is_closed: bool) -> FaultyDisk {
+    let disk = FaultyDisk::new(1);
+    let wal = open_with(&disk, marked(&disk)).unwrap();
+    for index in 1..=10 {
+        append(&wal, GROUP, index, 1500);
+        flush(&wal);
+    }
+    if is_closed {
+        wal.close().unwrap();
+    } else {
+        disk.kill();
+    }
+    drop(wal);
+    assert!(disk.list(Path::new("/wal")).unwrap().len() > 2);
+    disk
+}
+
+fn refusal(disk: &FaultyDisk) -> String {
+    match open_with(disk, marked(disk)) {
+        Err(error @ WalError::Lost { .. }) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn r44_a_log_that_lost_its_files_is_not_taken_for_a_new_or_an_older_one() {
+    for is_closed in [true, false] {
+        let disk = marked_log(is_closed);
+        let (newest, _) = last_segment(&disk);
+        disk.remove(&newest).unwrap();
+        let told = refusal(&disk);
+        let name = newest.file_name().unwrap().to_string_lossy().into_owned();
+        assert!(told.contains("/wal") && told.contains(&name), "{told}");
+
+        let disk = marked_log(is_closed);
+        for name in disk.list(Path::new("/wal")).unwrap() {
+            disk.remove(&Path::new("/wal").join(name)).unwrap();
+        }
+        refusal(&disk);
+        assert_eq!(
+            disk.list(Path::new("/wal")).unwrap(),
+            [""; 0],
+            "nothing is made in its place"
+        );
+    }
+    let disk = marked_log(true);
+    let (newest, size) = last_segment(&disk);
+    disk.open(&newest).unwrap().truncate(size - 1).unwrap();
+    let told = refusal(&disk);
+    assert!(told.contains(&format!("{} bytes", size - 1)), "{told}");
+}
+
+#[test]
+fn r44_a_log_is_found_again_whatever_was_purged_and_however_it_ended() {
+    let disk = FaultyDisk::new(1);
+    let mut last = 0;
+    for round in 0..12 {
+        let wal = open_with(&disk, marked(&disk)).unwrap();
+        assert_eq!(wal.state(GROUP).last.map_or(0, |last| last.index), last);
+        // Every third run writes nothing.
+        for _ in 0..(round % 3) * 4 {
+            last += 1;
+            append(&wal, GROUP, last, 1500);
+            flush(&wal);
+        }
+        if round % 4 == 3 {
+            wal.purge(GROUP, position(last), nothing());
+            flush(&wal);
+        }
+        match round % 2 {
+            0 => wal.close().unwrap(),
+            _ => disk.kill(),
+        }
+    }
+    assert!(last > 10);
+}
+
+#[test]
+fn a_damaged_mark_is_named() {
+    let disk = marked_log(true);
+    disk.flip_bit(Path::new("/log_mark"), 9, 2).unwrap();
+    let error = open_with(&disk, marked(&disk)).unwrap_err();
+    assert!(error.to_string().contains("/log_mark"), "{error}");
+}

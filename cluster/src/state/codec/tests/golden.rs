@@ -8,7 +8,7 @@ use quorate_storage::log::GroupId;
 
 use super::*;
 use crate::state::{
-    Epoch, Origin, PublishCommand, RetainedSource, Sequence, SessionId, SessionLimits, ShareKey,
+    Epoch, Origin, Outcome, PublishCommand, RetainedSource, Sequence, SessionId, SessionLimits, ShareKey,
     Subscription, Target, TargetQueue, WillMessage,
 };
 
@@ -231,4 +231,20 @@ fn version_1_is_frozen() {
         assert_eq!(encoded(&batch), golden, "{:?}", batch.commands);
         assert_eq!(Batch::decode(&golden.into()), Ok(batch));
     }
+}
+
+/// Stored states of earlier versions hold outcomes that tell the session's subscriptions.
+#[test]
+fn an_opened_outcome_with_subscriptions_is_still_read() {
+    let stored = hex("01 02 0807060504030201 03 01 00 01 0700 02 0161 01 00 0162 02 06").into();
+    let opened = Outcome::Opened {
+        session: SessionId(0x0102_0304_0506_0708),
+        epoch: Epoch(3),
+        present: true,
+        previous: None,
+        inbound: vec![NonZeroU16::new(7).unwrap()],
+    };
+    let mut reader = Reader::new(&stored);
+    assert_eq!(read_outcomes(&mut reader), Ok(vec![opened]));
+    assert_eq!(reader.finish(), Ok(()));
 }

@@ -284,17 +284,15 @@ pub(super) fn outcome() -> impl Strategy<Value = Outcome> {
             epoch(),
             any::<bool>(),
             proptest::option::of(owner),
-            vec(packet_id(), 0..4),
-            vec(subscription(), 0..3)
+            vec(packet_id(), 0..4)
         )
-            .prop_map(|(session, epoch, present, previous, inbound, subscriptions)| {
+            .prop_map(|(session, epoch, present, previous, inbound)| {
                 Outcome::Opened {
                     session,
                     epoch,
                     present,
                     previous,
                     inbound,
-                    subscriptions,
                 }
             }),
         vec(result, 0..4).prop_map(Outcome::Subscribed),
