@@ -179,6 +179,8 @@ fn publish_outcome(completion: &Completion, live: bool) -> Result<PublishOutcome
         } else {
             PublishOutcome::Refused(ReasonCode::QUOTA_EXCEEDED)
         }),
+        // Whoever had it live keeps it: what counts is that its durable subscribers will not get it.
+        Completion::TooLarge => Ok(PublishOutcome::Refused(ReasonCode::QUOTA_EXCEEDED)),
         // Fenced, or the group refused: a later connection has the session.
         _ => Err(fenced()),
     }

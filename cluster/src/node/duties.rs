@@ -20,6 +20,8 @@ const OUTBOX_BATCH: usize = 256;
 
 /// Expired references dropped from a queue at once.
 const EXPIRED_BATCH: usize = 10_000;
+/// Queues dropped by one command: their names together stay below what an entry holds.
+const DROP_BATCH: usize = 100;
 /// References that a connection of an earlier start of the node may have been sent.
 const WINDOW_MAX: u64 = 100;
 
@@ -108,8 +110,9 @@ impl<H: Host> Group<H> {
             .into_iter()
             .filter(|queue| !self.host.queue_is_known(queue))
             .collect();
-        if !unknown.is_empty() {
-            self.propose(&Command::DropQueues { queues: unknown }, None);
+        for queues in unknown.chunks(DROP_BATCH) {
+            let queues = queues.to_vec();
+            self.propose(&Command::DropQueues { queues }, None);
         }
     }
 
@@ -188,7 +191,8 @@ impl<H: Host> Group<H> {
             };
             let mut refused = Vec::new();
             for (source, completion) in self.propose_retained_writes(node, writes).await {
-                if completion == Completion::Applied(Outcome::Refused(RefusedReason::LimitReached)) {
+                let limit_reached = Completion::Applied(Outcome::Refused(RefusedReason::LimitReached));
+                if completion == limit_reached || completion == Completion::TooLarge {
                     refused.push(source);
                 }
             }

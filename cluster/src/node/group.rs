@@ -110,22 +110,28 @@ impl<H: Host> Group<H> {
 
     /// Proposes the command that `encode` appends to the buffer.
     pub fn propose_encoded(&self, encode: impl FnOnce(&mut Vec<u8>), ticket: Option<H::Ticket>) {
-        self.proposals
-            .push(encode, ticket.map_or(Waiter::Nobody, Waiter::Ticket), false);
+        self.push(encode, ticket.map_or(Waiter::Nobody, Waiter::Ticket), false);
     }
 
     /// Proposes a publish whose message is retained: the ticket is completed when the topic's group has it as well.
     pub fn propose_retained(&self, encode: impl FnOnce(&mut Vec<u8>), ticket: Option<H::Ticket>) {
-        self.proposals
-            .push(encode, ticket.map_or(Waiter::Nobody, Waiter::Ticket), true);
+        self.push(encode, ticket.map_or(Waiter::Nobody, Waiter::Ticket), true);
     }
 
     /// Proposes a command; the receiver gets its outcome.
     pub(super) fn submit(&self, command: &Command) -> oneshot::Receiver<Completion> {
         let (sender, receiver) = oneshot::channel();
-        self.proposals
-            .push(|buffer| command.encode(buffer), Waiter::Task(sender), false);
+        self.push(|buffer| command.encode(buffer), Waiter::Task(sender), false);
         receiver
+    }
+
+    fn push(&self, encode: impl FnOnce(&mut Vec<u8>), waiter: Waiter<H::Ticket>, retained: bool) {
+        if let Err(waiter) = self.proposals.push(encode, waiter, retained) {
+            tracing::warn!(group = self.id.0, "a command that no entry can hold is refused");
+            if let Some(completion) = waiter.tell(Completion::TooLarge) {
+                self.host.complete(vec![completion]);
+            }
+        }
     }
 
     /// Proposes a command and waits for its outcome.

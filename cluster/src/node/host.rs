@@ -27,6 +27,8 @@ pub enum Completion {
     Applied(Outcome),
     /// Not carried out, and never will be: the group refused the batch.
     Refused,
+    /// Not carried out, and never will be: no entry can hold the command.
+    TooLarge,
 }
 
 /// References of a session's queue, answer to a pull.

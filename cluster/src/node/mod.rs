@@ -22,6 +22,8 @@ mod puller;
 mod replica;
 mod shares;
 mod start;
+#[cfg(test)]
+mod tests;
 
 pub use backlog::Backlog;
 pub use checkpoints::StateCheckpoints;

@@ -13,11 +13,13 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 use super::{Backlog, Completion, Group, Host};
-use crate::raft::ProposeError;
+use crate::raft::{BATCH_BYTES_MAX, ProposeError};
 use crate::state::{BatchHeader, BatchOutcome, Outcome};
 
 /// Bytes of commands in one entry, unless a single command is larger.
 const ENTRY_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a single command: with the header of a batch, of eight numbers, it has to fit one entry.
+pub(super) const COMMAND_BYTES_MAX: usize = BATCH_BYTES_MAX - 128;
 /// Entries after which a log in memory is cut.
 const ENTRIES_UNTIL_CUT: u64 = 256;
 /// Commands in one entry.
@@ -31,11 +33,39 @@ pub(super) enum Waiter<T> {
     Task(oneshot::Sender<Completion>),
 }
 
+impl<T> Waiter<T> {
+    /// Tells a task; a ticket is the broker's to tell.
+    pub(super) fn tell(self, completion: Completion) -> Option<(T, Completion)> {
+        match self {
+            Self::Nobody => None,
+            Self::Ticket(ticket) => Some((ticket, completion)),
+            Self::Task(sender) => {
+                // The task may have gone with its connection.
+                drop(sender.send(completion));
+                None
+            }
+        }
+    }
+}
+
 /// Commands that leave in one entry.
 #[derive(Debug)]
 struct Pack<T> {
     commands: Vec<u8>,
     waiters: Vec<(Waiter<T>, bool)>,
+}
+
+impl<T> Pack<T> {
+    fn of(commands: Vec<u8>) -> Self {
+        Self {
+            commands,
+            waiters: Vec::new(),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.commands.len() >= ENTRY_BYTES_MAX || self.waiters.len() >= ENTRY_COMMANDS_MAX
+    }
 }
 
 /// Commands that wait for a group.
@@ -72,29 +102,45 @@ impl<T> Proposals<T> {
         self.known.load(Ordering::Acquire)
     }
 
-    /// Appends a command; `retained` delays the completion until the topic's group has the value.
-    pub(super) fn push(&self, encode: impl FnOnce(&mut Vec<u8>), waiter: Waiter<T>, retained: bool) {
+    /// Appends a command; `retained` delays the completion until the topic's group has the value. The waiter of a
+    /// command that no entry can hold comes back.
+    pub(super) fn push(
+        &self,
+        encode: impl FnOnce(&mut Vec<u8>),
+        waiter: Waiter<T>,
+        retained: bool,
+    ) -> Result<(), Waiter<T>> {
         let mut packs = self.packs.lock();
         let was_empty = packs.is_empty();
-        let full = packs.back().is_none_or(|pack| {
-            pack.commands.len() >= ENTRY_BYTES_MAX || pack.waiters.len() >= ENTRY_COMMANDS_MAX
-        });
-        if full {
-            packs.push_back(Pack {
-                commands: Vec::new(),
-                waiters: Vec::new(),
-            });
-        }
-        let pack = packs.back_mut().expect("just made sure there is one");
+        let mut pack = packs
+            .pop_back_if(|pack| !pack.is_full())
+            .unwrap_or_else(|| Pack::of(Vec::new()));
         let before = pack.commands.len();
         encode(&mut pack.commands);
+        let size = pack.commands.len() - before;
+        if size > COMMAND_BYTES_MAX {
+            pack.commands.truncate(before);
+            if !pack.waiters.is_empty() {
+                pack.commands.shrink_to(ENTRY_BYTES_MAX);
+                packs.push_back(pack);
+            }
+            return Err(waiter);
+        }
+        if pack.commands.len() > COMMAND_BYTES_MAX {
+            // It fits, and not behind what is there.
+            let command = pack.commands.split_off(before);
+            packs.push_back(pack);
+            pack = Pack::of(command);
+        }
         pack.waiters.push((waiter, retained));
+        packs.push_back(pack);
         self.pushed.fetch_add(1, Ordering::Release);
-        self.backlog.add(pack.commands.len() - before);
+        self.backlog.add(size);
         drop(packs);
         if was_empty {
             self.ready.notify_one();
         }
+        Ok(())
     }
 
     async fn next(&self) -> Pack<T> {
@@ -151,7 +197,7 @@ impl<H: Host> Group<H> {
     }
 
     /// Repeats an entry until its outcome is known; `None` when the node is going down.
-    async fn propose_until_known(&self, entry: Bytes) -> Option<BatchOutcome> {
+    pub(super) async fn propose_until_known(&self, entry: Bytes) -> Option<BatchOutcome> {
         let mut pause = Duration::from_millis(5);
         loop {
             match self.raft().propose(&entry).await {
@@ -159,6 +205,11 @@ impl<H: Host> Group<H> {
                 Err(ProposeError::Fatal(what)) => {
                     self.host.fatal(what);
                     return None;
+                }
+                Err(error @ ProposeError::TooLarge(_)) => {
+                    // The bounds of packs are to prevent it; a repeat would stop the group for good.
+                    tracing::error!(group = self.id().0, %error, "commands are refused");
+                    return Some(BatchOutcome::Refused);
                 }
                 Err(error) => {
                     tracing::debug!(group = self.id().0, %error, "proposal is repeated");
@@ -182,11 +233,8 @@ impl<H: Host> Group<H> {
                 Completion::Applied(Outcome::Published { duplicate: false, .. })
             );
             match waiter {
-                Waiter::Nobody => {}
                 Waiter::Ticket(ticket) if retained && stored => self.wait_for_retained(ticket, completion),
-                Waiter::Ticket(ticket) => completions.push((ticket, completion)),
-                // The task may have gone with its connection.
-                Waiter::Task(sender) => drop(sender.send(completion)),
+                waiter => completions.extend(waiter.tell(completion)),
             }
         }
         if !completions.is_empty() {
