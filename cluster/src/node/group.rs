@@ -1,7 +1,7 @@
 //! One Raft group as this node sees it: its state, its proposals, the pulls that wait, its leader's duties.
 //!
-//! Tasks: the proposer packs and proposes; the attendant answers pulls, dispatches shared references and does the
-//! leader's duties. Apply runs in openraft's task and only touches the state and wakes the attendant. The state's
+//! Tasks: the proposer packs and proposes; the attendant answers pulls and dispatches shared references, and waits for
+//! nothing else; each of the leader's duties has its own. Apply runs in openraft's task and only touches the state and wakes the others. The state's
 //! mutex is held for one entry or one pull at a time and never across an await.
 
 use std::collections::HashMap;
@@ -11,9 +11,9 @@ use parking_lot::{Mutex, MutexGuard};
 use quorate_storage::log::GroupId;
 use tokio::sync::{Notify, oneshot};
 
-use super::duties::RetainedWaits;
 use super::proposer::{Proposals, Waiter};
 use super::puller::{PullRequest, WaitingPull};
+use super::retained::RetainedWaits;
 use super::shares::ShareDispatch;
 use super::{Backlog, Completion, GroupClock, Host};
 use crate::raft::RaftGroup;
@@ -46,6 +46,9 @@ pub struct Group<H: Host> {
     pub(super) shares: Mutex<ShareDispatch>,
     pub(super) retained_waits: Mutex<RetainedWaits<H::Ticket>>,
     pub(super) attend: Notify,
+    pub(super) deadline_changed: Notify,
+    pub(super) will_due: Notify,
+    pub(super) outbox_filled: Notify,
     /// So many entries came that the log should be cut.
     pub(super) log_has_grown: Notify,
 }
@@ -65,6 +68,9 @@ impl<H: Host> Group<H> {
             shares: Mutex::default(),
             retained_waits: Mutex::default(),
             attend: Notify::new(),
+            deadline_changed: Notify::new(),
+            will_due: Notify::new(),
+            outbox_filled: Notify::new(),
             log_has_grown: Notify::new(),
         }
     }
@@ -151,12 +157,23 @@ impl<H: Host> Group<H> {
         self.attend.notify_one();
     }
 
+    /// The attendant's task.
+    pub(super) async fn run_attendant(self: Arc<Self>) {
+        loop {
+            self.attend.notified().await;
+            self.answer_pulls();
+            self.dispatch_shares();
+        }
+    }
+
     /// Called by apply after each entry, with what it did.
     pub(super) fn handle_events(&self, events: &[Event]) {
         let mut attend = false;
         for event in events {
             match event {
-                Event::WillDue { .. } | Event::RetainedQueued | Event::DeadlineChanged => attend = true,
+                Event::WillDue { .. } => self.will_due.notify_one(),
+                Event::RetainedQueued => self.outbox_filled.notify_one(),
+                Event::DeadlineChanged => self.deadline_changed.notify_one(),
                 Event::Queued {
                     queue: TargetQueue::Share(share),
                     ..

@@ -110,7 +110,10 @@ impl<H: Host> Node<H> {
         let mut tasks = self.tasks.lock();
         for group in self.groups.values() {
             tasks.push(tokio::spawn(group.clone().run_proposer()));
-            tasks.push(tokio::spawn(group.clone().run_attendant(Arc::downgrade(self))));
+            tasks.push(tokio::spawn(group.clone().run_attendant()));
+            tasks.push(tokio::spawn(group.clone().run_timers()));
+            tasks.push(tokio::spawn(group.clone().run_wills(Arc::downgrade(self))));
+            tasks.push(tokio::spawn(group.clone().run_outbox(Arc::downgrade(self))));
             if Placement::kind(group.id()) == GroupKind::Live {
                 tasks.push(tokio::spawn(group.clone().cut_log()));
             }

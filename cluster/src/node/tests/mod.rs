@@ -1,6 +1,7 @@
 //! A node of this crate alone: its groups over a log and a state store in memory, and a broker that notes what it is
 //! told.
 
+mod duties;
 mod proposals;
 
 use std::collections::{BTreeMap, BTreeSet};
