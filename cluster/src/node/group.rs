@@ -131,10 +131,10 @@ impl<H: Host> Group<H> {
         receiver
     }
 
-    fn push(&self, encode: impl FnOnce(&mut Vec<u8>), waiter: Waiter<H::Ticket>, retained: bool) {
+    pub(super) fn push(&self, encode: impl FnOnce(&mut Vec<u8>), waiter: Waiter<H::Ticket>, retained: bool) {
         if let Err(waiter) = self.proposals.push(encode, waiter, retained) {
             tracing::warn!(group = self.id.0, "a command that no entry can hold is refused");
-            if let Some(completion) = waiter.tell(Completion::TooLarge) {
+            if let Some(completion) = self.tell(waiter, Completion::TooLarge) {
                 self.host.complete(vec![completion]);
             }
         }
@@ -181,6 +181,10 @@ impl<H: Host> Group<H> {
                     self.shares.lock().mark(share);
                     attend = true;
                 }
+                Event::Removed {
+                    queue: TargetQueue::Session(session),
+                    ..
+                } => attend |= self.member_has_room(*session),
                 Event::SessionEnded { session, .. } => {
                     self.sent.lock().remove(session);
                 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+use super::shares::Assignment;
 use super::{Backlog, Completion, Group, Host};
 use crate::raft::{BATCH_BYTES_MAX, ProposeError};
 use crate::state::{BatchHeader, BatchOutcome, Outcome};
@@ -31,21 +32,8 @@ pub(super) enum Waiter<T> {
     Nobody,
     Ticket(T),
     Task(oneshot::Sender<Completion>),
-}
-
-impl<T> Waiter<T> {
-    /// Tells a task; a ticket is the broker's to tell.
-    pub(super) fn tell(self, completion: Completion) -> Option<(T, Completion)> {
-        match self {
-            Self::Nobody => None,
-            Self::Ticket(ticket) => Some((ticket, completion)),
-            Self::Task(sender) => {
-                // The task may have gone with its connection.
-                drop(sender.send(completion));
-                None
-            }
-        }
-    }
+    /// The dispatch of shared references.
+    Assign(Assignment),
 }
 
 /// Commands that leave in one entry.
@@ -234,11 +222,27 @@ impl<H: Host> Group<H> {
             );
             match waiter {
                 Waiter::Ticket(ticket) if retained && stored => self.wait_for_retained(ticket, completion),
-                waiter => completions.extend(waiter.tell(completion)),
+                waiter => completions.extend(self.tell(waiter, completion)),
             }
         }
         if !completions.is_empty() {
             self.host.complete(completions);
         }
+    }
+
+    /// Tells who waits within the node; a ticket is the broker's to tell.
+    pub(super) fn tell(
+        &self,
+        waiter: Waiter<H::Ticket>,
+        completion: Completion,
+    ) -> Option<(H::Ticket, Completion)> {
+        match waiter {
+            Waiter::Nobody => {}
+            Waiter::Ticket(ticket) => return Some((ticket, completion)),
+            // The task may have gone with its connection.
+            Waiter::Task(sender) => drop(sender.send(completion)),
+            Waiter::Assign(assignment) => self.assigned(assignment, &completion),
+        }
+        None
     }
 }

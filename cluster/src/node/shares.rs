@@ -1,7 +1,9 @@
 //! Durable shared subscriptions: gives each reference of a shared queue to one connected member.
 //!
 //! Round robin over the members that have room. At QoS 0 and 1 a member that is lost gives its references back and
-//! they go to another at once; at QoS 2 the assignment is committed first and final (R37) [MQTT-4.8.2-4, -5].
+//! they go to another at once; at QoS 2 the assignment to a durable member is committed first and final (R37)
+//! [MQTT-4.8.2-4, -5]. What was assigned waits in the member's own queue of this group, whose length, which a restart
+//! does not forget, bounds how much is assigned to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,10 +11,12 @@ use std::sync::Arc;
 use quorate_proto::codec::QoS;
 
 use super::host::{ShareMember, shared_qos};
-use super::{Group, Host, Location, Placement, SharedReference};
-use crate::state::{Command, PulledReference, Sequence, SessionId, ShareKey, TargetQueue};
+use super::proposer::Waiter;
+use super::{Completion, Group, Host, Location, Placement, SharedReference};
+use crate::state::{Command, Outcome, PulledReference, Sequence, SessionId, ShareKey, TargetQueue};
 
-/// References of one group that one member may hold unsettled.
+/// References of one group that one member may hold unsettled, and length of its own queue from which on nothing is
+/// assigned to it.
 const MEMBER_WINDOW: usize = 16;
 /// References looked at in one pull.
 const PULL_COUNT: usize = 64;
@@ -35,6 +39,18 @@ struct Share {
 pub(super) struct ShareDispatch {
     shares: BTreeMap<ShareKey, Share>,
     marked: BTreeSet<ShareKey>,
+    /// Assignments that were proposed and whose outcome is not known, by member.
+    assigning: BTreeMap<SessionId, usize>,
+    /// Members whose own queue was too long, and the shares that had something for them.
+    full: BTreeMap<SessionId, BTreeSet<ShareKey>>,
+}
+
+/// A QoS 2 reference on its way into a member's own queue.
+#[derive(Debug)]
+pub(super) struct Assignment {
+    share: ShareKey,
+    sequence: Sequence,
+    session: SessionId,
 }
 
 impl ShareDispatch {
@@ -48,6 +64,14 @@ impl ShareDispatch {
         if !self.marked.contains(share) {
             self.marked.insert(share.clone());
         }
+    }
+
+    /// The member's own queue has become shorter; whether a share has something for it.
+    fn mark_shares_of(&mut self, session: SessionId) -> bool {
+        let shares = self.full.remove(&session);
+        let any = shares.is_some();
+        self.marked.extend(shares.into_iter().flatten());
+        any
     }
 }
 
@@ -108,22 +132,77 @@ impl<H: Host> Group<H> {
         }
     }
 
+    /// References left a session's own queue; whether the attendant has something to give it.
+    pub(super) fn member_has_room(&self, session: SessionId) -> bool {
+        let mut dispatch = self.shares.lock();
+        dispatch.full.contains_key(&session)
+            && self.queue_has_room(session, 0)
+            && dispatch.mark_shares_of(session)
+    }
+
+    fn queue_has_room(&self, session: SessionId, coming: usize) -> bool {
+        let queued = self.state().queue_len(&TargetQueue::Session(session)) as usize;
+        queued + coming < MEMBER_WINDOW
+    }
+
+    /// An assignment is committed, or refused: then the reference is still the share's.
+    pub(super) fn assigned(&self, assignment: Assignment, completion: &Completion) {
+        let Assignment {
+            share: key,
+            sequence,
+            session,
+        } = assignment;
+        let mut dispatch = self.shares.lock();
+        if let Some(assigning) = dispatch.assigning.get_mut(&session) {
+            *assigning -= 1;
+            if *assigning == 0 {
+                dispatch.assigning.remove(&session);
+            }
+        }
+        if *completion != Completion::Applied(Outcome::Done)
+            && let Some(share) = dispatch.shares.get_mut(&key)
+        {
+            share.returned.insert(sequence);
+        }
+        dispatch.mark_shares_of(session);
+        dispatch.mark(&key);
+        drop(dispatch);
+        // A group that refuses its batches has nothing to give any more.
+        if matches!(completion, Completion::Applied(_)) {
+            self.attend.notify_one();
+        }
+    }
+
     pub(super) fn dispatch_shares(self: &Arc<Self>) {
         let marked = std::mem::take(&mut self.shares.lock().marked);
         for key in marked {
             let members = self.host.share_members(&key);
-            let given = self.dispatch_share(&key, &members);
+            let (given, assigned) = self.dispatch_share(&key, &members);
+            for (assign, assignment) in assigned {
+                self.push(|buffer| assign.encode(buffer), Waiter::Assign(assignment), false);
+            }
             if !given.is_empty() {
                 self.host.handle_shared(given);
             }
         }
     }
 
-    fn dispatch_share(&self, key: &ShareKey, members: &[ShareMember]) -> Vec<SharedReference> {
+    /// What is given to members now, and what is to be assigned to them.
+    fn dispatch_share(
+        &self,
+        key: &ShareKey,
+        members: &[ShareMember],
+    ) -> (Vec<SharedReference>, Vec<(Command, Assignment)>) {
         let queue = TargetQueue::Share(key.clone());
-        let mut given = Vec::new();
+        let (mut given, mut assigned) = (Vec::new(), Vec::new());
         let mut dispatch = self.shares.lock();
-        let share = dispatch.shares.entry(key.clone()).or_default();
+        let ShareDispatch {
+            shares,
+            assigning,
+            full,
+            ..
+        } = &mut *dispatch;
+        let share = shares.entry(key.clone()).or_default();
         loop {
             let mut references = Vec::new();
             {
@@ -137,59 +216,56 @@ impl<H: Host> Group<H> {
             }
             let mut progressed = false;
             for reference in references {
-                let Some(member) = share.choose(members) else {
-                    return given;
+                let chosen = share.choose(members, |member, held| {
+                    if !is_assigned(&reference, member) {
+                        return held < MEMBER_WINDOW;
+                    }
+                    let coming = assigning.get(&member.session).copied().unwrap_or(0);
+                    let has_room = self.queue_has_room(member.session, coming);
+                    if !has_room {
+                        full.entry(member.session).or_default().insert(key.clone());
+                    }
+                    has_room
+                });
+                let Some(member) = chosen else {
+                    return (given, assigned);
                 };
                 progressed = true;
                 share.returned.remove(&reference.sequence);
                 share.next = share.next.max(Sequence(reference.sequence.0 + 1));
-                if let Some(reference) = self.give(key, share, &member, reference) {
-                    given.push(reference);
+                if is_assigned(&reference, &member) {
+                    *assigning.entry(member.session).or_default() += 1;
+                    assigned.push(assign(key, &member, &reference));
+                } else {
+                    given.push(self.give(key, share, &member, reference));
                 }
             }
             share.returned.clear();
             if !progressed {
-                return given;
+                return (given, assigned);
             }
         }
     }
 
-    /// Hands a reference to a member; at QoS 2 by an entry that makes it the member's own.
+    /// Hands a reference to a member.
     fn give(
         &self,
         key: &ShareKey,
         share: &mut Share,
         member: &ShareMember,
         reference: PulledReference,
-    ) -> Option<SharedReference> {
-        let queue = TargetQueue::Share(key.clone());
-        let retain = reference.message.retain && member.options.retain_as_published;
-        match shared_qos(reference.qos, &member.options) {
-            QoS::ExactlyOnce if Placement::is_durable(member.session) => {
-                let assign = Command::Assign {
-                    share: key.clone(),
-                    sequence: reference.sequence,
-                    session: member.session,
-                    qos: QoS::ExactlyOnce,
-                    subscription_ids: member.subscription_id.into_iter().collect(),
-                    retain,
-                };
-                self.propose(&assign, None);
-                return None;
-            }
-            QoS::AtMostOnce => {
-                self.propose(
-                    &Command::Settle {
-                        queue,
-                        sequences: vec![reference.sequence],
-                    },
-                    None,
-                );
-            }
+    ) -> SharedReference {
+        if shared_qos(reference.qos, &member.options) == QoS::AtMostOnce {
+            let settle = Command::Settle {
+                queue: TargetQueue::Share(key.clone()),
+                sequences: vec![reference.sequence],
+            };
+            self.propose(&settle, None);
+        } else {
             // A session that ends with its connection needs no committed choice: nobody can take it up again.
-            QoS::AtLeastOnce | QoS::ExactlyOnce => share.hold(reference.sequence, member.session),
+            share.hold(reference.sequence, member.session);
         }
-        Some(SharedReference {
+        SharedReference {
             location: member.location,
             group: self.id(),
             share: key.clone(),
@@ -197,15 +273,43 @@ impl<H: Host> Group<H> {
             options: member.options,
             subscription_id: member.subscription_id,
             now: self.now(),
-        })
+        }
     }
 }
 
+/// Whether a member gets a reference by an entry that makes it the member's own.
+fn is_assigned(reference: &PulledReference, member: &ShareMember) -> bool {
+    shared_qos(reference.qos, &member.options) == QoS::ExactlyOnce && Placement::is_durable(member.session)
+}
+
+fn assign(key: &ShareKey, member: &ShareMember, reference: &PulledReference) -> (Command, Assignment) {
+    let assign = Command::Assign {
+        share: key.clone(),
+        sequence: reference.sequence,
+        session: member.session,
+        qos: QoS::ExactlyOnce,
+        subscription_ids: member.subscription_id.into_iter().collect(),
+        retain: reference.message.retain && member.options.retain_as_published,
+    };
+    let assignment = Assignment {
+        share: key.clone(),
+        sequence: reference.sequence,
+        session: member.session,
+    };
+    (assign, assignment)
+}
+
 impl Share {
-    fn choose(&mut self, members: &[ShareMember]) -> Option<ShareMember> {
+    /// The next member that has room; `has_room` is told how many references each holds.
+    fn choose(
+        &mut self,
+        members: &[ShareMember],
+        mut has_room: impl FnMut(&ShareMember, usize) -> bool,
+    ) -> Option<ShareMember> {
         for step in 0..members.len() {
             let member = &members[(self.turn + step) % members.len()];
-            if self.held.get(&member.session).copied().unwrap_or(0) < MEMBER_WINDOW {
+            let held = self.held.get(&member.session).copied().unwrap_or(0);
+            if has_room(member, held) {
                 self.turn = self.turn + step + 1;
                 return Some(*member);
             }

@@ -12,8 +12,8 @@ use super::{
     RetainedSource, Sequence, SessionId, ShareKey, TargetQueue,
 };
 
-/// A member's queue takes what is assigned to it: the message has its place in the group already, and the member's
-/// window bounds how many there are.
+/// A member's queue takes what is assigned to it: the message has its place in the group already, and the leader assigns
+/// only to short queues.
 const UNLIMITED: QueueLimits = QueueLimits {
     messages_max: u32::MAX,
     bytes_max: u64::MAX,

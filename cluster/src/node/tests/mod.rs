@@ -3,6 +3,7 @@
 
 mod duties;
 mod proposals;
+mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -103,6 +104,27 @@ impl TestNode {
         };
         change(&mut settings);
         let (disk, told) = (Disk::new(), Arc::new(Told::default()));
+        let node = within(Node::start(settings.clone(), disk.parts(1), told.clone()))
+            .await
+            .unwrap();
+        Self {
+            disk,
+            told,
+            node,
+            settings,
+        }
+    }
+
+    /// Stops the node in order and starts it again.
+    async fn restart(self, change: impl FnOnce(&mut NodeSettings)) -> Self {
+        within(self.node.shutdown()).await;
+        for group in Placement::groups().filter(|group| Placement::kind(*group) == GroupKind::Live) {
+            self.disk.lose_state(group);
+        }
+        let (disk, mut settings) = (self.disk, self.settings);
+        settings.incarnation.0 += 1;
+        change(&mut settings);
+        let told = Arc::new(Told::default());
         let node = within(Node::start(settings.clone(), disk.parts(1), told.clone()))
             .await
             .unwrap();
