@@ -18,7 +18,7 @@ use super::shares::ShareDispatch;
 use super::{Backlog, Completion, GroupClock, Host};
 use crate::raft::RaftGroup;
 use crate::state::{
-    Command, Event, GroupState, NodeId, NodeIncarnation, QueueLimits, Sequence, SessionId, TargetQueue,
+    Batch, Command, Event, GroupState, NodeId, NodeIncarnation, QueueLimits, Sequence, SessionId, TargetQueue,
 };
 
 /// What every group of a node is told at its start.
@@ -29,6 +29,13 @@ pub(super) struct GroupSettings {
     pub(super) queue_limits: QueueLimits,
     pub(super) retained_messages_max: u32,
     pub(super) retained_bytes_max: u64,
+}
+
+impl GroupSettings {
+    /// Whether this start of the node proposed the batch, and may look for its outcome.
+    pub(super) fn is_own(&self, batch: &Batch) -> bool {
+        (batch.node, batch.incarnation) == (self.node, self.incarnation) && batch.number > 0
+    }
 }
 
 /// One group.

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, oneshot};
 use super::shares::Assignment;
 use super::{Backlog, Completion, Group, Host};
 use crate::raft::{BATCH_BYTES_MAX, ProposeError};
-use crate::state::{BatchHeader, BatchOutcome, Outcome};
+use crate::state::{BatchHeader, BatchOutcome, Outcome, RetainedSource};
 
 /// Bytes of commands in one entry, unless a single command is larger.
 const ENTRY_BYTES_MAX: usize = 64 * 1024;
@@ -65,6 +65,8 @@ pub(super) struct Proposals<T> {
     pushed: AtomicU64,
     /// Of these, the first so many have a known outcome.
     known: AtomicU64,
+    /// Number of the batch that was applied last, and the index of its entry.
+    applied: Mutex<(u64, u64)>,
     /// What waits for all groups of the node.
     backlog: Arc<Backlog>,
 }
@@ -76,6 +78,7 @@ impl<T> Proposals<T> {
             ready: Notify::new(),
             pushed: AtomicU64::new(0),
             known: AtomicU64::new(0),
+            applied: Mutex::default(),
             backlog,
         }
     }
@@ -131,6 +134,19 @@ impl<T> Proposals<T> {
         Ok(())
     }
 
+    /// The batch with this number was applied at `index`; a repeat of it has no effect and does not count.
+    pub(super) fn note_applied(&self, number: u64, index: u64) {
+        let mut applied = self.applied.lock();
+        if applied.0 != number {
+            *applied = (number, index);
+        }
+    }
+
+    fn applied_at(&self, number: u64) -> Option<u64> {
+        let applied = *self.applied.lock();
+        (applied.0 == number).then_some(applied.1)
+    }
+
     async fn next(&self) -> Pack<T> {
         loop {
             if let Some(pack) = self.packs.lock().pop_front() {
@@ -160,7 +176,7 @@ impl<H: Host> Group<H> {
             if !self.pulls.lock().is_empty() {
                 self.attend.notify_one();
             }
-            self.complete(pack.waiters, outcome);
+            self.complete(number, pack.waiters, outcome);
         }
     }
 
@@ -208,22 +224,37 @@ impl<H: Host> Group<H> {
         }
     }
 
-    fn complete(&self, waiters: Vec<(Waiter<H::Ticket>, bool)>, outcome: BatchOutcome) {
+    fn complete(&self, number: u64, waiters: Vec<(Waiter<H::Ticket>, bool)>, outcome: BatchOutcome) {
         let mut outcomes = match outcome {
             BatchOutcome::Applied(outcomes) => outcomes.into_iter(),
             BatchOutcome::Refused => Vec::new().into_iter(),
         };
+        let index = self.proposals.applied_at(number);
         let mut completions = Vec::with_capacity(waiters.len());
-        for (waiter, retained) in waiters {
+        for (position, (waiter, retained)) in (0..).zip(waiters) {
             let completion = outcomes.next().map_or(Completion::Refused, Completion::Applied);
             let stored = matches!(
                 completion,
                 Completion::Applied(Outcome::Published { duplicate: false, .. })
             );
             match waiter {
-                Waiter::Ticket(ticket) if retained && stored => self.wait_for_retained(ticket, completion),
+                Waiter::Ticket(ticket) if retained && stored => match index {
+                    Some(index) => {
+                        let source = RetainedSource {
+                            group: self.id(),
+                            index,
+                            position,
+                        };
+                        self.wait_for_retained(source, ticket, completion);
+                    }
+                    // Not applied here: whether its topic's group has it cannot be known (R13).
+                    None => completions.push((ticket, Completion::Refused)),
+                },
                 waiter => completions.extend(self.tell(waiter, completion)),
             }
+        }
+        if let Some(index) = index {
+            self.retained_asked(index);
         }
         if !completions.is_empty() {
             self.host.complete(completions);

@@ -296,15 +296,6 @@ impl GroupState {
         })
     }
 
-    /// The retained write that was committed last, of those that were not taken yet.
-    pub fn outbox_last(&self) -> Option<RetainedSource> {
-        self.outbox.last().map(|key| RetainedSource {
-            group: self.group,
-            index: key.index,
-            position: key.position,
-        })
-    }
-
     /// Retained writes behind `after`, in order, at most `count_max`.
     pub fn outbox(&self, after: Option<RetainedSource>, count_max: usize) -> Vec<OutboxWrite> {
         let after = after.map(|source| MessageKey {

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A topic whose retained message has another home than what [`CLIENT`] publishes.
-fn topic_elsewhere() -> String {
+pub(super) fn topic_elsewhere() -> String {
     let is_elsewhere = |topic: &String| Placement::data_of_topic(topic) != Placement::data_of_client(CLIENT);
     (0..)
         .map(|number| format!("topic/{number}"))
@@ -11,7 +11,7 @@ fn topic_elsewhere() -> String {
         .unwrap()
 }
 
-fn retained(topic: &str, payload: &str) -> Command {
+pub(super) fn retained(topic: &str, payload: &str) -> Command {
     Command::Publish(PublishCommand {
         origin: Origin::Live,
         message: message_to(topic, payload.as_bytes()),

@@ -3,6 +3,7 @@
 
 mod duties;
 mod proposals;
+mod retained;
 mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};
