@@ -16,7 +16,7 @@ use quorate_storage::log::GroupId;
 
 use crate::auth::{Authenticator, Authorizer};
 use crate::gate::Gate;
-use crate::router::{QueueGauge, Router};
+use crate::router::{QueueGauge, Router, SessionRoute};
 use crate::sys_topics::SysTopics;
 use crate::worker::{Mail, Mailbox, Ticket};
 
@@ -329,17 +329,23 @@ impl Shared {
             match event {
                 Event::Queued { count, bytes, .. } => {
                     queue.add(*count, *bytes);
-                    let slot = Placement::packet_id_slot(group);
-                    if let Some(location) = route.location
-                        && queue.tell(slot)
-                    {
-                        self.mail(location, Mail::Pending { location, slot });
-                    }
+                    self.tell_pending(group, route);
                 }
                 Event::Removed { count, bytes, .. } => queue.remove(*count, *bytes),
                 _ => {}
             }
         });
+    }
+}
+
+impl Shared {
+    fn tell_pending(&self, group: GroupId, route: &SessionRoute) {
+        let slot = Placement::packet_id_slot(group);
+        if let (Some(location), Some(queue)) = (route.location, &route.queue)
+            && queue.tell(slot)
+        {
+            self.mail(location, Mail::Pending { location, slot });
+        }
     }
 }
 
@@ -385,6 +391,14 @@ impl Host for Shared {
 
     fn handle_references(&self, references: References) {
         self.mail(references.location, Mail::References(references));
+    }
+
+    fn handle_pending(&self, group: GroupId, session: SessionId) {
+        self.router.read(|table| {
+            if let Some(route) = table.session(session) {
+                self.tell_pending(group, route);
+            }
+        });
     }
 
     fn handle_shared(&self, references: Vec<SharedReference>) {

@@ -50,6 +50,9 @@ pub struct Group<H: Host> {
     pub(super) pulls: Mutex<Vec<WaitingPull>>,
     /// Positions below which a queue's references may have been sent by an earlier connection.
     pub(super) sent: Mutex<HashMap<SessionId, Sequence, foldhash::fast::RandomState>>,
+    /// Sessions whose last pull the identifier window stopped, and the oldest reference at that time. Their queues are
+    /// not empty, and each leaves when that reference does.
+    pub(super) stopped: Mutex<HashMap<SessionId, Sequence, foldhash::fast::RandomState>>,
     pub(super) shares: Mutex<ShareDispatch>,
     pub(super) retained_waits: Mutex<RetainedWaits<H::Ticket>>,
     pub(super) attend: Notify,
@@ -72,6 +75,7 @@ impl<H: Host> Group<H> {
             proposals: Proposals::new(backlog),
             pulls: Mutex::default(),
             sent: Mutex::default(),
+            stopped: Mutex::default(),
             shares: Mutex::default(),
             retained_waits: Mutex::default(),
             attend: Notify::new(),
@@ -191,7 +195,10 @@ impl<H: Host> Group<H> {
                 Event::Removed {
                     queue: TargetQueue::Session(session),
                     ..
-                } => attend |= self.member_has_room(*session),
+                } => {
+                    self.window_may_have_moved(*session);
+                    attend |= self.member_has_room(*session);
+                }
                 Event::SessionEnded { session, .. } => {
                     self.sent.lock().remove(session);
                 }

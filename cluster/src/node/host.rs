@@ -98,6 +98,9 @@ pub trait Host: Send + Sync + Sized + 'static {
     /// Answers to pulls.
     fn handle_references(&self, references: References);
 
+    /// References of a session's queue that its last pull had to leave can be pulled now.
+    fn handle_pending(&self, group: GroupId, session: SessionId);
+
     /// Shared references for members.
     fn handle_shared(&self, references: Vec<SharedReference>);
 

@@ -1,4 +1,7 @@
 //! Answers pulls: references of a session's queue for the connection that owns the session (R29).
+//!
+//! A pull that finds nothing but references whose identifiers may still be in use (R22) is answered as if there were
+//! nothing; the connection is told when the oldest reference is settled.
 
 use std::sync::Arc;
 
@@ -57,14 +60,16 @@ impl<H: Host> Group<H> {
             PULL_BYTES_MAX,
             &mut references,
         );
-        let window_end = state
-            .oldest_unsettled(&queue)
-            .map(|oldest| Sequence(oldest.0 + SLOT_SIZE));
         let end = state.next_sequence(&queue).unwrap_or_default();
-        drop(state);
-        if let Some(window_end) = window_end {
-            references.retain(|reference| reference.sequence < window_end);
+        if let Some(oldest) = state.oldest_unsettled(&queue) {
+            let found = references.len();
+            references.retain(|reference| reference.sequence.0 < oldest.0 + SLOT_SIZE);
+            if references.is_empty() && found > 0 {
+                // Before apply can settle the oldest.
+                self.stopped.lock().insert(request.session, oldest);
+            }
         }
+        drop(state);
         let next = references
             .last()
             .map_or(request.from, |last| Sequence(last.sequence.0 + 1));
@@ -78,6 +83,19 @@ impl<H: Host> Group<H> {
             sent_before,
             started: self.clock().started(),
             now,
+        }
+    }
+
+    /// References left a session's queue: tells its connection to pull again where the identifier window stopped it
+    /// and has moved since.
+    pub(super) fn window_may_have_moved(&self, session: SessionId) {
+        let Some(oldest) = self.stopped.lock().get(&session).copied() else {
+            return;
+        };
+        let queue = TargetQueue::Session(session);
+        if self.state().oldest_unsettled(&queue) != Some(oldest) {
+            self.stopped.lock().remove(&session);
+            self.host.handle_pending(self.id(), session);
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod duties;
 mod proposals;
+mod pulls;
 mod retained;
 mod shares;
 
@@ -31,6 +32,7 @@ const CLIENT: &str = "client";
 struct Told {
     completions: Mutex<BTreeMap<u32, Completion>>,
     references: Mutex<Vec<References>>,
+    pending: Mutex<Vec<(GroupId, SessionId)>>,
     shared: Mutex<Vec<SharedReference>>,
     wills: Mutex<Vec<String>>,
     members: Mutex<BTreeMap<ShareKey, Vec<ShareMember>>>,
@@ -49,6 +51,10 @@ impl Host for Told {
 
     fn handle_references(&self, references: References) {
         self.references.lock().push(references);
+    }
+
+    fn handle_pending(&self, group: GroupId, session: SessionId) {
+        self.pending.lock().push((group, session));
     }
 
     fn handle_shared(&self, references: Vec<SharedReference>) {
