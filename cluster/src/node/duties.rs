@@ -67,10 +67,14 @@ impl<H: Host> Group<H> {
     /// Drops the queues of sessions that have ended and of shares without member (R17): their home is another
     /// group, which cannot touch them.
     pub(super) fn drop_unknown_queues(&self) {
-        let queues: Vec<TargetQueue> = self.state().queues().map(|view| view.queue).collect();
-        let unknown: Vec<TargetQueue> = queues
+        let queues: Vec<(TargetQueue, Sequence)> = {
+            let state = self.state();
+            state.queues().map(|view| (view.queue, view.next)).collect()
+        };
+        // An owner that comes after this look gets what is published from then on: the sequence shows it.
+        let unknown: Vec<(TargetQueue, Sequence)> = queues
             .into_iter()
-            .filter(|queue| !self.host.queue_is_known(queue))
+            .filter(|(queue, _)| !self.host.queue_is_known(queue))
             .collect();
         for queues in unknown.chunks(DROP_BATCH) {
             let queues = queues.to_vec();

@@ -397,9 +397,7 @@ fn r21_a_late_acknowledgement_settles_nothing_of_a_share_that_came_back() {
     for payload in ["0", "1"] {
         group.publish(payload, vec![to(share_queue("g"))]);
     }
-    group.one(Command::DropQueues {
-        queues: vec![share_queue("g")],
-    });
+    group.one(group.drop_queues(&[share_queue("g")]));
     let size = counted_bytes(&message("0"));
     assert_eq!(
         group.events,
@@ -413,6 +411,27 @@ fn r21_a_late_acknowledgement_settles_nothing_of_a_share_that_came_back() {
     group.one(settle(share_queue("g"), &[0, 1]));
     assert_eq!(group.payloads(&share_queue("g")), ["new"]);
     assert_eq!(group.state.oldest_unsettled(&share_queue("g")), Some(Sequence(2)));
+}
+
+/// A share that came back between the look at its members and the entry that drops its queue keeps what it got since.
+#[test]
+fn r17_a_queue_that_got_a_message_since_is_not_dropped() {
+    let mut group = Harness::new();
+    let elsewhere = TargetQueue::Session(SessionId::new(GroupId(4), 9, 0));
+    for queue in [share_queue("g"), elsewhere] {
+        group.publish("old", vec![to(queue.clone())]);
+        let late = group.drop_queues(std::slice::from_ref(&queue));
+        group.one(settle(queue.clone(), &[0]));
+        group.publish("acknowledged", vec![to(queue.clone())]);
+        group.one(late);
+        assert_eq!(group.payloads(&queue), ["acknowledged"]);
+    }
+    // One that was dropped and has come back is not what was to be dropped either.
+    let late = group.drop_queues(&[share_queue("g")]);
+    group.one(late.clone());
+    group.publish("new", vec![to(share_queue("g"))]);
+    group.one(late);
+    assert_eq!(group.payloads(&share_queue("g")), ["new"]);
 }
 
 #[test]
