@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::puller::SLOT_SIZE;
 use super::{Group, Host};
 use crate::state::{Command, Sequence, TargetQueue};
 
@@ -14,8 +15,6 @@ use crate::state::{Command, Sequence, TargetQueue};
 const EXPIRED_BATCH: usize = 10_000;
 /// Queues dropped by one command: their names together stay below what an entry holds.
 const DROP_BATCH: usize = 100;
-/// References that a connection of an earlier start of the node may have been sent.
-const WINDOW_MAX: u64 = 100;
 
 impl<H: Host> Group<H> {
     /// The task that lets time pass: proposes a tick when a deadline has come.
@@ -40,24 +39,33 @@ impl<H: Host> Group<H> {
 
     /// Drops queued messages whose lifetime has ended, beyond what a connection may have been sent (R22, R23), so that
     /// an absent session's queue does not stay full of them.
+    ///
+    /// What this start of the node handed out is known. Of what came before it, an earlier connection may have been
+    /// sent anything within the identifier window, whatever the client acknowledged of it: the identifier of a QoS 2
+    /// message that is dropped there would be used for another, which the client takes for a repeat.
     pub(super) fn drop_expired(&self) {
-        let queues: Vec<(TargetQueue, Sequence)> = {
+        let queues: Vec<TargetQueue> = {
             let state = self.state();
             let filled = state.queues().filter(|view| view.len > 0);
-            filled
-                .filter_map(|view| Some((view.queue, view.oldest?)))
-                .collect()
+            filled.map(|view| view.queue).collect()
         };
-        for (queue, oldest) in queues {
-            let unsent = match &queue {
+        let started = self.clock().started();
+        for queue in queues {
+            let sent = match &queue {
                 TargetQueue::Session(session) => self.sent.lock().get(session).copied(),
                 TargetQueue::Share(share) => Some(self.shares.lock().next(share)),
             };
-            let sequences = self.state().expired(
-                &queue,
-                unsent.unwrap_or(Sequence(oldest.0 + WINDOW_MAX)),
-                EXPIRED_BATCH,
-            );
+            let sent = sent.unwrap_or_default();
+            let state = self.state();
+            let window_end = match (&queue, state.oldest_unsettled(&queue)) {
+                (TargetQueue::Session(_), Some(oldest)) => Sequence(oldest.0 + SLOT_SIZE),
+                // A member's connection takes identifiers of its own, and they end with it.
+                _ => Sequence(0),
+            };
+            let unsent =
+                |sequence, received_at| sequence >= sent && (received_at > started || sequence >= window_end);
+            let sequences = state.expired(&queue, unsent, EXPIRED_BATCH);
+            drop(state);
             if !sequences.is_empty() {
                 self.propose(&Command::Settle { queue, sequences }, None);
             }

@@ -9,7 +9,7 @@ use super::{Group, Host, Location, References};
 use crate::state::{Sequence, SessionId, TargetQueue};
 
 /// Identifiers per slot: a reference is sent only within this many of the oldest unsettled one (R22).
-const SLOT_SIZE: u64 = 3_855;
+pub(super) const SLOT_SIZE: u64 = 3_855;
 /// Bytes in one answer, unless a single message is larger.
 const PULL_BYTES_MAX: u64 = 256 * 1024;
 

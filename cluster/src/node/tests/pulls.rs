@@ -21,11 +21,15 @@ impl TestNode {
     }
 
     async fn pull_from(&self, from: u64) -> References {
+        self.pull(from, 100).await
+    }
+
+    async fn pull(&self, from: u64, count_max: u32) -> References {
         self.home().pull(PullRequest {
             session: elsewhere(SESSION),
             location: location(1),
             from: Sequence(from),
-            count_max: 100,
+            count_max,
         });
         self.references().await
     }
@@ -49,6 +53,46 @@ impl TestNode {
         };
         within(self.home().propose_and_wait(&settle)).await;
     }
+}
+
+/// R22, R23: what an earlier start of the node may have sent is not dropped when it expires, however little of it the
+/// client has left unacknowledged.
+#[tokio::test]
+async fn what_may_have_been_sent_before_a_restart_is_not_dropped() {
+    let node = TestNode::start().await;
+    let expiring = |secs| {
+        let mut message = message("m");
+        message.expiry_secs = Some(secs);
+        publish(message, vec![target(node.queue(), QoS::ExactlyOnce)])
+    };
+    for _ in 0..300 {
+        node.home().propose(&expiring(60), None);
+    }
+    let (last, short) = (publish(message("last"), vec![]), expiring(1));
+    within(node.home().propose_and_wait(&last)).await;
+    assert_eq!(node.pull_all().await, 300);
+    node.settle_queue(1..250).await;
+    // The clock goes on an hour later.
+    let node = node
+        .restart(|settings| settings.created_at -= Duration::from_secs(3_600))
+        .await;
+    let left = || node.home().state().queue_len(&node.queue());
+    let sweep = async || {
+        within(node.home().propose_and_wait(&last)).await;
+        node.home().drop_expired();
+        within(node.home().propose_and_wait(&last)).await;
+        left()
+    };
+    assert_eq!(sweep().await, 51, "nothing is pulled yet");
+    node.pull(0, 10).await;
+    assert_eq!(sweep().await, 51, "a part is pulled");
+    // What came since and was handed out to nobody goes.
+    for _ in 0..3 {
+        node.home().propose(&short, None);
+    }
+    assert_eq!(sweep().await, 54);
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert_eq!(sweep().await, 51);
 }
 
 /// R22: what the identifier window holds back is told as soon as the oldest reference is settled.
