@@ -48,7 +48,8 @@ pub struct Group<H: Host> {
     clock: OnceLock<GroupClock>,
     pub(super) proposals: Proposals<H::Ticket>,
     pub(super) pulls: Mutex<Vec<WaitingPull>>,
-    /// Positions below which a queue's references may have been sent by an earlier connection.
+    /// Positions below which a queue's references may have been sent by an earlier connection; a queue that is not
+    /// here has none below.
     pub(super) sent: Mutex<HashMap<SessionId, Sequence, foldhash::fast::RandomState>>,
     /// Sessions whose last pull the identifier window stopped, and the oldest reference at that time. Their queues are
     /// not empty, and each leaves when that reference does.

@@ -99,6 +99,14 @@ impl<H: Host> Group<H> {
         }
     }
 
+    /// Forgets what was handed out of queues that hold nothing: what comes to them has later positions.
+    pub(super) fn forget_sent(&self) {
+        let mut sent = self.sent.lock();
+        sent.retain(|session, _| self.state().queue_len(&TargetQueue::Session(*session)) > 0);
+        let len = sent.len();
+        sent.shrink_to(2 * len);
+    }
+
     /// Remembers what was handed out, so that a later connection marks it as sent before; answers the mark until now.
     fn note_sent(&self, session: SessionId, next: Sequence) -> Sequence {
         let mut sent = self.sent.lock();

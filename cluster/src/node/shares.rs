@@ -29,9 +29,52 @@ struct Share {
     /// Given back by members that were lost.
     returned: BTreeSet<Sequence>,
     in_flight: BTreeMap<Sequence, SessionId>,
-    held: BTreeMap<SessionId, usize>,
     /// Goes round the members.
     turn: usize,
+}
+
+/// How many references of which shares each member holds.
+#[derive(Debug, Default)]
+struct Held(BTreeMap<SessionId, BTreeMap<ShareKey, usize>>);
+
+impl Held {
+    fn count(&self, session: SessionId, share: &ShareKey) -> usize {
+        let shares = self.0.get(&session);
+        shares.and_then(|shares| shares.get(share)).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, session: SessionId, share: &ShareKey) {
+        *self
+            .0
+            .entry(session)
+            .or_default()
+            .entry(share.clone())
+            .or_default() += 1;
+    }
+
+    fn remove(&mut self, session: SessionId, share: &ShareKey) {
+        let Some(shares) = self.0.get_mut(&session) else {
+            return;
+        };
+        if let Some(count) = shares.get_mut(share) {
+            *count -= 1;
+            if *count == 0 {
+                shares.remove(share);
+            }
+        }
+        if shares.is_empty() {
+            self.0.remove(&session);
+        }
+    }
+
+    /// Forgets a member; answers the shares it held something of.
+    fn take(&mut self, session: SessionId) -> impl Iterator<Item = ShareKey> {
+        self.0
+            .remove(&session)
+            .into_iter()
+            .flatten()
+            .map(|(share, _)| share)
+    }
 }
 
 /// Dispatch state of a group's shared queues. Lost with the leader: a new one gives unsettled references again.
@@ -39,6 +82,7 @@ struct Share {
 pub(super) struct ShareDispatch {
     shares: BTreeMap<ShareKey, Share>,
     marked: BTreeSet<ShareKey>,
+    held: Held,
     /// Assignments that were proposed and whose outcome is not known, by member.
     assigning: BTreeMap<SessionId, usize>,
     /// Members whose own queue was too long, and the shares that had something for them.
@@ -54,6 +98,11 @@ pub(super) struct Assignment {
 }
 
 impl ShareDispatch {
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.shares.is_empty() && self.held.0.is_empty() && self.assigning.is_empty() && self.full.is_empty()
+    }
+
     /// First reference that was given to nobody yet.
     pub(super) fn next(&self, share: &ShareKey) -> Sequence {
         self.shares.get(share).map_or(Sequence(0), |share| share.next)
@@ -64,6 +113,15 @@ impl ShareDispatch {
         if !self.marked.contains(share) {
             self.marked.insert(share.clone());
         }
+    }
+
+    /// What a member held is not held by it any more.
+    fn release(&mut self, share: &ShareKey, sequence: Sequence) -> Option<&mut Share> {
+        let dispatched = self.shares.get_mut(share)?;
+        if let Some(session) = dispatched.in_flight.remove(&sequence) {
+            self.held.remove(session, share);
+        }
+        Some(dispatched)
     }
 
     /// The member's own queue has become shorter; whether a share has something for it.
@@ -85,8 +143,7 @@ impl<H: Host> Group<H> {
     /// The member is done with a reference: it is settled, and the member has room.
     pub fn settle_shared(&self, share: &ShareKey, sequence: Sequence) {
         let mut dispatch = self.shares.lock();
-        if let Some(state) = dispatch.shares.get_mut(share) {
-            state.release(sequence);
+        if let Some(state) = dispatch.release(share, sequence) {
             state.returned.remove(&sequence);
         }
         dispatch.mark(share);
@@ -105,8 +162,7 @@ impl<H: Host> Group<H> {
     /// A reference did not reach its member, which had gone: it goes to another.
     pub fn share_returned(&self, share: &ShareKey, sequence: Sequence) {
         let mut dispatch = self.shares.lock();
-        if let Some(state) = dispatch.shares.get_mut(share) {
-            state.release(sequence);
+        if let Some(state) = dispatch.release(share, sequence) {
             state.returned.insert(sequence);
         }
         dispatch.mark(share);
@@ -117,19 +173,27 @@ impl<H: Host> Group<H> {
     /// The session's connection is gone: what it held goes to others.
     pub fn share_member_lost(&self, session: SessionId) {
         let mut dispatch = self.shares.lock();
-        let mut touched = Vec::new();
-        for (key, share) in &mut dispatch.shares {
-            if share.take_back(session) {
-                touched.push(key.clone());
+        let shares: Vec<ShareKey> = dispatch.held.take(session).collect();
+        for key in &shares {
+            if let Some(share) = dispatch.shares.get_mut(key) {
+                share.take_back(session);
             }
-        }
-        for key in &touched {
             dispatch.mark(key);
         }
         drop(dispatch);
-        if !touched.is_empty() {
+        if !shares.is_empty() {
             self.attend.notify_one();
         }
+    }
+
+    /// Forgets shares whose queue was dropped and of which no member holds anything.
+    pub(super) fn forget_shares(&self) {
+        let mut dispatch = self.shares.lock();
+        let state = self.state();
+        dispatch.shares.retain(|key, share| {
+            let is_idle = share.in_flight.is_empty() && share.returned.is_empty();
+            !is_idle || state.next_sequence(&TargetQueue::Share(key.clone())).is_some()
+        });
     }
 
     /// References left a session's own queue; whether the attendant has something to give it.
@@ -198,10 +262,15 @@ impl<H: Host> Group<H> {
         let mut dispatch = self.shares.lock();
         let ShareDispatch {
             shares,
+            held,
             assigning,
             full,
             ..
         } = &mut *dispatch;
+        // A member that comes marks its shares in every group, and few of them have something for it.
+        if !shares.contains_key(key) && self.state().queue_len(&queue) == 0 {
+            return (given, assigned);
+        }
         let share = shares.entry(key.clone()).or_default();
         loop {
             let mut references = Vec::new();
@@ -216,9 +285,9 @@ impl<H: Host> Group<H> {
             }
             let mut progressed = false;
             for reference in references {
-                let chosen = share.choose(members, |member, held| {
+                let chosen = share.choose(members, |member| {
                     if !is_assigned(&reference, member) {
-                        return held < MEMBER_WINDOW;
+                        return held.count(member.session, key) < MEMBER_WINDOW;
                     }
                     let coming = assigning.get(&member.session).copied().unwrap_or(0);
                     let has_room = self.queue_has_room(member.session, coming);
@@ -237,7 +306,13 @@ impl<H: Host> Group<H> {
                     *assigning.entry(member.session).or_default() += 1;
                     assigned.push(assign(key, &member, &reference));
                 } else {
-                    given.push(self.give(key, share, &member, reference));
+                    if shared_qos(reference.qos, &member.options) > QoS::AtMostOnce {
+                        // A session that ends with its connection needs no committed choice: nobody can take it up
+                        // again.
+                        share.in_flight.insert(reference.sequence, member.session);
+                        held.add(member.session, key);
+                    }
+                    given.push(self.give(key, &member, reference));
                 }
             }
             share.returned.clear();
@@ -248,22 +323,13 @@ impl<H: Host> Group<H> {
     }
 
     /// Hands a reference to a member.
-    fn give(
-        &self,
-        key: &ShareKey,
-        share: &mut Share,
-        member: &ShareMember,
-        reference: PulledReference,
-    ) -> SharedReference {
+    fn give(&self, key: &ShareKey, member: &ShareMember, reference: PulledReference) -> SharedReference {
         if shared_qos(reference.qos, &member.options) == QoS::AtMostOnce {
             let settle = Command::Settle {
                 queue: TargetQueue::Share(key.clone()),
                 sequences: vec![reference.sequence],
             };
             self.propose(&settle, None);
-        } else {
-            // A session that ends with its connection needs no committed choice: nobody can take it up again.
-            share.hold(reference.sequence, member.session);
         }
         SharedReference {
             location: member.location,
@@ -300,16 +366,15 @@ fn assign(key: &ShareKey, member: &ShareMember, reference: &PulledReference) -> 
 }
 
 impl Share {
-    /// The next member that has room; `has_room` is told how many references each holds.
+    /// The next member that has room.
     fn choose(
         &mut self,
         members: &[ShareMember],
-        mut has_room: impl FnMut(&ShareMember, usize) -> bool,
+        mut has_room: impl FnMut(&ShareMember) -> bool,
     ) -> Option<ShareMember> {
         for step in 0..members.len() {
             let member = &members[(self.turn + step) % members.len()];
-            let held = self.held.get(&member.session).copied().unwrap_or(0);
-            if has_room(member, held) {
+            if has_room(member) {
                 self.turn = self.turn + step + 1;
                 return Some(*member);
             }
@@ -317,37 +382,9 @@ impl Share {
         None
     }
 
-    fn hold(&mut self, sequence: Sequence, session: SessionId) {
-        self.in_flight.insert(sequence, session);
-        *self.held.entry(session).or_default() += 1;
-    }
-
-    fn release(&mut self, sequence: Sequence) {
-        if let Some(session) = self.in_flight.remove(&sequence)
-            && let Some(held) = self.held.get_mut(&session)
-        {
-            *held -= 1;
-            if *held == 0 {
-                self.held.remove(&session);
-            }
-        }
-    }
-
-    fn take_back(&mut self, session: SessionId) -> bool {
-        if self.held.remove(&session).is_none() {
-            return false;
-        }
-        let returned: Vec<Sequence> = self
-            .in_flight
-            .iter()
-            .filter(|(_, holder)| **holder == session)
-            .map(|(sequence, _)| *sequence)
-            .collect();
-        for sequence in returned {
-            self.in_flight.remove(&sequence);
-            self.returned.insert(sequence);
-        }
-        true
+    fn take_back(&mut self, session: SessionId) {
+        let taken = self.in_flight.extract_if(.., |_, holder| *holder == session);
+        self.returned.extend(taken.map(|(sequence, _)| sequence));
     }
 }
 

@@ -280,6 +280,8 @@ async fn run_checkpoints<H: Host>(node: std::sync::Weak<Node<H>>, interval: Dura
         for group in Placement::data_groups() {
             node.group(group).drop_expired();
             node.group(group).drop_unknown_queues();
+            node.group(group).forget_sent();
+            node.group(group).forget_shares();
         }
         node.checkpoint().await;
     }

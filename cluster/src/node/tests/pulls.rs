@@ -111,3 +111,21 @@ async fn a_pull_that_the_identifier_window_stopped_goes_on_with_the_oldest() {
     assert!(node.told.pending.lock().is_empty(), "once");
     assert!(node.home().stopped.lock().is_empty());
 }
+
+/// What was handed out is forgotten as soon as it is settled, of sessions that ended as well.
+#[tokio::test]
+async fn nothing_is_remembered_of_an_empty_queue() {
+    let node = TestNode::start().await;
+    node.fill(3, QoS::AtLeastOnce).await;
+    node.pull_all().await;
+    node.settle_queue(0..2).await;
+    node.home().forget_sent();
+    assert_eq!(node.pull_from(0).await.sent_before, Sequence(3));
+    node.settle_queue(2..3).await;
+    node.home().forget_sent();
+    assert!(node.home().sent.lock().is_empty());
+    // What comes now was sent to nobody.
+    node.fill(1, QoS::AtLeastOnce).await;
+    let references = node.pull_from(0).await;
+    assert!(references.references[0].sequence >= references.sent_before);
+}

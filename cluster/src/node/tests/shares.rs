@@ -129,3 +129,58 @@ async fn a_refused_assignment_goes_to_another_member() {
     node.queue_becomes(&TargetQueue::Session(other), 10).await;
     assert_eq!(node.queued(&share_queue()), 0);
 }
+
+/// A share leaves nothing behind where it has no queue, nor when its queue is dropped.
+#[tokio::test]
+async fn nothing_is_remembered_of_a_share_without_queue() {
+    let node = TestNode::start().await;
+    let home = node.home();
+    let live = SessionId::new(Placement::live_of_client("live"), 1, 1);
+    let mut member = member(session(&node, 1));
+    member.session = live;
+    node.told.members.lock().insert(share(), vec![member]);
+    home.share_ready(&share());
+    node.settled().await;
+    assert!(home.shares.lock().is_empty(), "no queue");
+
+    node.publish_to_share(2).await;
+    eventually(|| (node.told.shared.lock().len() == 2).then_some(())).await;
+    node.told.unknown.lock().insert(share_queue());
+    home.drop_unknown_queues();
+    node.settled().await;
+    home.forget_shares();
+    assert!(!home.shares.lock().is_empty(), "a member holds something");
+    home.settle_shared(&share(), Sequence(0));
+    home.share_member_lost(live);
+    node.settled().await;
+    home.forget_shares();
+    assert!(home.shares.lock().is_empty());
+}
+
+/// What a lost member held goes to others, and what others hold does not.
+#[tokio::test]
+async fn a_lost_member_gives_back_what_it_held() {
+    let node = TestNode::start().await;
+    let home = node.home();
+    let live = |number| SessionId::new(Placement::live_of_client("live"), 1, number);
+    let members = [1, 2].map(|number| ShareMember {
+        session: live(number),
+        ..member(session(&node, number))
+    });
+    node.told.members.lock().insert(share(), members.to_vec());
+    node.publish_to_share(4).await;
+    eventually(|| (node.told.shared.lock().len() == 4).then_some(())).await;
+    node.told.members.lock().insert(share(), members[1..].to_vec());
+    home.share_member_lost(live(1));
+    let mut given: Vec<_> = eventually(|| {
+        let shared = node.told.shared.lock();
+        let given = |given: &SharedReference| (given.reference.sequence.0, given.location.slot);
+        (shared.len() == 6).then(|| shared.iter().skip(4).map(given).collect())
+    })
+    .await;
+    given.sort_unstable();
+    assert_eq!(
+        given,
+        [(0, members[1].location.slot), (2, members[1].location.slot)]
+    );
+}
