@@ -222,13 +222,17 @@ impl Shared {
         }
     }
 
-    /// Delivers a message of the node itself to everybody who is connected and gets it without replication.
-    pub(crate) fn deliver_own(&self, message: &Arc<Message>) {
+    /// Delivers a message that no connection publishes, a will or one of the node itself, to everybody who is connected
+    /// and gets it without replication.
+    pub(crate) fn deliver_own(&self, message: &Arc<Message>, publisher: Option<SessionId>) {
         let plan = self.router.plan(message.topic());
         for target in &plan.targets {
-            let durable = target.queue.is_some() && message.qos.min(target.terms.qos) > QoS::AtMostOnce;
+            let Some(terms) = target.terms_for(publisher) else {
+                continue;
+            };
+            let durable = target.queue.is_some() && message.qos.min(terms.qos) > QoS::AtMostOnce;
             if let (Some(location), false) = (target.location, durable) {
-                let terms = target.terms.clone();
+                let terms = terms.clone();
                 self.mail(
                     location,
                     Mail::Own {
@@ -414,11 +418,15 @@ impl Host for Shared {
         }
     }
 
-    fn durable_targets(&self, message: &Message) -> Vec<Target> {
+    fn will_targets(&self, session: SessionId, message: &Message) -> Vec<Target> {
         let plan = self.router.plan(message.topic());
         let mut targets = Vec::new();
         for target in &plan.targets {
-            let qos = message.qos.min(target.terms.qos);
+            // A will is the client's own message: No Local holds for it [MQTT-3.8.3-3].
+            let Some(terms) = target.terms_for(Some(session)) else {
+                continue;
+            };
+            let qos = message.qos.min(terms.qos);
             if let Some(queue) = &target.queue
                 && qos > QoS::AtMostOnce
                 && !self.queue_is_full(queue)
@@ -426,8 +434,8 @@ impl Host for Shared {
                 targets.push(Target {
                     queue: TargetQueue::Session(target.session),
                     qos,
-                    retain: message.retain && target.terms.retain_as_published,
-                    subscription_ids: target.terms.subscription_ids.to_vec(),
+                    retain: message.retain && terms.retain_as_published,
+                    subscription_ids: terms.subscription_ids.to_vec(),
                 });
             }
         }
@@ -446,9 +454,9 @@ impl Host for Shared {
         targets
     }
 
-    fn deliver_will(&self, message: &Arc<Message>) {
+    fn deliver_will(&self, session: SessionId, message: &Arc<Message>) {
         self.wills_published.fetch_add(1, Ordering::Relaxed);
-        self.deliver_own(message);
+        self.deliver_own(message, Some(session));
     }
 
     fn share_members(&self, share: &ShareKey) -> Vec<ShareMember> {

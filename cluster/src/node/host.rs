@@ -104,11 +104,11 @@ pub trait Host: Send + Sync + Sized + 'static {
     /// Shared references for members.
     fn handle_shared(&self, references: Vec<SharedReference>);
 
-    /// The durable queues that `message` goes to.
-    fn durable_targets(&self, message: &Message) -> Vec<Target>;
+    /// The durable queues that a session's will goes to.
+    fn will_targets(&self, session: SessionId, message: &Message) -> Vec<Target>;
 
-    /// A will is published: delivers it to live subscribers.
-    fn deliver_will(&self, message: &Arc<Message>);
+    /// A session's will is published: delivers it to live subscribers.
+    fn deliver_will(&self, session: SessionId, message: &Arc<Message>);
 
     /// The connected members of a shared subscription.
     fn share_members(&self, share: &ShareKey) -> Vec<ShareMember>;

@@ -58,7 +58,9 @@ impl<H: Host> Group<H> {
                     continue;
                 }
                 // Where it is too large for the log, those who are connected get it all the same.
-                Completion::Applied(_) | Completion::TooLarge => self.host.deliver_will(&Arc::new(message)),
+                Completion::Applied(_) | Completion::TooLarge => {
+                    self.host.deliver_will(session, &Arc::new(message))
+                }
             }
             // A data group that stored it as its own holds it no longer.
             if !stored || Placement::kind(self.id()) == GroupKind::Live {
@@ -86,7 +88,7 @@ impl<H: Host> Group<H> {
         };
         let targets = match message.qos {
             QoS::AtMostOnce => Vec::new(),
-            QoS::AtLeastOnce | QoS::ExactlyOnce => self.host.durable_targets(message),
+            QoS::AtLeastOnce | QoS::ExactlyOnce => self.host.will_targets(*session, message),
         };
         if home != self.id() && targets.is_empty() && !message.retain {
             return None;

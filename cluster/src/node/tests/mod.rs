@@ -61,11 +61,11 @@ impl Host for Told {
         self.shared.lock().extend(references);
     }
 
-    fn durable_targets(&self, _: &Message) -> Vec<Target> {
+    fn will_targets(&self, _: SessionId, _: &Message) -> Vec<Target> {
         self.targets.lock().clone()
     }
 
-    fn deliver_will(&self, message: &Arc<Message>) {
+    fn deliver_will(&self, _: SessionId, message: &Arc<Message>) {
         self.wills.lock().push(text(message));
     }
 
