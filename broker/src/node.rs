@@ -17,7 +17,7 @@ use quorate_storage::log::GroupId;
 
 use crate::auth::{Authenticator, Authorizer};
 use crate::gate::Gate;
-use crate::router::{QueueGauge, Router};
+use crate::router::{QueueGauge, Router, SessionRoute};
 use crate::sys_topics::SysTopics;
 use crate::worker::{Mail, Mailbox, Ticket};
 
@@ -228,13 +228,17 @@ impl Shared {
         }
     }
 
-    /// Delivers a message of the node itself to everybody who is connected and gets it without replication.
-    pub(crate) fn deliver_own(&self, message: &Arc<Message>) {
+    /// Delivers a message that no connection publishes, a will or one of the node itself, to everybody who is connected
+    /// and gets it without replication.
+    pub(crate) fn deliver_own(&self, message: &Arc<Message>, publisher: Option<SessionId>) {
         let plan = self.router.plan(message.topic());
         for target in &plan.targets {
-            let durable = target.queue.is_some() && message.qos.min(target.terms.qos) > QoS::AtMostOnce;
+            let Some(terms) = target.terms_for(publisher) else {
+                continue;
+            };
+            let durable = target.queue.is_some() && message.qos.min(terms.qos) > QoS::AtMostOnce;
             if let (Some(location), false) = (target.location, durable) {
-                let terms = target.terms.clone();
+                let terms = terms.clone();
                 self.mail(
                     location,
                     Mail::Own {
@@ -335,17 +339,23 @@ impl Shared {
             match event {
                 Event::Queued { count, bytes, .. } => {
                     queue.add(*count, *bytes);
-                    let slot = Placement::packet_id_slot(group);
-                    if let Some(location) = route.location
-                        && queue.tell(slot)
-                    {
-                        self.mail(location, Mail::Pending { location, slot });
-                    }
+                    self.tell_pending(group, route);
                 }
                 Event::Removed { count, bytes, .. } => queue.remove(*count, *bytes),
                 _ => {}
             }
         });
+    }
+}
+
+impl Shared {
+    fn tell_pending(&self, group: GroupId, route: &SessionRoute) {
+        let slot = Placement::packet_id_slot(group);
+        if let (Some(location), Some(queue)) = (route.location, &route.queue)
+            && queue.tell(slot)
+        {
+            self.mail(location, Mail::Pending { location, slot });
+        }
     }
 }
 
@@ -393,6 +403,14 @@ impl Host for Shared {
         self.mail(references.location, Mail::References(references));
     }
 
+    fn handle_pending(&self, group: GroupId, session: SessionId) {
+        self.router.read(|table| {
+            if let Some(route) = table.session(session) {
+                self.tell_pending(group, route);
+            }
+        });
+    }
+
     fn handle_shared(&self, references: Vec<SharedReference>) {
         let mut by_worker: Vec<Vec<SharedReference>> =
             (0..self.mailboxes.len()).map(|_| Vec::new()).collect();
@@ -406,11 +424,15 @@ impl Host for Shared {
         }
     }
 
-    fn durable_targets(&self, message: &Message) -> Vec<Target> {
+    fn will_targets(&self, session: SessionId, message: &Message) -> Vec<Target> {
         let plan = self.router.plan(message.topic());
         let mut targets = Vec::new();
         for target in &plan.targets {
-            let qos = message.qos.min(target.terms.qos);
+            // A will is the client's own message: No Local holds for it [MQTT-3.8.3-3].
+            let Some(terms) = target.terms_for(Some(session)) else {
+                continue;
+            };
+            let qos = message.qos.min(terms.qos);
             if let Some(queue) = &target.queue
                 && qos > QoS::AtMostOnce
                 && !self.queue_is_full(queue)
@@ -418,9 +440,9 @@ impl Host for Shared {
                 targets.push(Target {
                     queue: TargetQueue::Session(target.session),
                     qos,
-                    retain: message.retain && target.terms.retain_as_published,
+                    retain: message.retain && terms.retain_as_published,
                     replayed: false,
-                    subscription_ids: target.terms.subscription_ids.to_vec(),
+                    subscription_ids: terms.subscription_ids.to_vec(),
                 });
             }
         }
@@ -440,9 +462,9 @@ impl Host for Shared {
         targets
     }
 
-    fn deliver_will(&self, message: &Arc<Message>) {
+    fn deliver_will(&self, session: SessionId, message: &Arc<Message>) {
         self.wills_published.fetch_add(1, Ordering::Relaxed);
-        self.deliver_own(message);
+        self.deliver_own(message, Some(session));
     }
 
     fn share_members(&self, share: &ShareKey) -> Vec<ShareMember> {

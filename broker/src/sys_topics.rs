@@ -49,7 +49,7 @@ pub(crate) async fn run(shared: Weak<Shared>, metrics: Metrics, interval: Durati
         let values: Arc<[Arc<Message>]> = values(&shared, &metrics, started.elapsed()).into();
         shared.sys_topics.replace(values.clone());
         for value in values.iter() {
-            shared.deliver_own(value);
+            shared.deliver_own(value, None);
         }
     }
 }

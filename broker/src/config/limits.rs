@@ -1,6 +1,12 @@
 //! `[limits]`: bounds on everything a client can make the node hold or do.
 
+use quorate_cluster::raft::BATCH_BYTES_MAX;
+
 use super::schema::section;
+
+/// Largest packet that can be allowed: what it becomes in the log, its targets included, has to fit one entry.
+pub(super) const PACKET_BYTES_MAX: u64 = 15 << 20;
+const _: () = assert!(PACKET_BYTES_MAX + (1 << 20) <= BATCH_BYTES_MAX as u64);
 
 section! {
     /// Bounds on everything a client can make the node hold or do. What exceeds one is refused and counted, never
@@ -11,7 +17,7 @@ section! {
         /// Time from accepting a connection to its CONNECT, TLS and WebSocket handshakes included.
         connect_timeout_secs: u16 = 10, "seconds", Range(1, 300), Restart;
         /// Largest packet a client may send; a listener can have its own.
-        maximum_packet_size: u32 = 1_048_576, "bytes", Range(1_024, 268_435_455), Restart;
+        maximum_packet_size: u32 = 1_048_576, "bytes", Range(1_024, PACKET_BYTES_MAX), Restart;
         /// QoS 1 and 2 messages a client may send without acknowledgement; a listener can have its own.
         receive_maximum: u16 = 100, "messages", Range(1, 65_535), Restart;
         /// QoS 1 and 2 messages sent to a client without its acknowledgement; its own receive maximum can be lower.

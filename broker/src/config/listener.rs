@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use quorate_proto::codec::QoS;
 
 use super::durability::DurabilityClass;
-use super::limits::LimitsConfig;
+use super::limits::{LimitsConfig, PACKET_BYTES_MAX};
 use super::schema::{choice, section};
 
 choice! {
@@ -75,7 +75,7 @@ section! {
         /// QoS 1 and 2 messages a client may have unacknowledged; unset takes `limits.receive_maximum`.
         receive_maximum: Option<u16> = None, "messages", Range(1, 65_535), Restart;
         /// Largest packet a client may send; unset takes `limits.maximum_packet_size`.
-        maximum_packet_size: Option<u32> = None, "bytes", Range(1_024, 268_435_455), Restart;
+        maximum_packet_size: Option<u32> = None, "bytes", Range(1_024, PACKET_BYTES_MAX), Restart;
     }
 }
 

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use quorate_cluster::node::{Completion, Location};
-use quorate_cluster::state::{Outcome, RefusedReason};
-use quorate_proto::codec::ReasonCode;
+use quorate_cluster::state::{Command, Epoch, Outcome, RefusedReason, SessionId};
+use quorate_proto::codec::{PacketId, ReasonCode};
 use quorate_proto::session::{Close, PublishOutcome, PublishToken};
 
 use super::connection::Conn;
@@ -136,6 +136,7 @@ impl Worker {
             ack,
             live,
             publisher,
+            epoch,
             late,
             message,
         } = ticket.waits_for
@@ -144,13 +145,27 @@ impl Worker {
         };
         // Who was there when it was proposed counts: the identifier is recorded, so there is no refusal any more.
         let mut matched = live;
-        if let Completion::Applied(Outcome::Published { duplicate: false, .. }) = completion {
+        // Its retained message may have found no room after the identifier was recorded.
+        let not_retained = matches!(
+            completion,
+            Completion::Applied(Outcome::Refused(RefusedReason::LimitReached))
+        );
+        if not_retained
+            || matches!(
+                completion,
+                Completion::Applied(Outcome::Published { duplicate: false, .. })
+            )
+        {
             let published = Published::of(&message, Some(publisher));
             let plan = self.plan(message.topic());
             matched |= self.deliver_live(&plan, &published);
             if let Some(late) = late {
                 self.delivered_by(late, &plan);
             }
+        }
+        if not_retained && !matched {
+            // The client is told so and takes the identifier for another message.
+            self.forget_received(publisher, ack.token.packet_id(), epoch);
         }
         Ticket {
             location: ticket.location,
@@ -160,6 +175,16 @@ impl Worker {
                 late,
             },
         }
+    }
+
+    /// A QoS 2 message that a session sent is not stored after all.
+    fn forget_received(&self, session: SessionId, packet_id: PacketId, epoch: Epoch) {
+        let release = Command::Release {
+            session,
+            epoch,
+            packet_id,
+        };
+        self.shared.node().home(session).propose(&release, None);
     }
 
     /// The connection is gone; what its session has to see of the outcome still happens.
@@ -186,7 +211,7 @@ impl Worker {
 
     /// Whether no pulled or waiting reference stands for a packet identifier of an earlier connection; those are
     /// answered with PUBREL when their turn comes.
-    fn is_in_no_queue(&self, conn: &Conn, packet_id: quorate_proto::codec::PacketId) -> bool {
+    fn is_in_no_queue(&self, conn: &Conn, packet_id: PacketId) -> bool {
         let mut state = conn.state.borrow_mut();
         state.queue.as_mut().is_none_or(|queue| !queue.expects(packet_id))
     }
@@ -210,6 +235,8 @@ fn publish_outcome(completion: &Completion, live: bool) -> Result<PublishOutcome
         } else {
             PublishOutcome::Refused(ReasonCode::QUOTA_EXCEEDED)
         }),
+        // Whoever had it live keeps it: what counts is that its durable subscribers will not get it.
+        Completion::TooLarge => Ok(PublishOutcome::Refused(ReasonCode::QUOTA_EXCEEDED)),
         // Fenced, or the group refused: a later connection has the session.
         _ => Err(fenced()),
     }

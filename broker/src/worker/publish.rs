@@ -227,6 +227,7 @@ impl Worker {
             ack: self.wait_for_ack(conn, token),
             live: matched.live,
             publisher: session,
+            epoch,
             late: self.look_again(group, plan, published),
             message: Arc::new(published.to_message()),
         };

@@ -201,7 +201,8 @@ impl Worker {
                 queue.ready |= 1 << slot;
             }
             for reference in references.references {
-                let before_start = reference.received_at < references.started;
+                // An equal stamp may be one from before: the clock goes on where it stopped.
+                let before_start = reference.received_at <= references.started;
                 let phase = if reference.received {
                     DeliveryPhase::Received
                 } else if reference.sequence < references.sent_before

@@ -1,7 +1,7 @@
 //! Who waits for a proposal: a connection, and for what.
 
 use quorate_cluster::node::Location;
-use quorate_cluster::state::{GroupTime, SessionId};
+use quorate_cluster::state::{Epoch, GroupTime, SessionId};
 use quorate_proto::codec::{PacketId, ReasonCode, SubscriptionOptions};
 use quorate_proto::message::Message;
 use quorate_proto::session::{DeliveryToken, OpenRequest, PublishToken};
@@ -43,6 +43,7 @@ pub(crate) enum WaitsFor {
         /// Somebody was to get it live when it was proposed.
         live: bool,
         publisher: SessionId,
+        epoch: Epoch,
         /// Who came meanwhile gets it too.
         late: Option<LateKey>,
         message: Arc<Message>,

@@ -1,7 +1,7 @@
 //! One Raft group as this node sees it: its state, its proposals, the pulls that wait, its leader's duties.
 //!
-//! Tasks: the proposer packs and proposes; the attendant answers pulls, dispatches shared references and does the
-//! leader's duties. Apply runs in openraft's task and only touches the state and wakes the attendant. The state's
+//! Tasks: the proposer packs and proposes; the attendant answers pulls and dispatches shared references, and waits for
+//! nothing else; each of the leader's duties has its own. Apply runs in openraft's task and only touches the state and wakes the others. The state's
 //! mutex is held for one entry or one pull at a time and never across an await.
 
 use std::collections::HashMap;
@@ -11,14 +11,14 @@ use parking_lot::{Mutex, MutexGuard};
 use quorate_storage::log::GroupId;
 use tokio::sync::{Notify, oneshot};
 
-use super::duties::RetainedWaits;
 use super::proposer::{Proposals, Waiter};
 use super::puller::{PullRequest, WaitingPull};
+use super::retained::RetainedWaits;
 use super::shares::ShareDispatch;
 use super::{Backlog, Completion, GroupClock, Host};
 use crate::raft::RaftGroup;
 use crate::state::{
-    Command, Event, GroupState, NodeId, NodeIncarnation, QueueLimits, Sequence, SessionId, TargetQueue,
+    Batch, Command, Event, GroupState, NodeId, NodeIncarnation, QueueLimits, Sequence, SessionId, TargetQueue,
 };
 
 /// What every group of a node is told at its start.
@@ -31,6 +31,13 @@ pub(super) struct GroupSettings {
     pub(super) retained_bytes_max: u64,
 }
 
+impl GroupSettings {
+    /// Whether this start of the node proposed the batch, and may look for its outcome.
+    pub(super) fn is_own(&self, batch: &Batch) -> bool {
+        (batch.node, batch.incarnation) == (self.node, self.incarnation) && batch.number > 0
+    }
+}
+
 /// One group.
 pub struct Group<H: Host> {
     id: GroupId,
@@ -41,11 +48,18 @@ pub struct Group<H: Host> {
     clock: OnceLock<GroupClock>,
     pub(super) proposals: Proposals<H::Ticket>,
     pub(super) pulls: Mutex<Vec<WaitingPull>>,
-    /// Positions below which a queue's references may have been sent by an earlier connection.
+    /// Positions below which a queue's references may have been sent by an earlier connection; a queue that is not
+    /// here has none below.
     pub(super) sent: Mutex<HashMap<SessionId, Sequence, foldhash::fast::RandomState>>,
+    /// Sessions whose last pull the identifier window stopped, and the oldest reference at that time. Their queues are
+    /// not empty, and each leaves when that reference does.
+    pub(super) stopped: Mutex<HashMap<SessionId, Sequence, foldhash::fast::RandomState>>,
     pub(super) shares: Mutex<ShareDispatch>,
     pub(super) retained_waits: Mutex<RetainedWaits<H::Ticket>>,
     pub(super) attend: Notify,
+    pub(super) deadline_changed: Notify,
+    pub(super) will_due: Notify,
+    pub(super) outbox_filled: Notify,
     /// So many entries came that the log should be cut.
     pub(super) log_has_grown: Notify,
 }
@@ -62,9 +76,13 @@ impl<H: Host> Group<H> {
             proposals: Proposals::new(backlog),
             pulls: Mutex::default(),
             sent: Mutex::default(),
+            stopped: Mutex::default(),
             shares: Mutex::default(),
             retained_waits: Mutex::default(),
             attend: Notify::new(),
+            deadline_changed: Notify::new(),
+            will_due: Notify::new(),
+            outbox_filled: Notify::new(),
             log_has_grown: Notify::new(),
         }
     }
@@ -110,22 +128,28 @@ impl<H: Host> Group<H> {
 
     /// Proposes the command that `encode` appends to the buffer.
     pub fn propose_encoded(&self, encode: impl FnOnce(&mut Vec<u8>), ticket: Option<H::Ticket>) {
-        self.proposals
-            .push(encode, ticket.map_or(Waiter::Nobody, Waiter::Ticket), false);
+        self.push(encode, ticket.map_or(Waiter::Nobody, Waiter::Ticket), false);
     }
 
     /// Proposes a publish whose message is retained: the ticket is completed when the topic's group has it as well.
     pub fn propose_retained(&self, encode: impl FnOnce(&mut Vec<u8>), ticket: Option<H::Ticket>) {
-        self.proposals
-            .push(encode, ticket.map_or(Waiter::Nobody, Waiter::Ticket), true);
+        self.push(encode, ticket.map_or(Waiter::Nobody, Waiter::Ticket), true);
     }
 
     /// Proposes a command; the receiver gets its outcome.
     pub(super) fn submit(&self, command: &Command) -> oneshot::Receiver<Completion> {
         let (sender, receiver) = oneshot::channel();
-        self.proposals
-            .push(|buffer| command.encode(buffer), Waiter::Task(sender), false);
+        self.push(|buffer| command.encode(buffer), Waiter::Task(sender), false);
         receiver
+    }
+
+    pub(super) fn push(&self, encode: impl FnOnce(&mut Vec<u8>), waiter: Waiter<H::Ticket>, retained: bool) {
+        if let Err(waiter) = self.proposals.push(encode, waiter, retained) {
+            tracing::warn!(group = self.id.0, "a command that no entry can hold is refused");
+            if let Some(completion) = self.tell(waiter, Completion::TooLarge) {
+                self.host.complete(vec![completion]);
+            }
+        }
     }
 
     /// Proposes a command and waits for its outcome.
@@ -145,18 +169,36 @@ impl<H: Host> Group<H> {
         self.attend.notify_one();
     }
 
+    /// The attendant's task.
+    pub(super) async fn run_attendant(self: Arc<Self>) {
+        loop {
+            self.attend.notified().await;
+            self.answer_pulls();
+            self.dispatch_shares();
+        }
+    }
+
     /// Called by apply after each entry, with what it did.
     pub(super) fn handle_events(&self, events: &[Event]) {
         let mut attend = false;
         for event in events {
             match event {
-                Event::WillDue { .. } | Event::RetainedQueued | Event::DeadlineChanged => attend = true,
+                Event::WillDue { .. } => self.will_due.notify_one(),
+                Event::RetainedQueued => self.outbox_filled.notify_one(),
+                Event::DeadlineChanged => self.deadline_changed.notify_one(),
                 Event::Queued {
                     queue: TargetQueue::Share(share),
                     ..
                 } => {
                     self.shares.lock().mark(share);
                     attend = true;
+                }
+                Event::Removed {
+                    queue: TargetQueue::Session(session),
+                    ..
+                } => {
+                    self.window_may_have_moved(*session);
+                    attend |= self.member_has_room(*session);
                 }
                 Event::SessionEnded { session, .. } => {
                     self.sent.lock().remove(session);

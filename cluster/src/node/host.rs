@@ -27,6 +27,8 @@ pub enum Completion {
     Applied(Outcome),
     /// Not carried out, and never will be: the group refused the batch.
     Refused,
+    /// Not carried out, and never will be: no entry can hold the command.
+    TooLarge,
 }
 
 /// References of a session's queue, answer to a pull.
@@ -96,14 +98,17 @@ pub trait Host: Send + Sync + Sized + 'static {
     /// Answers to pulls.
     fn handle_references(&self, references: References);
 
+    /// References of a session's queue that its last pull had to leave can be pulled now.
+    fn handle_pending(&self, group: GroupId, session: SessionId);
+
     /// Shared references for members.
     fn handle_shared(&self, references: Vec<SharedReference>);
 
-    /// The durable queues that `message` goes to.
-    fn durable_targets(&self, message: &Message) -> Vec<Target>;
+    /// The durable queues that a session's will goes to.
+    fn will_targets(&self, session: SessionId, message: &Message) -> Vec<Target>;
 
-    /// A will is published: delivers it to live subscribers.
-    fn deliver_will(&self, message: &Arc<Message>);
+    /// A session's will is published: delivers it to live subscribers.
+    fn deliver_will(&self, session: SessionId, message: &Arc<Message>);
 
     /// The connected members of a shared subscription.
     fn share_members(&self, share: &ShareKey) -> Vec<ShareMember>;

@@ -20,10 +20,12 @@ mod placement;
 mod proposer;
 mod puller;
 mod replica;
+mod retained;
 mod shares;
 mod start;
 #[cfg(test)]
 mod tests;
+mod wills;
 
 pub use backlog::Backlog;
 pub use checkpoints::StateCheckpoints;

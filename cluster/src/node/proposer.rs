@@ -12,12 +12,15 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+use super::shares::Assignment;
 use super::{Backlog, Completion, Group, Host};
-use crate::raft::ProposeError;
-use crate::state::{BatchHeader, BatchOutcome, Outcome};
+use crate::raft::{BATCH_BYTES_MAX, ProposeError};
+use crate::state::{BatchHeader, BatchOutcome, Outcome, RetainedSource};
 
 /// Bytes of commands in one entry, unless a single command is larger.
 const ENTRY_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a single command: with the header of a batch, of eight numbers, it has to fit one entry.
+pub(super) const COMMAND_BYTES_MAX: usize = BATCH_BYTES_MAX - 128;
 /// Entries after which a log in memory is cut.
 const ENTRIES_UNTIL_CUT: u64 = 256;
 /// Commands in one entry.
@@ -29,6 +32,8 @@ pub(super) enum Waiter<T> {
     Nobody,
     Ticket(T),
     Task(oneshot::Sender<Completion>),
+    /// The dispatch of shared references.
+    Assign(Assignment),
 }
 
 /// Commands that leave in one entry.
@@ -36,6 +41,19 @@ pub(super) enum Waiter<T> {
 struct Pack<T> {
     commands: Vec<u8>,
     waiters: Vec<(Waiter<T>, bool)>,
+}
+
+impl<T> Pack<T> {
+    fn of(commands: Vec<u8>) -> Self {
+        Self {
+            commands,
+            waiters: Vec::new(),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.commands.len() >= ENTRY_BYTES_MAX || self.waiters.len() >= ENTRY_COMMANDS_MAX
+    }
 }
 
 /// Commands that wait for a group.
@@ -47,6 +65,8 @@ pub(super) struct Proposals<T> {
     pushed: AtomicU64,
     /// Of these, the first so many have a known outcome.
     known: AtomicU64,
+    /// Number of the batch that was applied last, and the index of its entry.
+    applied: Mutex<(u64, u64)>,
     /// What waits for all groups of the node.
     backlog: Arc<Backlog>,
 }
@@ -58,6 +78,7 @@ impl<T> Proposals<T> {
             ready: Notify::new(),
             pushed: AtomicU64::new(0),
             known: AtomicU64::new(0),
+            applied: Mutex::default(),
             backlog,
         }
     }
@@ -72,29 +93,58 @@ impl<T> Proposals<T> {
         self.known.load(Ordering::Acquire)
     }
 
-    /// Appends a command; `retained` delays the completion until the topic's group has the value.
-    pub(super) fn push(&self, encode: impl FnOnce(&mut Vec<u8>), waiter: Waiter<T>, retained: bool) {
+    /// Appends a command; `retained` delays the completion until the topic's group has the value. The waiter of a
+    /// command that no entry can hold comes back.
+    pub(super) fn push(
+        &self,
+        encode: impl FnOnce(&mut Vec<u8>),
+        waiter: Waiter<T>,
+        retained: bool,
+    ) -> Result<(), Waiter<T>> {
         let mut packs = self.packs.lock();
         let was_empty = packs.is_empty();
-        let full = packs.back().is_none_or(|pack| {
-            pack.commands.len() >= ENTRY_BYTES_MAX || pack.waiters.len() >= ENTRY_COMMANDS_MAX
-        });
-        if full {
-            packs.push_back(Pack {
-                commands: Vec::new(),
-                waiters: Vec::new(),
-            });
-        }
-        let pack = packs.back_mut().expect("just made sure there is one");
+        let mut pack = packs
+            .pop_back_if(|pack| !pack.is_full())
+            .unwrap_or_else(|| Pack::of(Vec::new()));
         let before = pack.commands.len();
         encode(&mut pack.commands);
+        let size = pack.commands.len() - before;
+        if size > COMMAND_BYTES_MAX {
+            pack.commands.truncate(before);
+            if !pack.waiters.is_empty() {
+                pack.commands.shrink_to(ENTRY_BYTES_MAX);
+                packs.push_back(pack);
+            }
+            return Err(waiter);
+        }
+        if pack.commands.len() > COMMAND_BYTES_MAX {
+            // It fits, and not behind what is there.
+            let command = pack.commands.split_off(before);
+            packs.push_back(pack);
+            pack = Pack::of(command);
+        }
         pack.waiters.push((waiter, retained));
+        packs.push_back(pack);
         self.pushed.fetch_add(1, Ordering::Release);
-        self.backlog.add(pack.commands.len() - before);
+        self.backlog.add(size);
         drop(packs);
         if was_empty {
             self.ready.notify_one();
         }
+        Ok(())
+    }
+
+    /// The batch with this number was applied at `index`; a repeat of it has no effect and does not count.
+    pub(super) fn note_applied(&self, number: u64, index: u64) {
+        let mut applied = self.applied.lock();
+        if applied.0 != number {
+            *applied = (number, index);
+        }
+    }
+
+    fn applied_at(&self, number: u64) -> Option<u64> {
+        let applied = *self.applied.lock();
+        (applied.0 == number).then_some(applied.1)
     }
 
     async fn next(&self) -> Pack<T> {
@@ -126,7 +176,7 @@ impl<H: Host> Group<H> {
             if !self.pulls.lock().is_empty() {
                 self.attend.notify_one();
             }
-            self.complete(pack.waiters, outcome);
+            self.complete(number, pack.waiters, outcome);
         }
     }
 
@@ -151,7 +201,7 @@ impl<H: Host> Group<H> {
     }
 
     /// Repeats an entry until its outcome is known; `None` when the node is going down.
-    async fn propose_until_known(&self, entry: Bytes) -> Option<BatchOutcome> {
+    pub(super) async fn propose_until_known(&self, entry: Bytes) -> Option<BatchOutcome> {
         let mut pause = Duration::from_millis(5);
         loop {
             match self.raft().propose(&entry).await {
@@ -159,6 +209,11 @@ impl<H: Host> Group<H> {
                 Err(ProposeError::Fatal(what)) => {
                     self.host.fatal(what);
                     return None;
+                }
+                Err(error @ ProposeError::TooLarge(_)) => {
+                    // The bounds of packs are to prevent it; a repeat would stop the group for good.
+                    tracing::error!(group = self.id().0, %error, "commands are refused");
+                    return Some(BatchOutcome::Refused);
                 }
                 Err(error) => {
                     tracing::debug!(group = self.id().0, %error, "proposal is repeated");
@@ -169,28 +224,56 @@ impl<H: Host> Group<H> {
         }
     }
 
-    fn complete(&self, waiters: Vec<(Waiter<H::Ticket>, bool)>, outcome: BatchOutcome) {
+    fn complete(&self, number: u64, waiters: Vec<(Waiter<H::Ticket>, bool)>, outcome: BatchOutcome) {
         let mut outcomes = match outcome {
             BatchOutcome::Applied(outcomes) => outcomes.into_iter(),
             BatchOutcome::Refused => Vec::new().into_iter(),
         };
+        let index = self.proposals.applied_at(number);
         let mut completions = Vec::with_capacity(waiters.len());
-        for (waiter, retained) in waiters {
+        for (position, (waiter, retained)) in (0..).zip(waiters) {
             let completion = outcomes.next().map_or(Completion::Refused, Completion::Applied);
             let stored = matches!(
                 completion,
                 Completion::Applied(Outcome::Published { duplicate: false, .. })
             );
             match waiter {
-                Waiter::Nobody => {}
-                Waiter::Ticket(ticket) if retained && stored => self.wait_for_retained(ticket, completion),
-                Waiter::Ticket(ticket) => completions.push((ticket, completion)),
-                // The task may have gone with its connection.
-                Waiter::Task(sender) => drop(sender.send(completion)),
+                Waiter::Ticket(ticket) if retained && stored => match index {
+                    Some(index) => {
+                        let source = RetainedSource {
+                            group: self.id(),
+                            index,
+                            position,
+                        };
+                        self.wait_for_retained(source, ticket, completion);
+                    }
+                    // Not applied here: whether its topic's group has it cannot be known (R13).
+                    None => completions.push((ticket, Completion::Refused)),
+                },
+                waiter => completions.extend(self.tell(waiter, completion)),
             }
+        }
+        if let Some(index) = index {
+            self.retained_asked(index);
         }
         if !completions.is_empty() {
             self.host.complete(completions);
         }
+    }
+
+    /// Tells who waits within the node; a ticket is the broker's to tell.
+    pub(super) fn tell(
+        &self,
+        waiter: Waiter<H::Ticket>,
+        completion: Completion,
+    ) -> Option<(H::Ticket, Completion)> {
+        match waiter {
+            Waiter::Nobody => {}
+            Waiter::Ticket(ticket) => return Some((ticket, completion)),
+            // The task may have gone with its connection.
+            Waiter::Task(sender) => drop(sender.send(completion)),
+            Waiter::Assign(assignment) => self.assigned(assignment, &completion),
+        }
+        None
     }
 }

@@ -1,4 +1,7 @@
 //! Answers pulls: references of a session's queue for the connection that owns the session (R29).
+//!
+//! A pull that finds nothing but references whose identifiers may still be in use (R22) is answered as if there were
+//! nothing; the connection is told when the oldest reference is settled.
 
 use std::sync::Arc;
 
@@ -6,7 +9,7 @@ use super::{Group, Host, Location, References};
 use crate::state::{Sequence, SessionId, TargetQueue};
 
 /// Identifiers per slot: a reference is sent only within this many of the oldest unsettled one (R22).
-const SLOT_SIZE: u64 = 3_855;
+pub(super) const SLOT_SIZE: u64 = 3_855;
 /// Bytes in one answer, unless a single message is larger.
 const PULL_BYTES_MAX: u64 = 256 * 1024;
 
@@ -57,14 +60,16 @@ impl<H: Host> Group<H> {
             PULL_BYTES_MAX,
             &mut references,
         );
-        let window_end = state
-            .oldest_unsettled(&queue)
-            .map(|oldest| Sequence(oldest.0 + SLOT_SIZE));
         let end = state.next_sequence(&queue).unwrap_or_default();
-        drop(state);
-        if let Some(window_end) = window_end {
-            references.retain(|reference| reference.sequence < window_end);
+        if let Some(oldest) = state.oldest_unsettled(&queue) {
+            let found = references.len();
+            references.retain(|reference| reference.sequence.0 < oldest.0 + SLOT_SIZE);
+            if references.is_empty() && found > 0 {
+                // Before apply can settle the oldest.
+                self.stopped.lock().insert(request.session, oldest);
+            }
         }
+        drop(state);
         let next = references
             .last()
             .map_or(request.from, |last| Sequence(last.sequence.0 + 1));
@@ -79,6 +84,27 @@ impl<H: Host> Group<H> {
             started: self.clock().started(),
             now,
         }
+    }
+
+    /// References left a session's queue: tells its connection to pull again where the identifier window stopped it
+    /// and has moved since.
+    pub(super) fn window_may_have_moved(&self, session: SessionId) {
+        let Some(oldest) = self.stopped.lock().get(&session).copied() else {
+            return;
+        };
+        let queue = TargetQueue::Session(session);
+        if self.state().oldest_unsettled(&queue) != Some(oldest) {
+            self.stopped.lock().remove(&session);
+            self.host.handle_pending(self.id(), session);
+        }
+    }
+
+    /// Forgets what was handed out of queues that hold nothing: what comes to them has later positions.
+    pub(super) fn forget_sent(&self) {
+        let mut sent = self.sent.lock();
+        sent.retain(|session, _| self.state().queue_len(&TargetQueue::Session(*session)) > 0);
+        let len = sent.len();
+        sent.shrink_to(2 * len);
     }
 
     /// Remembers what was handed out, so that a later connection marks it as sent before; answers the mark until now.

@@ -62,6 +62,9 @@ impl<H: Host> ReplicatedState for Replica<H> {
         let mut state = self.group.state();
         let outcome = state.apply(index, &batch, &mut self.events);
         drop(state);
+        if self.group.settings.is_own(&batch) {
+            self.group.proposals.note_applied(batch.number, index);
+        }
         self.group.handle_events(&self.events);
         self.events.clear();
         Ok(outcome)

@@ -1,7 +1,9 @@
 //! Durable shared subscriptions: gives each reference of a shared queue to one connected member.
 //!
 //! Round robin over the members that have room. At QoS 0 and 1 a member that is lost gives its references back and
-//! they go to another at once; at QoS 2 the assignment is committed first and final (R37) [MQTT-4.8.2-4, -5].
+//! they go to another at once; at QoS 2 the assignment to a durable member is committed first and final (R37)
+//! [MQTT-4.8.2-4, -5]. What was assigned waits in the member's own queue of this group, whose length, which a restart
+//! does not forget, bounds how much is assigned to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,10 +11,12 @@ use std::sync::Arc;
 use quorate_proto::codec::QoS;
 
 use super::host::{ShareMember, shared_qos};
-use super::{Group, Host, Location, Placement, SharedReference};
-use crate::state::{Command, PulledReference, Sequence, SessionId, ShareKey, TargetQueue};
+use super::proposer::Waiter;
+use super::{Completion, Group, Host, Location, Placement, SharedReference};
+use crate::state::{Command, Outcome, PulledReference, Sequence, SessionId, ShareKey, TargetQueue};
 
-/// References of one group that one member may hold unsettled.
+/// References of one group that one member may hold unsettled, and length of its own queue from which on nothing is
+/// assigned to it.
 const MEMBER_WINDOW: usize = 16;
 /// References looked at in one pull.
 const PULL_COUNT: usize = 64;
@@ -25,9 +29,52 @@ struct Share {
     /// Given back by members that were lost.
     returned: BTreeSet<Sequence>,
     in_flight: BTreeMap<Sequence, SessionId>,
-    held: BTreeMap<SessionId, usize>,
     /// Goes round the members.
     turn: usize,
+}
+
+/// How many references of which shares each member holds.
+#[derive(Debug, Default)]
+struct Held(BTreeMap<SessionId, BTreeMap<ShareKey, usize>>);
+
+impl Held {
+    fn count(&self, session: SessionId, share: &ShareKey) -> usize {
+        let shares = self.0.get(&session);
+        shares.and_then(|shares| shares.get(share)).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, session: SessionId, share: &ShareKey) {
+        *self
+            .0
+            .entry(session)
+            .or_default()
+            .entry(share.clone())
+            .or_default() += 1;
+    }
+
+    fn remove(&mut self, session: SessionId, share: &ShareKey) {
+        let Some(shares) = self.0.get_mut(&session) else {
+            return;
+        };
+        if let Some(count) = shares.get_mut(share) {
+            *count -= 1;
+            if *count == 0 {
+                shares.remove(share);
+            }
+        }
+        if shares.is_empty() {
+            self.0.remove(&session);
+        }
+    }
+
+    /// Forgets a member; answers the shares it held something of.
+    fn take(&mut self, session: SessionId) -> impl Iterator<Item = ShareKey> {
+        self.0
+            .remove(&session)
+            .into_iter()
+            .flatten()
+            .map(|(share, _)| share)
+    }
 }
 
 /// Dispatch state of a group's shared queues. Lost with the leader: a new one gives unsettled references again.
@@ -35,9 +82,27 @@ struct Share {
 pub(super) struct ShareDispatch {
     shares: BTreeMap<ShareKey, Share>,
     marked: BTreeSet<ShareKey>,
+    held: Held,
+    /// Assignments that were proposed and whose outcome is not known, by member.
+    assigning: BTreeMap<SessionId, usize>,
+    /// Members whose own queue was too long, and the shares that had something for them.
+    full: BTreeMap<SessionId, BTreeSet<ShareKey>>,
+}
+
+/// A QoS 2 reference on its way into a member's own queue.
+#[derive(Debug)]
+pub(super) struct Assignment {
+    share: ShareKey,
+    sequence: Sequence,
+    session: SessionId,
 }
 
 impl ShareDispatch {
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.shares.is_empty() && self.held.0.is_empty() && self.assigning.is_empty() && self.full.is_empty()
+    }
+
     /// First reference that was given to nobody yet.
     pub(super) fn next(&self, share: &ShareKey) -> Sequence {
         self.shares.get(share).map_or(Sequence(0), |share| share.next)
@@ -48,6 +113,23 @@ impl ShareDispatch {
         if !self.marked.contains(share) {
             self.marked.insert(share.clone());
         }
+    }
+
+    /// What a member held is not held by it any more.
+    fn release(&mut self, share: &ShareKey, sequence: Sequence) -> Option<&mut Share> {
+        let dispatched = self.shares.get_mut(share)?;
+        if let Some(session) = dispatched.in_flight.remove(&sequence) {
+            self.held.remove(session, share);
+        }
+        Some(dispatched)
+    }
+
+    /// The member's own queue has become shorter; whether a share has something for it.
+    fn mark_shares_of(&mut self, session: SessionId) -> bool {
+        let shares = self.full.remove(&session);
+        let any = shares.is_some();
+        self.marked.extend(shares.into_iter().flatten());
+        any
     }
 }
 
@@ -61,8 +143,7 @@ impl<H: Host> Group<H> {
     /// The member is done with a reference: it is settled, and the member has room.
     pub fn settle_shared(&self, share: &ShareKey, sequence: Sequence) {
         let mut dispatch = self.shares.lock();
-        if let Some(state) = dispatch.shares.get_mut(share) {
-            state.release(sequence);
+        if let Some(state) = dispatch.release(share, sequence) {
             state.returned.remove(&sequence);
         }
         dispatch.mark(share);
@@ -81,8 +162,7 @@ impl<H: Host> Group<H> {
     /// A reference did not reach its member, which had gone: it goes to another.
     pub fn share_returned(&self, share: &ShareKey, sequence: Sequence) {
         let mut dispatch = self.shares.lock();
-        if let Some(state) = dispatch.shares.get_mut(share) {
-            state.release(sequence);
+        if let Some(state) = dispatch.release(share, sequence) {
             state.returned.insert(sequence);
         }
         dispatch.mark(share);
@@ -93,17 +173,66 @@ impl<H: Host> Group<H> {
     /// The session's connection is gone: what it held goes to others.
     pub fn share_member_lost(&self, session: SessionId) {
         let mut dispatch = self.shares.lock();
-        let mut touched = Vec::new();
-        for (key, share) in &mut dispatch.shares {
-            if share.take_back(session) {
-                touched.push(key.clone());
+        let shares: Vec<ShareKey> = dispatch.held.take(session).collect();
+        for key in &shares {
+            if let Some(share) = dispatch.shares.get_mut(key) {
+                share.take_back(session);
             }
-        }
-        for key in &touched {
             dispatch.mark(key);
         }
         drop(dispatch);
-        if !touched.is_empty() {
+        if !shares.is_empty() {
+            self.attend.notify_one();
+        }
+    }
+
+    /// Forgets shares whose queue was dropped and of which no member holds anything.
+    pub(super) fn forget_shares(&self) {
+        let mut dispatch = self.shares.lock();
+        let state = self.state();
+        dispatch.shares.retain(|key, share| {
+            let is_idle = share.in_flight.is_empty() && share.returned.is_empty();
+            !is_idle || state.next_sequence(&TargetQueue::Share(key.clone())).is_some()
+        });
+    }
+
+    /// References left a session's own queue; whether the attendant has something to give it.
+    pub(super) fn member_has_room(&self, session: SessionId) -> bool {
+        let mut dispatch = self.shares.lock();
+        dispatch.full.contains_key(&session)
+            && self.queue_has_room(session, 0)
+            && dispatch.mark_shares_of(session)
+    }
+
+    fn queue_has_room(&self, session: SessionId, coming: usize) -> bool {
+        let queued = self.state().queue_len(&TargetQueue::Session(session)) as usize;
+        queued + coming < MEMBER_WINDOW
+    }
+
+    /// An assignment is committed, or refused: then the reference is still the share's.
+    pub(super) fn assigned(&self, assignment: Assignment, completion: &Completion) {
+        let Assignment {
+            share: key,
+            sequence,
+            session,
+        } = assignment;
+        let mut dispatch = self.shares.lock();
+        if let Some(assigning) = dispatch.assigning.get_mut(&session) {
+            *assigning -= 1;
+            if *assigning == 0 {
+                dispatch.assigning.remove(&session);
+            }
+        }
+        if *completion != Completion::Applied(Outcome::Done)
+            && let Some(share) = dispatch.shares.get_mut(&key)
+        {
+            share.returned.insert(sequence);
+        }
+        dispatch.mark_shares_of(session);
+        dispatch.mark(&key);
+        drop(dispatch);
+        // A group that refuses its batches has nothing to give any more.
+        if matches!(completion, Completion::Applied(_)) {
             self.attend.notify_one();
         }
     }
@@ -112,18 +241,37 @@ impl<H: Host> Group<H> {
         let marked = std::mem::take(&mut self.shares.lock().marked);
         for key in marked {
             let members = self.host.share_members(&key);
-            let given = self.dispatch_share(&key, &members);
+            let (given, assigned) = self.dispatch_share(&key, &members);
+            for (assign, assignment) in assigned {
+                self.push(|buffer| assign.encode(buffer), Waiter::Assign(assignment), false);
+            }
             if !given.is_empty() {
                 self.host.handle_shared(given);
             }
         }
     }
 
-    fn dispatch_share(&self, key: &ShareKey, members: &[ShareMember]) -> Vec<SharedReference> {
+    /// What is given to members now, and what is to be assigned to them.
+    fn dispatch_share(
+        &self,
+        key: &ShareKey,
+        members: &[ShareMember],
+    ) -> (Vec<SharedReference>, Vec<(Command, Assignment)>) {
         let queue = TargetQueue::Share(key.clone());
-        let mut given = Vec::new();
+        let (mut given, mut assigned) = (Vec::new(), Vec::new());
         let mut dispatch = self.shares.lock();
-        let share = dispatch.shares.entry(key.clone()).or_default();
+        let ShareDispatch {
+            shares,
+            held,
+            assigning,
+            full,
+            ..
+        } = &mut *dispatch;
+        // A member that comes marks its shares in every group, and few of them have something for it.
+        if !shares.contains_key(key) && self.state().queue_len(&queue) == 0 {
+            return (given, assigned);
+        }
+        let share = shares.entry(key.clone()).or_default();
         loop {
             let mut references = Vec::new();
             {
@@ -137,59 +285,53 @@ impl<H: Host> Group<H> {
             }
             let mut progressed = false;
             for reference in references {
-                let Some(member) = share.choose(members) else {
-                    return given;
+                let chosen = share.choose(members, |member| {
+                    if !is_assigned(&reference, member) {
+                        return held.count(member.session, key) < MEMBER_WINDOW;
+                    }
+                    let coming = assigning.get(&member.session).copied().unwrap_or(0);
+                    let has_room = self.queue_has_room(member.session, coming);
+                    if !has_room {
+                        full.entry(member.session).or_default().insert(key.clone());
+                    }
+                    has_room
+                });
+                let Some(member) = chosen else {
+                    return (given, assigned);
                 };
                 progressed = true;
                 share.returned.remove(&reference.sequence);
                 share.next = share.next.max(Sequence(reference.sequence.0 + 1));
-                if let Some(reference) = self.give(key, share, &member, reference) {
-                    given.push(reference);
+                if is_assigned(&reference, &member) {
+                    *assigning.entry(member.session).or_default() += 1;
+                    assigned.push(assign(key, &member, &reference));
+                } else {
+                    if shared_qos(reference.qos, &member.options) > QoS::AtMostOnce {
+                        // A session that ends with its connection needs no committed choice: nobody can take it up
+                        // again.
+                        share.in_flight.insert(reference.sequence, member.session);
+                        held.add(member.session, key);
+                    }
+                    given.push(self.give(key, &member, reference));
                 }
             }
             share.returned.clear();
             if !progressed {
-                return given;
+                return (given, assigned);
             }
         }
     }
 
-    /// Hands a reference to a member; at QoS 2 by an entry that makes it the member's own.
-    fn give(
-        &self,
-        key: &ShareKey,
-        share: &mut Share,
-        member: &ShareMember,
-        reference: PulledReference,
-    ) -> Option<SharedReference> {
-        let queue = TargetQueue::Share(key.clone());
-        let retain = reference.message.retain && member.options.retain_as_published;
-        match shared_qos(reference.qos, &member.options) {
-            QoS::ExactlyOnce if Placement::is_durable(member.session) => {
-                let assign = Command::Assign {
-                    share: key.clone(),
-                    sequence: reference.sequence,
-                    session: member.session,
-                    qos: QoS::ExactlyOnce,
-                    subscription_ids: member.subscription_id.into_iter().collect(),
-                    retain,
-                };
-                self.propose(&assign, None);
-                return None;
-            }
-            QoS::AtMostOnce => {
-                self.propose(
-                    &Command::Settle {
-                        queue,
-                        sequences: vec![reference.sequence],
-                    },
-                    None,
-                );
-            }
-            // A session that ends with its connection needs no committed choice: nobody can take it up again.
-            QoS::AtLeastOnce | QoS::ExactlyOnce => share.hold(reference.sequence, member.session),
+    /// Hands a reference to a member.
+    fn give(&self, key: &ShareKey, member: &ShareMember, reference: PulledReference) -> SharedReference {
+        if shared_qos(reference.qos, &member.options) == QoS::AtMostOnce {
+            let settle = Command::Settle {
+                queue: TargetQueue::Share(key.clone()),
+                sequences: vec![reference.sequence],
+            };
+            self.propose(&settle, None);
         }
-        Some(SharedReference {
+        SharedReference {
             location: member.location,
             group: self.id(),
             share: key.clone(),
@@ -197,15 +339,42 @@ impl<H: Host> Group<H> {
             options: member.options,
             subscription_id: member.subscription_id,
             now: self.now(),
-        })
+        }
     }
 }
 
+/// Whether a member gets a reference by an entry that makes it the member's own.
+fn is_assigned(reference: &PulledReference, member: &ShareMember) -> bool {
+    shared_qos(reference.qos, &member.options) == QoS::ExactlyOnce && Placement::is_durable(member.session)
+}
+
+fn assign(key: &ShareKey, member: &ShareMember, reference: &PulledReference) -> (Command, Assignment) {
+    let assign = Command::Assign {
+        share: key.clone(),
+        sequence: reference.sequence,
+        session: member.session,
+        qos: QoS::ExactlyOnce,
+        subscription_ids: member.subscription_id.into_iter().collect(),
+        retain: reference.message.retain && member.options.retain_as_published,
+    };
+    let assignment = Assignment {
+        share: key.clone(),
+        sequence: reference.sequence,
+        session: member.session,
+    };
+    (assign, assignment)
+}
+
 impl Share {
-    fn choose(&mut self, members: &[ShareMember]) -> Option<ShareMember> {
+    /// The next member that has room.
+    fn choose(
+        &mut self,
+        members: &[ShareMember],
+        mut has_room: impl FnMut(&ShareMember) -> bool,
+    ) -> Option<ShareMember> {
         for step in 0..members.len() {
             let member = &members[(self.turn + step) % members.len()];
-            if self.held.get(&member.session).copied().unwrap_or(0) < MEMBER_WINDOW {
+            if has_room(member) {
                 self.turn = self.turn + step + 1;
                 return Some(*member);
             }
@@ -213,37 +382,9 @@ impl Share {
         None
     }
 
-    fn hold(&mut self, sequence: Sequence, session: SessionId) {
-        self.in_flight.insert(sequence, session);
-        *self.held.entry(session).or_default() += 1;
-    }
-
-    fn release(&mut self, sequence: Sequence) {
-        if let Some(session) = self.in_flight.remove(&sequence)
-            && let Some(held) = self.held.get_mut(&session)
-        {
-            *held -= 1;
-            if *held == 0 {
-                self.held.remove(&session);
-            }
-        }
-    }
-
-    fn take_back(&mut self, session: SessionId) -> bool {
-        if self.held.remove(&session).is_none() {
-            return false;
-        }
-        let returned: Vec<Sequence> = self
-            .in_flight
-            .iter()
-            .filter(|(_, holder)| **holder == session)
-            .map(|(sequence, _)| *sequence)
-            .collect();
-        for sequence in returned {
-            self.in_flight.remove(&sequence);
-            self.returned.insert(sequence);
-        }
-        true
+    fn take_back(&mut self, session: SessionId) {
+        let taken = self.in_flight.extract_if(.., |_, holder| *holder == session);
+        self.returned.extend(taken.map(|(sequence, _)| sequence));
     }
 }
 

@@ -134,7 +134,10 @@ impl<H: Host> Node<H> {
         let mut tasks = self.tasks.lock();
         for group in self.groups.values() {
             tasks.push(tokio::spawn(group.clone().run_proposer()));
-            tasks.push(tokio::spawn(group.clone().run_attendant(Arc::downgrade(self))));
+            tasks.push(tokio::spawn(group.clone().run_attendant()));
+            tasks.push(tokio::spawn(group.clone().run_timers()));
+            tasks.push(tokio::spawn(group.clone().run_wills(Arc::downgrade(self))));
+            tasks.push(tokio::spawn(group.clone().run_outbox(Arc::downgrade(self))));
             if Placement::kind(group.id()) == GroupKind::Live {
                 tasks.push(tokio::spawn(group.clone().cut_log()));
             }
@@ -302,6 +305,8 @@ async fn run_checkpoints<H: Host>(node: std::sync::Weak<Node<H>>, interval: Dura
         for group in Placement::data_groups() {
             node.group(group).drop_expired();
             node.group(group).drop_unknown_queues();
+            node.group(group).forget_sent();
+            node.group(group).forget_shares();
         }
         node.checkpoint().await;
         node.clock.note().await;

@@ -32,7 +32,7 @@ mod settings;
 mod snapshot;
 mod status;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transport;
 mod types;
 mod upkeep;

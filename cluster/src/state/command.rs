@@ -216,8 +216,9 @@ pub enum Command {
     },
     /// Drops the queues of sessions or shares that exist no more.
     DropQueues {
-        /// The queues.
-        queues: Vec<TargetQueue>,
+        /// The queues, each with the next sequence it had when its owner was not known: one that got something since
+        /// stays, as a share may have come back.
+        queues: Vec<(TargetQueue, Sequence)>,
     },
     /// Sets or, with an empty payload, clears the retained message of a topic (in the topic's group).
     SetRetained {

@@ -12,8 +12,8 @@ use super::{
     RetainedSource, Sequence, SessionId, ShareKey, TargetQueue,
 };
 
-/// A member's queue takes what is assigned to it: the message has its place in the group already, and the member's
-/// window bounds how many there are.
+/// A member's queue takes what is assigned to it: the message has its place in the group already, and the leader assigns
+/// only to short queues.
 const UNLIMITED: QueueLimits = QueueLimits {
     messages_max: u32::MAX,
     bytes_max: u64::MAX,
@@ -148,10 +148,17 @@ impl GroupState {
         Outcome::Done
     }
 
-    /// Drops queues whose session or share is gone. The queue of a session that this group, as its home, knows to
-    /// exist stays: whoever asks has read something old.
-    pub(super) fn drop_queues(&mut self, queues: &[TargetQueue], events: &mut Events<'_>) -> Outcome {
-        for queue in queues {
+    /// Drops queues whose session or share is gone. One that got a message since this was found out stays, and so does
+    /// the queue of a session that this group, as its home, knows to exist: whoever asks has read something old.
+    pub(super) fn drop_queues(
+        &mut self,
+        queues: &[(TargetQueue, Sequence)],
+        events: &mut Events<'_>,
+    ) -> Outcome {
+        for (queue, next) in queues {
+            if self.next_sequence(queue) != Some(*next) {
+                continue;
+            }
             if matches!(queue, TargetQueue::Session(session) if self.sessions.contains(*session)) {
                 continue;
             }

@@ -19,11 +19,6 @@ impl Outbox {
         self.writes.len()
     }
 
-    /// The write that was committed last.
-    pub(super) fn last(&self) -> Option<MessageKey> {
-        self.writes.last_key_value().map(|(key, _)| *key)
-    }
-
     /// Writes behind `after`, in order.
     pub(super) fn after(&self, after: Option<MessageKey>) -> impl Iterator<Item = (MessageKey, Slot)> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);

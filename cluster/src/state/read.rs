@@ -251,19 +251,29 @@ impl GroupState {
         }
     }
 
-    /// Sequences from `from` on of references whose message has expired, at most `count_max`: for the leader to
-    /// settle those that no owner can have sent (R22, R23). Looks at the whole queue.
-    pub fn expired(&self, queue: &TargetQueue, from: Sequence, count_max: usize) -> Vec<Sequence> {
+    /// References whose message has expired, at most `count_max`: for the leader to settle those that no owner can have
+    /// sent (R22, R23), which `unsent` tells from their sequence and when they came. Looks at the whole queue.
+    pub fn expired(
+        &self,
+        queue: &TargetQueue,
+        unsent: impl Fn(Sequence, GroupTime) -> bool,
+        count_max: usize,
+    ) -> Vec<Sequence> {
         let Some(queue) = self.queues.get(queue) else {
             return Vec::new();
         };
-        let is_expired = |at: Option<GroupTime>| at.is_some_and(|at| at <= self.time);
-        queue
-            .iter_from(from.0)
-            .filter(|reference| is_expired(self.messages.get(reference.slot).expires_at))
-            .map(|reference| Sequence(reference.sequence))
-            .take(count_max)
-            .collect()
+        let mut expired = Vec::new();
+        for reference in queue.iter_from(0) {
+            let stored = self.messages.get(reference.slot);
+            let sequence = Sequence(reference.sequence);
+            if !self.is_alive(stored) && unsent(sequence, stored.received_at) {
+                expired.push(sequence);
+                if expired.len() == count_max {
+                    break;
+                }
+            }
+        }
+        expired
     }
 
     /// First reference of a queue that is not settled.
@@ -303,15 +313,6 @@ impl GroupState {
             session,
             epoch,
             message: message.clone(),
-        })
-    }
-
-    /// The retained write that was committed last, of those that were not taken yet.
-    pub fn outbox_last(&self) -> Option<RetainedSource> {
-        self.outbox.last().map(|key| RetainedSource {
-            group: self.group,
-            index: key.index,
-            position: key.position,
         })
     }
 

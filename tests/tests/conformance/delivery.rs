@@ -309,3 +309,42 @@ async fn directions_have_identifiers_of_their_own(version: Version) {
     raw.expect_alive().await;
 }
 each_version!(directions_have_identifiers_of_their_own);
+
+/// Section 2.2.1: packet identifiers are taken until the exchange ends. A client that leaves its oldest message
+/// unacknowledged while thousands behind it are done with gets the rest as soon as it acknowledges it.
+#[tokio::test]
+async fn an_old_message_without_acknowledgement_holds_up_others_only_until_it_has_one() {
+    /// Identifiers of the messages of one publisher.
+    const IDENTIFIERS: usize = 3_855;
+    const PIECE: usize = 95;
+    let scope = Scope::new();
+    let mut raw = subscriber(Version::V5, scope).await;
+    raw.subscribe([filter(&scope.topic("#"))]).await;
+    let mut publisher = broker().raw_client(Version::V5, &connect(&scope.id("p"))).await;
+    let mut oldest = None;
+    let mut received = 0;
+    for sent in (0..=IDENTIFIERS).step_by(PIECE) {
+        for id in 1..=PIECE {
+            let text = (sent + id).to_string();
+            publisher
+                .send(&publish(&scope.topic("x"), &text).qos(1).id(id as u16))
+                .await;
+        }
+        while received < (sent + PIECE).min(IDENTIFIERS) {
+            let message = raw.expect_publish().await;
+            received += 1;
+            assert_eq!(message.text(), received.to_string());
+            match oldest {
+                None => oldest = message.id,
+                Some(_) => raw.send(&puback(message.id.unwrap())).await,
+            }
+        }
+        for _ in 0..PIECE {
+            publisher.expect_puback().await;
+        }
+    }
+    raw.expect_alive().await;
+    raw.send(&puback(oldest.unwrap())).await;
+    let message = raw.expect_publish().await;
+    assert_eq!(message.text(), (IDENTIFIERS + 1).to_string());
+}

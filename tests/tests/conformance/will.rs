@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quorate_tests::client::Client;
 use quorate_tests::scope::Scope;
-use quorate_tests::wire::{Property, Will, connect, disconnect, publish};
+use quorate_tests::wire::{Property, Will, connect, disconnect, filter, publish};
 use quorate_tests::{Version, each_version};
 use tokio::time::{Instant, sleep_until};
 
@@ -308,4 +308,27 @@ async fn will_expiry_counts_from_its_publication() {
     sleep_until(Instant::now() + Duration::from_millis(1_500)).await;
     drop(client);
     watcher.expect("gone").await;
+}
+
+/// [MQTT-3.8.3-3]: the will is the client's own message, also for a subscription of its session that has No Local.
+#[tokio::test]
+async fn no_local_withholds_the_own_will() {
+    for qos in 0..=2 {
+        let scope = Scope::new();
+        let mut watcher = watcher(Version::V5, scope).await;
+        let packet = connect(&scope.id("a")).resume().expiry(600);
+        let will = Will::new(&scope.topic("will"), "gone").qos(qos);
+        let mut first = broker().client(Version::V5, &packet.clone().will(will)).await;
+        first
+            .subscribe_with([filter(&scope.topic("#")).qos(2).no_local()], [])
+            .await;
+        // The session is taken over, which ends the connection that left the will.
+        let mut second = broker().client(Version::V5, &packet).await;
+        watcher.expect("gone").await;
+        watcher
+            .publish(publish(&scope.topic("will"), "marker").qos(qos))
+            .await;
+        second.expect("marker").await;
+        drop(first);
+    }
 }

@@ -124,6 +124,18 @@ fn a_queue_holds_the_largest_packet() {
     assert!(errors(&format!("{small}[limits]\nmaximum_packet_size = 65536")).is_empty());
 }
 
+/// A publish of any size that a client may send has to fit an entry of the log, with its targets.
+#[test]
+fn the_largest_packet_fits_an_entry_of_the_log() {
+    let max = 15 << 20;
+    let queue = "[session]\nqueue_bytes_max = 33554432\n";
+    for section in ["[limits]\n", LISTENER] {
+        let file = |size: u32| format!("{queue}{section}maximum_packet_size = {size}");
+        assert_eq!(errors(&file(max)), Vec::<String>::new());
+        assert_one_error(&file(max + 1), &["maximum_packet_size: 15728641 is too large"]);
+    }
+}
+
 #[test]
 fn passwords_are_checked_and_never_shown() {
     let file = "[[auth.user]]\nname = 'ann'\npassword = 'hunter2'";

@@ -17,6 +17,8 @@ pub(crate) struct MemoryLog {
 struct Inner {
     groups: HashMap<GroupId, Group>,
     held: Option<Vec<Completion>>,
+    /// Hold back the completions of this group alone.
+    held_group: Option<GroupId>,
     broken: bool,
 }
 
@@ -44,6 +46,13 @@ impl MemoryLog {
         self.inner.lock().held = Some(Vec::new());
     }
 
+    /// Holds the completions of one group back from now on.
+    pub(crate) fn hold_group(&self, group: GroupId) {
+        let mut inner = self.inner.lock();
+        inner.held = Some(Vec::new());
+        inner.held_group = Some(group);
+    }
+
     /// Runs the completions that were held back, and those to come at once.
     pub(crate) fn release(&self) {
         let held = {
@@ -51,6 +60,7 @@ impl MemoryLog {
             for group in inner.groups.values_mut() {
                 group.synced = group.last().map_or(0, |last| last.index);
             }
+            inner.held_group = None;
             inner.held.take()
         };
         held.into_iter().flatten().for_each(|done| done(Ok(())));
@@ -82,15 +92,16 @@ impl MemoryLog {
             drop(inner);
             return done(Err(io::Error::other("the disk is broken")));
         }
-        let held = inner.held.is_some();
+        let holds = inner.held_group.is_none_or(|held| held == group);
+        let held = inner.held.is_some() && holds;
         let group = inner.groups.entry(group).or_default();
         change(group);
         if !held {
             group.synced = group.last().map_or(0, |last| last.index);
         }
         match &mut inner.held {
-            Some(waiting) => waiting.push(done),
-            None => {
+            Some(waiting) if holds => waiting.push(done),
+            _ => {
                 drop(inner);
                 done(Ok(()));
             }

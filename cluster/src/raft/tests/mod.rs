@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_storage::log::{GroupId, Log};
 
-use self::memory_log::MemoryLog;
+pub(crate) use self::memory_log::MemoryLog;
 use self::memory_store::MemoryStore;
 use self::table::Table;
 use super::{
@@ -30,14 +30,14 @@ const GROUP: GroupId = GroupId(3);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What survives a restart of a node.
-struct Disk {
+pub(crate) struct Disk {
     log: Arc<MemoryLog>,
     store: Arc<MemoryStore>,
     spool: tempfile::TempDir,
 }
 
 impl Disk {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             log: Arc::default(),
             store: Arc::default(),
@@ -49,7 +49,16 @@ impl Disk {
         CheckpointSettings::new(self.spool.path().to_owned())
     }
 
-    fn parts(&self, node: u64) -> NodeParts {
+    pub(crate) fn log(&self) -> &MemoryLog {
+        &self.log
+    }
+
+    /// The state of `group` is gone, as it is after the stop of a group that is not stored.
+    pub(crate) fn lose_state(&self, group: GroupId) {
+        self.store.lose(group);
+    }
+
+    pub(crate) fn parts(&self, node: u64) -> NodeParts {
         self.parts_with(node, self.checkpoint_settings())
     }
 
@@ -90,7 +99,7 @@ async fn lead_alone(parts: &NodeParts, table: &Table) -> RaftGroup {
     group
 }
 
-async fn within<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future)
         .await
         .expect("took too long")

@@ -65,7 +65,10 @@ impl Command {
             Self::DropQueues { queues } => {
                 out.push(tag::DROP_QUEUES);
                 put_varint(out, queues.len() as u64);
-                queues.iter().for_each(|queue| put_queue(out, queue));
+                for (queue, next) in queues {
+                    put_queue(out, queue);
+                    put_varint(out, next.0);
+                }
             }
             Self::SetRetained {
                 source,
@@ -194,8 +197,13 @@ impl Command {
                 retain: reader.bool("retain")?,
             }),
             tag::DROP_QUEUES => {
-                let count = reader.count(3, "queues")?;
-                let queues = (0..count).map(|_| read_queue(reader)).collect::<Result<_, _>>()?;
+                let count = reader.count(4, "queues")?;
+                let mut queues = Vec::with_capacity(count);
+                for _ in 0..count {
+                    let queue = read_queue(reader)?;
+                    let next = crate::state::Sequence(reader.varint("next sequence")?);
+                    queues.push((queue, next));
+                }
                 Ok(Self::DropQueues { queues })
             }
             tag::SET_RETAINED => Ok(Self::SetRetained {

@@ -128,6 +128,14 @@ impl Harness {
         self.one(publish(Origin::Server, message(payload), targets))
     }
 
+    /// Drops queues as they are now.
+    fn drop_queues(&self, queues: &[TargetQueue]) -> Command {
+        let next = |queue| self.state.next_sequence(queue).unwrap_or_default();
+        Command::DropQueues {
+            queues: queues.iter().map(|queue| (queue.clone(), next(queue))).collect(),
+        }
+    }
+
     /// Payloads in a queue.
     fn payloads(&self, queue: &TargetQueue) -> Vec<String> {
         self.pull(queue)

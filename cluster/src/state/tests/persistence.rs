@@ -59,9 +59,7 @@ pub(super) fn full() -> Harness {
         sequences: vec![Sequence(0)],
     });
     group.publish("dropped", vec![to(share_queue("dropped"))]);
-    group.one(Command::DropQueues {
-        queues: vec![share_queue("dropped")],
-    });
+    group.one(group.drop_queues(&[share_queue("dropped")]));
     group.one(Command::SetRetained {
         source: RetainedSource {
             group: GroupId(2),
@@ -207,9 +205,7 @@ fn r42_every_change_alone_reaches_the_checkpoint() {
             subscription_ids: vec![],
             retain: false,
         },
-        Command::DropQueues {
-            queues: vec![share_queue("g")],
-        },
+        group.drop_queues(&[share_queue("g")]),
         Command::RetainedTaken {
             up_to: RetainedSource {
                 group: GROUP,
@@ -286,15 +282,11 @@ fn r42_a_share_that_was_dropped_and_came_back_is_written_as_it_is() {
     send(&mut group, "1");
     store.write(group.state.take_changes());
     group.one(settle(share_queue("g"), &[0]));
-    group.one(Command::DropQueues {
-        queues: vec![share_queue("g")],
-    });
+    group.one(group.drop_queues(&[share_queue("g")]));
     send(&mut group, "2");
     store.write(group.state.take_changes());
     assert_eq!(store.load().unwrap().digest(), group.state.digest());
-    group.one(Command::DropQueues {
-        queues: vec![share_queue("g")],
-    });
+    group.one(group.drop_queues(&[share_queue("g")]));
     store.write(group.state.take_changes());
     let mut loaded = store.load().unwrap();
     assert_eq!(loaded.digest(), group.state.digest());

@@ -92,8 +92,8 @@ fn r17_queues_are_dropped_for_sessions_of_other_homes_only_when_told() {
     let here = group.open("c");
     let targets = vec![to(elsewhere.clone()), here.target(), to(share_queue("g"))];
     assert_eq!(group.publish("m", targets), published(3, 0));
-    let queues = vec![elsewhere.clone(), here.queue(), share_queue("g")];
-    assert_eq!(group.one(Command::DropQueues { queues }), Outcome::Done);
+    let drop = group.drop_queues(&[elsewhere.clone(), here.queue(), share_queue("g")]);
+    assert_eq!(group.one(drop), Outcome::Done);
     assert_eq!(group.payloads(&elsewhere), [""; 0]);
     assert_eq!(group.payloads(&share_queue("g")), [""; 0]);
     // Its home knows better.

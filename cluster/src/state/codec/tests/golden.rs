@@ -186,8 +186,10 @@ fn golden_commands() -> Vec<(&'static str, Command)> {
             },
         ),
         (
-            "0b 01 00 0807060504030201",
-            Command::DropQueues { queues: vec![queue] },
+            "0b 01 00 0807060504030201 8001",
+            Command::DropQueues {
+                queues: vec![(queue, Sequence(128))],
+            },
         ),
         (
             "0c 03 8101 02 00 01 00 00 74 e807 90 4e",

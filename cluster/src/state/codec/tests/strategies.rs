@@ -235,7 +235,8 @@ fn message_command() -> impl Strategy<Value = Command> {
                     retain
                 }
             ),
-        vec(queue(), 0..4).prop_map(|queues| Command::DropQueues { queues }),
+        vec((queue(), any::<u64>().prop_map(Sequence)), 0..4)
+            .prop_map(|queues| Command::DropQueues { queues }),
         (source(), message(), any::<u32>(), any::<u64>()).prop_map(
             |(source, message, messages_max, bytes_max)| Command::SetRetained {
                 source,

@@ -331,9 +331,13 @@ impl World {
                     retain: false,
                 }
             }
-            Step::Drop { queue } => Command::DropQueues {
-                queues: vec![self.queue(queue)],
-            },
+            Step::Drop { queue } => {
+                let queue = self.queue(queue);
+                let next = self.first.next_sequence(&queue).unwrap_or_default();
+                Command::DropQueues {
+                    queues: vec![(queue, next)],
+                }
+            }
             Step::SetRetained {
                 group,
                 index,

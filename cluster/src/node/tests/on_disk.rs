@@ -12,11 +12,11 @@ use quorate_storage::state::{Checkpointer, SledOptions, SledStore};
 use quorate_storage::volume::{ClockNote, Volume};
 use quorate_storage::wal::{Wal, WalOptions};
 
-use super::*;
+use crate::node::*;
 use crate::raft::{CheckpointService, CheckpointSettings, NodeIdentity, NodeParts, Transport};
 use crate::state::{
     Command, Event, NodeId, NodeIncarnation, Origin, Outcome, PublishCommand, QueueLimits, RetainedSource,
-    Sequence, SessionLimits, ShareKey, Subscription, Target, TargetQueue,
+    Sequence, SessionId, SessionLimits, ShareKey, Subscription, Target, TargetQueue,
 };
 
 const HOUR: u64 = 3_600_000;
@@ -34,13 +34,15 @@ impl Host for Nobody {
 
     fn handle_references(&self, _references: References) {}
 
+    fn handle_pending(&self, _group: GroupId, _session: SessionId) {}
+
     fn handle_shared(&self, _references: Vec<SharedReference>) {}
 
-    fn durable_targets(&self, _message: &Message) -> Vec<Target> {
+    fn will_targets(&self, _session: SessionId, _message: &Message) -> Vec<Target> {
         Vec::new()
     }
 
-    fn deliver_will(&self, _message: &Arc<Message>) {}
+    fn deliver_will(&self, _session: SessionId, _message: &Arc<Message>) {}
 
     fn share_members(&self, _share: &ShareKey) -> Vec<ShareMember> {
         Vec::new()
@@ -178,7 +180,7 @@ async fn r32_a_stop_counts_and_all_groups_agree_on_the_time() {
 async fn applied(group: &Group<Nobody>, command: Command) -> Outcome {
     match group.propose_and_wait(&command).await {
         Completion::Applied(outcome) => outcome,
-        Completion::Refused => panic!("refused: {command:?}"),
+        Completion::Refused | Completion::TooLarge => panic!("refused: {command:?}"),
     }
 }
 
@@ -233,6 +235,7 @@ async fn the_longest_strings_of_mqtt_fit_a_checkpoint() {
             queue: TargetQueue::Share(share.clone()),
             qos: QoS::AtLeastOnce,
             retain: false,
+            replayed: false,
             subscription_ids: Vec::new(),
         }],
         set_retained: false,

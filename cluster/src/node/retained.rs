@@ -1,0 +1,177 @@
+//! Carries retained writes from their publishers' home group, where they stand in the outbox, to their topics' groups
+//! (R33, R35), and holds the publishers' acknowledgements until then.
+//!
+//! Invariants: a publisher is answered by what became of its own write; a write is taken off the outbox when its
+//! topic's group has it or has refused it for good, in the order of the outbox.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::{Completion, Group, Host, Node, Placement};
+use crate::state::{Command, OutboxWrite, Outcome, RefusedReason, RetainedSource};
+
+/// Retained writes carried at once.
+const OUTBOX_BATCH: usize = 256;
+/// Their bytes, unless a single one is larger.
+const OUTBOX_BYTES_MAX: usize = 1 << 20;
+/// Pause after a topic's group did not take a write.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Publishers of retained messages that wait for the topic's group.
+#[derive(Debug)]
+pub(super) struct RetainedWaits<T> {
+    waiting: BTreeMap<RetainedSource, (T, Completion)>,
+    taken: Option<RetainedSource>,
+    /// Writes that their topics' groups refused and that a publisher may still ask for.
+    refused: BTreeSet<RetainedSource>,
+    /// All publishers of entries up to this index have asked.
+    asked_to: u64,
+}
+
+impl<T> Default for RetainedWaits<T> {
+    fn default() -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            taken: None,
+            refused: BTreeSet::new(),
+            asked_to: 0,
+        }
+    }
+}
+
+impl<T> RetainedWaits<T> {
+    /// `completion`, unless it said that the message is stored in the outbox alone and the topic's group refused it:
+    /// then it is final that nothing holds it (R13).
+    fn judge(&self, source: RetainedSource, completion: Completion) -> Completion {
+        let stored_nowhere = matches!(
+            completion,
+            Completion::Applied(Outcome::Published { stored: 0, .. })
+        );
+        if stored_nowhere && self.refused.contains(&source) {
+            Completion::Applied(Outcome::Refused(RefusedReason::LimitReached))
+        } else {
+            completion
+        }
+    }
+
+    fn forget_refused(&mut self) {
+        let (taken, asked_to) = (self.taken, self.asked_to);
+        self.refused
+            .retain(|source| Some(*source) > taken || source.index > asked_to);
+    }
+}
+
+impl<H: Host> Group<H> {
+    /// The task that carries retained writes.
+    pub(super) async fn run_outbox(self: Arc<Self>, node: Weak<Node<H>>) {
+        loop {
+            let Some(node) = node.upgrade() else { return };
+            let taken = self.retained_waits.lock().taken;
+            let mut writes = self.state().outbox(taken, OUTBOX_BATCH);
+            let is_idle = writes.is_empty();
+            limit_bytes(&mut writes);
+            let all_taken = self.carry_retained(&node, writes).await;
+            drop(node);
+            if is_idle {
+                self.outbox_filled.notified().await;
+            } else if !all_taken {
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+
+    /// Completes `ticket` once the write at `source` is with its topic's group.
+    pub(super) fn wait_for_retained(
+        &self,
+        source: RetainedSource,
+        ticket: H::Ticket,
+        completion: Completion,
+    ) {
+        let mut waits = self.retained_waits.lock();
+        if waits.taken < Some(source) {
+            waits.waiting.insert(source, (ticket, completion));
+            return;
+        }
+        let completion = waits.judge(source, completion);
+        drop(waits);
+        self.host.complete(vec![(ticket, completion)]);
+    }
+
+    /// All publishers of the entry at `index` have asked for their writes.
+    pub(super) fn retained_asked(&self, index: u64) {
+        let mut waits = self.retained_waits.lock();
+        waits.asked_to = index;
+        if !waits.refused.is_empty() {
+            waits.forget_refused();
+        }
+    }
+
+    /// Carries writes to their topics' groups; whether all of them were taken.
+    async fn carry_retained(&self, node: &Node<H>, writes: Vec<OutboxWrite>) -> bool {
+        let sources: Vec<RetainedSource> = writes.iter().map(|write| write.source).collect();
+        let answers = writes.into_iter().map(|write| {
+            let OutboxWrite { source, message, .. } = write;
+            let topic_group = node.group(Placement::data_of_topic(message.topic()));
+            topic_group.submit(&Command::SetRetained {
+                source,
+                message,
+                messages_max: self.settings.retained_messages_max,
+                bytes_max: self.settings.retained_bytes_max,
+            })
+        });
+        // Proposed in their order, before the first answer is waited for.
+        let answers: Vec<_> = answers.collect();
+        let mut taken = None;
+        let mut all_taken = true;
+        for (source, answer) in sources.into_iter().zip(join_all(answers).await) {
+            match answer.unwrap_or(Completion::Refused) {
+                // A repeat of a refused write would be answered as done.
+                Completion::Applied(Outcome::Refused(_)) | Completion::TooLarge => {
+                    self.retained_waits.lock().refused.insert(source);
+                }
+                Completion::Applied(_) => {}
+                Completion::Refused => all_taken = false,
+            }
+            if all_taken {
+                taken = Some(source);
+            }
+        }
+        if let Some(up_to) = taken {
+            self.propose(&Command::RetainedTaken { up_to }, None);
+            self.complete_retained(up_to);
+        }
+        all_taken
+    }
+
+    fn complete_retained(&self, taken: RetainedSource) {
+        let mut waits = self.retained_waits.lock();
+        waits.taken = Some(taken);
+        let mut completions = Vec::new();
+        while let Some(first) = waits.waiting.first_entry()
+            && *first.key() <= taken
+        {
+            let (source, (ticket, completion)) = first.remove_entry();
+            completions.push((ticket, waits.judge(source, completion)));
+        }
+        waits.forget_refused();
+        drop(waits);
+        if !completions.is_empty() {
+            self.host.complete(completions);
+        }
+    }
+}
+
+/// Leaves the first writes that together stay below the bound; at least one.
+fn limit_bytes(writes: &mut Vec<OutboxWrite>) {
+    let mut bytes = 0;
+    let beyond = writes.iter().position(|write| {
+        bytes += write.message.size();
+        bytes > OUTBOX_BYTES_MAX
+    });
+    if let Some(beyond) = beyond {
+        writes.truncate(beyond.max(1));
+    }
+}

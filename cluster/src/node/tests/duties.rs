@@ -1,0 +1,157 @@
+//! What a group does by itself.
+
+use super::*;
+
+/// A topic whose retained message has another home than what [`CLIENT`] publishes.
+pub(super) fn topic_elsewhere() -> String {
+    let is_elsewhere = |topic: &String| Placement::data_of_topic(topic) != Placement::data_of_client(CLIENT);
+    (0..)
+        .map(|number| format!("topic/{number}"))
+        .find(is_elsewhere)
+        .unwrap()
+}
+
+pub(super) fn retained(topic: &str, payload: &str) -> Command {
+    Command::Publish(PublishCommand {
+        origin: Origin::Live,
+        message: message_to(topic, payload.as_bytes()),
+        targets: vec![],
+        set_retained: true,
+        taken_live: false,
+    })
+}
+
+impl TestNode {
+    /// Opens a session without expiry that leaves a will behind, and loses its connection.
+    async fn lose_connection(&self, client: &str, will: Message) {
+        let live = self.node.group(Placement::live_of_client(client));
+        let open = Command::OpenSession {
+            client_id: client.into(),
+            clean_start: true,
+            expiry_secs: 0,
+            will: Some(Box::new(WillMessage {
+                message: will,
+                delay_secs: 0,
+            })),
+            limits: LIMITS,
+        };
+        let Completion::Applied(Outcome::Opened { session, epoch, .. }) =
+            within(live.propose_and_wait(&open)).await
+        else {
+            panic!("not opened");
+        };
+        let close = Command::CloseConnection {
+            session,
+            epoch,
+            publish_will: true,
+            expiry_secs: None,
+        };
+        within(live.propose_and_wait(&close)).await;
+    }
+}
+
+/// A group answers pulls and dispatches shared references while its retained writes wait for another group.
+#[tokio::test]
+async fn retained_writes_hold_up_nobody() {
+    let node = TestNode::start().await;
+    let home = node.home();
+    let topic = topic_elsewhere();
+    node.disk.log().hold_group(Placement::data_of_topic(&topic));
+    home.propose_retained(|buffer| retained(&topic, "kept").encode(buffer), Some(1));
+    let queue = TargetQueue::Session(elsewhere(1));
+    let queued = publish(message("m"), vec![target(queue, QoS::AtLeastOnce)]);
+    within(home.propose_and_wait(&queued)).await;
+    home.pull(PullRequest {
+        session: elsewhere(1),
+        location: location(1),
+        from: Sequence(0),
+        count_max: 10,
+    });
+    assert_eq!(node.references().await.references.len(), 1);
+    assert!(
+        node.told.completions.lock().is_empty(),
+        "the topic's group holds it up"
+    );
+    node.disk.log().release();
+    assert_eq!(node.completion(1).await, stored(0));
+}
+
+/// Wills of connections that end together are proposed together, not one commit after the other.
+#[tokio::test]
+async fn wills_are_published_together() {
+    const WILLS: u64 = 100;
+    let node = TestNode::start().await;
+    let home = node.node.group(Placement::data_of_topic("topic"));
+    *node.told.targets.lock() = vec![target(TargetQueue::Session(elsewhere(1)), QoS::AtLeastOnce)];
+    let before = home.proposals.pushed();
+    node.disk.log().hold_group(home.id());
+    for number in 0..WILLS {
+        node.lose_connection(&format!("client-{number}"), message(&number.to_string()))
+            .await;
+    }
+    // The first batch may have begun with one of them.
+    eventually(|| (home.proposals.pushed() > before).then_some(())).await;
+    node.disk.log().release();
+    let mut published = eventually(|| {
+        let wills = node.told.wills.lock();
+        (wills.len() as u64 == WILLS).then(|| wills.clone())
+    })
+    .await;
+    published.sort_by_key(|will| will.parse::<u64>().unwrap());
+    let numbers: Vec<String> = (0..WILLS).map(|number| number.to_string()).collect();
+    assert_eq!(published, numbers, "each once");
+    let entries = home.raft().applied_index().unwrap();
+    assert!(entries < WILLS / 2, "{entries} entries");
+    let queue = TargetQueue::Session(elsewhere(1));
+    assert_eq!(u64::from(home.state().queue_len(&queue)), WILLS);
+    let live = node.node.group(Placement::live_of_client(CLIENT));
+    eventually(|| (live.state().counts().due_wills == 0).then_some(())).await;
+}
+
+/// A will that no entry can hold still reaches who is connected, and is done with.
+#[tokio::test]
+async fn will_that_no_entry_can_hold_is_not_tried_for_ever() {
+    let node = TestNode::start().await;
+    // 60,000 shares with long names are more than one entry holds.
+    let share = |number: u32| ShareKey {
+        name: number.to_string().into(),
+        filter: "f".repeat(300).into(),
+    };
+    let targets = (0..60_000).map(|number| target(TargetQueue::Share(share(number)), QoS::AtLeastOnce));
+    *node.told.targets.lock() = targets.collect();
+    node.lose_connection(CLIENT, message("will")).await;
+    let live = node.node.group(Placement::live_of_client(CLIENT));
+    eventually(|| (live.state().counts().due_wills == 0).then_some(())).await;
+    assert_eq!(*node.told.wills.lock(), ["will"]);
+}
+
+/// A deadline is kept while all else waits.
+#[tokio::test]
+async fn deadlines_are_kept_while_retained_writes_wait() {
+    let node = TestNode::start().await;
+    let home = node.home();
+    let topic = topic_elsewhere();
+    node.disk.log().hold_group(Placement::data_of_topic(&topic));
+    home.propose_retained(|buffer| retained(&topic, "kept").encode(buffer), Some(1));
+    let open = Command::OpenSession {
+        client_id: CLIENT.into(),
+        clean_start: true,
+        expiry_secs: 1,
+        will: None,
+        limits: LIMITS,
+    };
+    let Completion::Applied(Outcome::Opened { session, epoch, .. }) =
+        within(home.propose_and_wait(&open)).await
+    else {
+        panic!("not opened");
+    };
+    let close = Command::CloseConnection {
+        session,
+        epoch,
+        publish_will: false,
+        expiry_secs: None,
+    };
+    within(home.propose_and_wait(&close)).await;
+    eventually(|| (!home.state().session_exists(session)).then_some(())).await;
+    node.disk.log().release();
+}

@@ -1,0 +1,82 @@
+//! Commands and the entries they leave in.
+
+use super::*;
+use crate::node::proposer::COMMAND_BYTES_MAX;
+
+/// A publish whose command has exactly this many bytes.
+fn publish_of(bytes: usize) -> Command {
+    let encoded = |payload: usize| {
+        let queue = TargetQueue::Session(elsewhere(1));
+        let targets = vec![target(queue, QoS::AtLeastOnce)];
+        let command = publish(message_to("t", &vec![0; payload]), targets);
+        let mut buffer = Vec::new();
+        command.encode(&mut buffer);
+        (command, buffer.len())
+    };
+    let (_, with_room) = encoded(bytes);
+    let (command, len) = encoded(2 * bytes - with_room);
+    assert_eq!(len, bytes);
+    command
+}
+
+/// A command that no entry can hold is refused by itself; it used to be repeated for ever, with all behind it waiting.
+#[tokio::test]
+async fn what_no_entry_can_hold_is_refused_alone() {
+    let node = TestNode::start().await;
+    let home = node.home();
+    home.propose(&publish_of(40), Some(1));
+    home.propose(&publish_of(COMMAND_BYTES_MAX + 1), Some(2));
+    home.propose(&publish_of(COMMAND_BYTES_MAX), Some(3));
+    home.propose(&publish_of(40), Some(4));
+    home.propose_retained(|buffer| publish_of(COMMAND_BYTES_MAX + 1).encode(buffer), Some(5));
+    for (ticket, completion) in [
+        (1, stored(1)),
+        (2, Completion::TooLarge),
+        (3, stored(1)),
+        (4, stored(1)),
+        (5, Completion::TooLarge),
+    ] {
+        assert_eq!(node.completion(ticket).await, completion, "{ticket}");
+    }
+    assert_eq!(
+        within(home.propose_and_wait(&publish_of(COMMAND_BYTES_MAX + 1))).await,
+        Completion::TooLarge
+    );
+    assert_eq!(node.node.backlog().bytes(), 0, "nothing waits");
+}
+
+/// An entry that Raft itself refuses for its size is refused, not repeated.
+#[tokio::test]
+async fn entry_that_is_too_large_is_not_repeated() {
+    let node = TestNode::start().await;
+    let entry = vec![0; crate::raft::BATCH_BYTES_MAX + 1];
+    assert_eq!(
+        within(node.home().propose_until_known(entry.into())).await,
+        Some(BatchOutcome::Refused)
+    );
+}
+
+/// Queues to be dropped can be more than one entry holds.
+#[tokio::test]
+async fn unknown_queues_are_dropped_whatever_their_number() {
+    const SHARES: usize = 300;
+    let node = TestNode::start().await;
+    let filter: std::sync::Arc<str> = "f".repeat(60_000).into();
+    for number in 0..SHARES {
+        let share = ShareKey {
+            name: number.to_string().into(),
+            filter: filter.clone(),
+        };
+        let queue = TargetQueue::Share(share);
+        node.told.unknown.lock().insert(queue.clone());
+        node.home().propose(
+            &publish(message("m"), vec![target(queue, QoS::AtLeastOnce)]),
+            None,
+        );
+    }
+    within(node.home().propose_and_wait(&publish(message("last"), vec![]))).await;
+    assert_eq!(node.home().state().queues().count(), SHARES);
+    node.home().drop_unknown_queues();
+    within(node.home().propose_and_wait(&publish(message("last"), vec![]))).await;
+    assert_eq!(node.home().state().queues().count(), 0);
+}
