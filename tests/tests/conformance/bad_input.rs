@@ -7,7 +7,7 @@ use std::time::Duration;
 use quorate_tests::broker::{Broker, Config, Shared};
 use quorate_tests::client::{Event, RawClient};
 use quorate_tests::scope::Scope;
-use quorate_tests::wire::{Encode, connect, filter, fixed, publish, subscribe};
+use quorate_tests::wire::{Encode, Packet, connect, filter, fixed, publish, pubrel, subscribe};
 use quorate_tests::{Version, each_version};
 use tokio::time::{Instant, sleep_until};
 
@@ -343,4 +343,51 @@ async fn packet_full_of_filters_is_handled() {
     let packet = subscribe(1, vec![filter("a").qos(0); 150_000]);
     raw.send(&packet).await;
     raw.expect_disconnect(0x97).await;
+}
+
+/// A QoS 2 publish that is refused because no more retained messages fit leaves its identifier free, also where that
+/// is found out after it was recorded (two topics of one group, sent at once).
+#[tokio::test]
+async fn refused_retained_message_at_qos_2_frees_its_identifier() {
+    let broker = start(Config::new().toml("[limits]\nretained_messages_max = 1\n"));
+    let mut watcher = broker.clean(Version::V5, "w").await;
+    watcher.subscribe("live/#", 2).await;
+    let mut cleaner = broker.clean(Version::V5, "c").await;
+    let mut raw = broker
+        .raw_client(Version::V5, &connect("a").resume().expiry(600))
+        .await;
+    let mut refused = 0;
+    for number in 0..100 {
+        let topics = ["r/0".to_owned(), format!("r/{}", number + 1)];
+        let mut bytes = Vec::new();
+        for (id, topic) in (1..).zip(&topics) {
+            bytes.extend(publish(topic, "v").qos(2).retain().id(id).encode(Version::V5));
+        }
+        raw.send(bytes.as_slice()).await;
+        for _ in &topics {
+            let pubrec = raw.expect_pubrec().await;
+            if pubrec.code >= 0x80 {
+                refused += 1;
+                let text = format!("{number}");
+                raw.send(&publish(&format!("live/{number}"), &text).qos(2).id(pubrec.id))
+                    .await;
+                watcher.expect(text).await;
+            }
+        }
+        // The answers to what was sent in their place come behind.
+        raw.send(&pubrel(1)).await;
+        raw.send(&pubrel(2)).await;
+        let mut pubcomps = 0;
+        while pubcomps < 2 {
+            match raw.receive().await {
+                Packet::Pubcomp(_) => pubcomps += 1,
+                Packet::Pubrec(pubrec) => assert!(pubrec.code < 0x80, "{pubrec:?}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        for topic in &topics {
+            cleaner.publish(publish(topic, "").qos(1).retain()).await;
+        }
+    }
+    assert!(refused > 0, "no two topics share a group");
 }
