@@ -10,7 +10,7 @@ use quorate_proto::session::{Close, PublishOutcome, PublishToken};
 use super::connection::Conn;
 use super::publish::Published;
 use super::subscribe::fenced;
-use super::ticket::WaitsFor;
+use super::ticket::{Answer, WaitsFor};
 use super::{Ticket, Worker};
 use crate::metrics::DropReason;
 
@@ -30,11 +30,9 @@ impl Worker {
             }
             match self.connection(location) {
                 Some(conn) => {
-                    let before = conn.state.borrow().out.len();
                     if let Err(close) = self.complete(&conn, waits_for, completion) {
                         self.close(&conn, &close);
                     }
-                    conn.state.borrow_mut().note_replies(before);
                     self.after_completion(&conn);
                 }
                 None => self.complete_without_connection(location, waits_for, &completion),
@@ -72,8 +70,9 @@ impl Worker {
             WaitsFor::Publish {
                 ack: Some(ack),
                 matched,
+                answer,
                 ..
-            } => self.published(conn, ack.token, matched, &completion),
+            } => self.published(conn, ack.token, (matched, answer), &completion),
             WaitsFor::ExactlyOnce { .. } => unreachable!("delivered as soon as it was committed"),
             WaitsFor::Release(packet_id) => {
                 let Completion::Applied(Outcome::Released(found)) = completion else {
@@ -98,11 +97,12 @@ impl Worker {
             WaitsFor::Subscribed(subscribing) => self.subscribed(conn, *subscribing, &completion),
             WaitsFor::Unsubscribed(unsubscribing) => self.unsubscribed(conn, *unsubscribing, &completion),
             WaitsFor::RetainedAppended => {
-                conn.state.borrow_mut().rare().replays.value_appended();
-                if !matches!(
+                let is_stored = matches!(
                     completion,
-                    Completion::Applied(Outcome::Published { refused: 0, .. })
-                ) {
+                    Completion::Applied(Outcome::Published { stored: 1.., .. })
+                );
+                conn.state.borrow_mut().rare().replays.value_appended(is_stored);
+                if !is_stored {
                     self.counters
                         .messages_dropped
                         .of(DropReason::QueueFull)
@@ -118,10 +118,10 @@ impl Worker {
         &self,
         conn: &Rc<Conn>,
         token: PublishToken,
-        matched: bool,
+        (matched, answer): (bool, Answer),
         completion: &Completion,
     ) -> Result<(), Close> {
-        let outcome = publish_outcome(completion, matched)?;
+        let outcome = publish_outcome(completion, matched, answer)?;
         let state = &mut *conn.state.borrow_mut();
         self.lend_buffer(&mut state.out);
         state
@@ -173,6 +173,7 @@ impl Worker {
                 ack: Some(ack),
                 matched,
                 late,
+                answer: Answer::of(message.retain),
             },
         }
     }
@@ -217,14 +218,18 @@ impl Worker {
     }
 }
 
-fn publish_outcome(completion: &Completion, live: bool) -> Result<PublishOutcome, Close> {
+fn publish_outcome(completion: &Completion, live: bool, answer: Answer) -> Result<PublishOutcome, Close> {
+    if answer == Answer::Accepted {
+        return Ok(PublishOutcome::Accepted { matched: live });
+    }
     match completion {
         Completion::Applied(Outcome::Published { duplicate: true, .. }) => {
             Ok(PublishOutcome::Accepted { matched: true })
         }
         Completion::Applied(Outcome::Published { stored, refused, .. }) => {
             let matched = live || *stored > 0;
-            Ok(if *refused > 0 && !matched {
+            // What is retained is stored, whatever the queues said (R13).
+            Ok(if *refused > 0 && !matched && answer == Answer::AsStored {
                 PublishOutcome::Refused(ReasonCode::QUOTA_EXCEEDED)
             } else {
                 PublishOutcome::Accepted { matched }

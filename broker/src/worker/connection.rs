@@ -65,8 +65,8 @@ pub(super) struct ConnState {
     pub(super) protocol: Connection,
     /// Output that has not been written.
     pub(super) out: Vec<u8>,
-    /// Bytes of it that answer the client's own packets.
-    pub(super) replies: u32,
+    /// About how many bytes of it answer the client's own packets; see [`OlderAnswers`].
+    answers: u32,
     /// The open session; see [`Self::session`].
     session: SessionId,
     /// This connection's epoch in it.
@@ -75,6 +75,16 @@ pub(super) struct ConnState {
     pub(super) rare: Option<Box<Rare>>,
     /// The durable session's queues.
     pub(super) queue: Option<Box<DurableQueue>>,
+}
+
+/// Answers that were in the output when a part of it was written last. Answers and deliveries share the output, so
+/// answers are counted in two generations, of which the older one is forgotten when everything has been written that was
+/// in the output when it ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct OlderAnswers {
+    bytes: usize,
+    /// Bytes to be written until they have left.
+    left: usize,
 }
 
 /// Parts that an idle plain subscriber does without.
@@ -92,6 +102,7 @@ pub(super) struct Rare {
     pub(super) client: Option<Arc<ClientInfo>>,
     /// Peer address.
     pub(super) peer: Option<SocketAddr>,
+    pub(super) older_answers: OlderAnswers,
 }
 
 impl Rare {
@@ -103,6 +114,7 @@ impl Rare {
             exchange,
             client,
             peer,
+            older_answers,
         } = self;
         partial.is_empty()
             && shared.is_empty()
@@ -110,6 +122,7 @@ impl Rare {
             && exchange.is_none()
             && client.is_none()
             && peer.is_none()
+            && *older_answers == OlderAnswers::default()
     }
 }
 
@@ -122,7 +135,7 @@ impl ConnState {
         Self {
             protocol,
             out: Vec::new(),
-            replies: 0,
+            answers: 0,
             session: NO_SESSION,
             epoch: Epoch(0),
             rare,
@@ -141,12 +154,36 @@ impl ConnState {
         (self.session, self.epoch) = (session, epoch);
     }
 
-    /// What was appended to the output since it was `before` bytes long answers the client.
-    pub(super) fn note_replies(&mut self, before: usize) {
-        let replies = self.out.len().saturating_sub(before);
-        self.replies = self
-            .replies
-            .saturating_add(u32::try_from(replies).unwrap_or(u32::MAX));
+    /// A packet was taken that is answered with about so many bytes.
+    pub(super) fn note_answer(&mut self, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.answers = self.answers.saturating_add(bytes);
+    }
+
+    /// About how many bytes of answers have not been written.
+    pub(super) fn answers(&self) -> usize {
+        let older = self.rare.as_ref().map_or(0, |rare| rare.older_answers.bytes);
+        older + self.answers as usize
+    }
+
+    /// So many bytes of output have left, and are taken off it already.
+    pub(super) fn note_written(&mut self, written: usize) {
+        if self.out.is_empty() {
+            self.answers = 0;
+            if let Some(rare) = &mut self.rare {
+                rare.older_answers = OlderAnswers::default();
+                self.trim_rare();
+            }
+            return;
+        }
+        let (bytes, left) = (self.answers as usize, self.out.len());
+        let older = &mut self.rare().older_answers;
+        if written < older.left {
+            older.left -= written;
+        } else {
+            *older = OlderAnswers { bytes, left };
+            self.answers = 0;
+        }
     }
 
     /// The connection leaves its session.
@@ -219,6 +256,32 @@ impl Conn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn answers_are_forgotten_when_they_must_have_left() {
+        let settings = Arc::new(quorate_proto::session::ConnectionSettings::default());
+        let protocol = Connection::new(settings, quorate_proto::session::Instant(0));
+        let mut state = ConnState::new(protocol, None);
+        let write = |state: &mut ConnState, added: usize, written: usize| {
+            state.out.extend(std::iter::repeat_n(0, added));
+            state.out.drain(..written);
+            state.note_written(written);
+        };
+        state.note_answer(100);
+        write(&mut state, 5_010, 10);
+        assert_eq!(state.answers(), 100, "they may be anywhere in what is left");
+        state.note_answer(7);
+        write(&mut state, 2_999, 4_999);
+        assert_eq!(state.answers(), 107);
+        write(&mut state, 1_000, 1);
+        assert_eq!(state.answers(), 7, "the first hundred have left");
+        write(&mut state, 1, 3_999);
+        assert_eq!(state.answers(), 0);
+        state.note_answer(9);
+        write(&mut state, 0, 1);
+        assert_eq!(state.answers(), 0);
+        assert!(state.rare.is_none(), "nothing is left behind");
+    }
 
     /// What ten thousand idle connections hold ten thousand of; the allocator's next size is 448.
     #[test]

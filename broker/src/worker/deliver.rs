@@ -37,12 +37,16 @@ impl Worker {
         let result = {
             let state = &mut *conn.state.borrow_mut();
             self.lend_buffer(&mut state.out);
-            if let Some(rare) = &mut state.rare {
+            let result =
+                state
+                    .protocol
+                    .deliver(delivery, &mut || own_message(delivery, now), now, &mut state.out);
+            if let Some(rare) = &mut state.rare
+                && matches!(result, DeliverResult::Sent | DeliverResult::Queued)
+            {
                 rare.replays.note_live(delivery.topic);
             }
-            state
-                .protocol
-                .deliver(delivery, &mut || own_message(delivery, now), now, &mut state.out)
+            result
         };
         self.count_delivery(conn, delivery.qos, result);
     }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use quorate_cluster::state::{Command, Sequence, TargetQueue};
-use quorate_proto::codec::{Frame, PacketId, ReasonCode};
+use quorate_proto::codec::{Frame, PacketId, PacketType, ReasonCode};
 use quorate_proto::session::{Action, Close, DeliveryToken};
 
 use super::connection::Conn;
@@ -15,6 +15,18 @@ use crate::metrics::{CloseReason, DropReason};
 /// Input that shows a client to be alive although its packet is not whole yet: a large packet on a slow link may take
 /// longer than the keep alive. Less would let a client stay with a byte now and then.
 const PROGRESS_MIN: usize = 1024;
+
+/// About how long the answer to a packet is.
+fn answer_bytes(frame: &Frame<'_>) -> usize {
+    match frame.packet_type {
+        PacketType::Publish if frame.flags & 0b0110 == 0 => 0,
+        PacketType::Publish | PacketType::Pubrec | PacketType::Pubrel => 8,
+        PacketType::Pingreq => 2,
+        // A code for each filter.
+        PacketType::Subscribe | PacketType::Unsubscribe => frame.size,
+        _ => 0,
+    }
+}
 
 impl Worker {
     /// Takes what a socket gave.
@@ -65,7 +77,6 @@ impl Worker {
     /// Handles whole frames while the protocol takes them; answers how many bytes they were.
     fn take_frames(self: &Rc<Self>, conn: &Rc<Conn>, input: &[u8]) -> usize {
         let size_max = conn.listener.settings.maximum_packet_size;
-        let before = conn.state.borrow().out.len();
         let mut consumed = 0;
         while consumed < input.len() && self.takes_frames(conn) {
             let result = match Frame::parse(&input[consumed..], size_max) {
@@ -81,12 +92,7 @@ impl Worker {
                 return consumed;
             }
         }
-        let output = {
-            let mut state = conn.state.borrow_mut();
-            state.note_replies(before);
-            !state.out.is_empty()
-        };
-        if output {
+        if !conn.state.borrow().out.is_empty() {
             self.mark_dirty(conn);
         }
         consumed
@@ -101,6 +107,7 @@ impl Worker {
         let action = {
             let state = &mut *conn.state.borrow_mut();
             self.lend_buffer(&mut state.out);
+            state.note_answer(answer_bytes(&frame));
             state.protocol.handle_frame(frame, self.now(), &mut state.out)?
         };
         self.act(conn, action)

@@ -18,7 +18,7 @@ use crate::transport::websocket::WebSocketTransport;
 
 /// Bytes of answers beyond which a client that does not read them is not read from either. What it subscribed to does
 /// not count: that has limits of its own, and a client that takes it slowly may still say that it is alive.
-const REPLIES_MAX: u32 = 256 * 1024;
+const ANSWERS_MAX: usize = 256 * 1024;
 /// Reads in one turn, before others get theirs.
 const READS_PER_TURN: usize = 4;
 
@@ -79,7 +79,7 @@ impl ConnectionTask {
     fn is_held_back(&self) -> bool {
         let (full, ready) = {
             let state = self.conn.state.borrow();
-            (state.replies > REPLIES_MAX, state.protocol.ready_for_frames())
+            (state.answers() > ANSWERS_MAX, state.protocol.ready_for_frames())
         };
         if full {
             self.conn.update(|flags| flags.paused = true);
@@ -154,7 +154,7 @@ impl ConnectionTask {
                 Poll::Pending => break,
                 Poll::Ready(written) => {
                     let written = written?;
-                    worker.written(&mut state.out, written);
+                    worker.written(&mut state, written);
                     conn.note_taken();
                 }
             }

@@ -3,22 +3,25 @@
 //! A publish is matched before its retained value has reached the topic's group. Who subscribes in between is not
 //! matched, and its replay does not find the value yet. So a publish that sets a retained message is matched again when
 //! the value is there, if the routes have changed since, and the sessions that came get it as the retained message it
-//! is. It is acknowledged after that.
+//! is. It is acknowledged after that. A connection that is still going to look gets nothing; one that looked in the
+//! moment between the value's arrival and the second matching may get it twice.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
-use hashbrown::HashSet;
-use quorate_cluster::node::{Completion, Placement};
+use hashbrown::{HashMap, HashSet};
+use quorate_cluster::node::{Completion, Location, Placement};
 use quorate_cluster::state::{MessageParts, Origin, Outcome, SessionId, Target, TargetQueue, encode_publish};
 use quorate_proto::codec::QoS;
 use quorate_proto::message::Message;
+use quorate_proto::session::Delivery;
 use quorate_storage::log::GroupId;
 use slab::Slab;
 
 use super::publish::{Published, Targets};
-use super::ticket::WaitsFor;
-use super::{Ticket, Worker};
-use crate::router::Plan;
+use super::ticket::{Answer, WaitsFor};
+use super::{Mail, Ticket, Worker};
+use crate::router::{Plan, Terms};
 
 /// A retained publish under way.
 #[derive(Debug)]
@@ -37,18 +40,78 @@ pub(super) struct Late {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LateKey(u32);
 
+/// A topic with retained publishes under way.
+#[derive(Debug, Default)]
+struct LateTopic {
+    under_way: usize,
+    /// By which plans the worker published to it since the first of them, one for each epoch. Whoever stands in a plan
+    /// that is not older than a message's own has that message, or a later one.
+    plans: Vec<Rc<Plan>>,
+}
+
 /// The retained publishes under way.
 #[derive(Debug, Default)]
-pub(super) struct LateList(Slab<Late>);
+pub(super) struct LateList {
+    publishes: Slab<Late>,
+    topics: HashMap<Box<str>, LateTopic, foldhash::fast::RandomState>,
+}
+
+type Sessions = HashSet<SessionId, foldhash::fast::RandomState>;
 
 impl LateList {
-    fn remove(&mut self, key: LateKey) -> Option<Late> {
-        self.0.try_remove(key.0 as usize)
+    fn insert(&mut self, late: Late) -> LateKey {
+        let topic = late.message.topic();
+        if !self.topics.contains_key(topic) {
+            self.topics.insert(topic.into(), LateTopic::default());
+        }
+        if let Some(known) = self.topics.get_mut(topic) {
+            known.under_way += 1;
+        }
+        self.note(topic, &late.plan);
+        LateKey(u32::try_from(self.publishes.insert(late)).expect("fewer publishes are under way"))
+    }
+
+    /// The worker publishes to a topic.
+    fn note(&mut self, topic: &str, plan: &Rc<Plan>) {
+        if let Some(known) = self.topics.get_mut(topic)
+            && known.plans.last().is_none_or(|last| last.epoch != plan.epoch)
+        {
+            known.plans.push(plan.clone());
+        }
+    }
+
+    /// Takes a publish out, with the plans of the later ones.
+    fn remove(&mut self, key: LateKey) -> Option<(Late, Vec<Rc<Plan>>)> {
+        let late = self.publishes.try_remove(key.0 as usize)?;
+        let topic = late.message.topic();
+        let known = self.topics.get_mut(topic)?;
+        let later = known.plans.iter().filter(|plan| plan.epoch >= late.plan.epoch);
+        let later = later.cloned().collect();
+        known.under_way -= 1;
+        if known.under_way == 0 {
+            self.topics.remove(topic);
+        }
+        Some((late, later))
+    }
+}
+
+/// A retained message for a connection whose subscription came while it was published.
+#[derive(Debug)]
+pub(crate) struct LateRetained {
+    pub(crate) location: Location,
+    message: Arc<Message>,
+    terms: Terms,
+}
+
+impl LateRetained {
+    /// Bytes it counts for while it waits.
+    pub(super) fn weight(&self) -> usize {
+        size_of::<Self>() + self.message.size()
     }
 }
 
 impl Worker {
-    /// Remembers a publish that sets a retained message.
+    /// A publish to a topic that may have retained publishes under way; remembers it where it is one.
     pub(super) fn look_again(
         &self,
         group: GroupId,
@@ -56,21 +119,27 @@ impl Worker {
         published: &Published<'_>,
     ) -> Option<LateKey> {
         (published.retain && !published.payload.is_empty()).then(|| {
-            let late = Late {
+            self.late.borrow_mut().insert(Late {
                 plan: plan.clone(),
                 live_plan: None,
                 message: published.to_message(),
                 publisher: published.publisher,
                 group,
-            };
-            let key = self.late.borrow_mut().0.insert(late);
-            LateKey(u32::try_from(key).expect("fewer publishes are under way"))
+            })
         })
+    }
+
+    /// Who gets this publish needs no earlier one of its topic any more.
+    pub(super) fn note_published(&self, topic: &str, plan: &Rc<Plan>) {
+        let mut late = self.late.borrow_mut();
+        if !late.topics.is_empty() {
+            late.note(topic, plan);
+        }
     }
 
     /// It was delivered live by this plan.
     pub(super) fn delivered_by(&self, key: LateKey, plan: &Rc<Plan>) {
-        if let Some(late) = self.late.borrow_mut().0.get_mut(key.0 as usize) {
+        if let Some(late) = self.late.borrow_mut().publishes.get_mut(key.0 as usize) {
             late.live_plan = Some(plan.clone());
         }
     }
@@ -82,30 +151,43 @@ impl Worker {
         mut ticket: Ticket,
         completion: Completion,
     ) -> Option<(Ticket, Completion)> {
-        let WaitsFor::Publish { late, matched, .. } = &mut ticket.waits_for else {
+        let WaitsFor::Publish {
+            late,
+            matched,
+            answer,
+            ..
+        } = &mut ticket.waits_for
+        else {
             return Some((ticket, completion));
         };
-        let Some(late) = late.take().and_then(|key| self.late.borrow_mut().remove(key)) else {
+        let found = late.take().and_then(|key| self.late.borrow_mut().remove(key));
+        let Some((late, later)) = found else {
             return Some((ticket, completion));
         };
-        let is_stored = matches!(
-            completion,
-            Completion::Applied(Outcome::Published { duplicate: false, .. })
-        );
-        if !is_stored || late.plan.epoch == self.shared.router.epoch() {
+        let Completion::Applied(Outcome::Published {
+            duplicate: false,
+            stored,
+            ..
+        }) = completion
+        else {
+            return Some((ticket, completion));
+        };
+        if late.plan.epoch == self.shared.router.epoch() {
             return Some((ticket, completion));
         }
-        let (live, durable) = self.deliver_late(&late);
-        *matched |= live;
+        let (live, durable) = self.deliver_late(&late, &later);
+        *matched |= live || stored > 0 || !durable.is_empty();
         if durable.is_empty() {
             return Some((ticket, completion));
         }
+        // It is stored: what becomes of the rest does not change the answer (R13).
+        *answer = Answer::Accepted;
         self.append_late(&late, &durable, ticket);
         None
     }
 
-    /// Delivers to live sessions that have come; answers whether there was one, and the queues of durable ones.
-    fn deliver_late(self: &Rc<Self>, late: &Late) -> (bool, Targets) {
+    /// Delivers to connections that have come; answers whether there was one, and the queues of sessions without.
+    fn deliver_late(self: &Rc<Self>, late: &Late, later: &[Rc<Plan>]) -> (bool, Targets) {
         let topic = late.message.topic();
         let (mut live, mut durable) = (false, Targets::new());
         // Who came after a later value finds that, or is found by it.
@@ -117,21 +199,32 @@ impl Worker {
         if !stands {
             return (live, durable);
         }
-        let sessions_of = |plan: &Plan| -> HashSet<SessionId, foldhash::fast::RandomState> {
+        let sessions = |plan: &Rc<Plan>| -> Vec<SessionId> {
             plan.targets.iter().map(|target| target.session).collect()
         };
-        let known = sessions_of(&late.plan);
-        let known_live = late.live_plan.as_ref().map(|plan| sessions_of(plan));
-        let published = Published::of(&late.message, late.publisher);
-        let expires_at = published.expiry_secs.map(|secs| self.now().plus_secs(secs));
+        let known: Sessions = later.iter().flat_map(sessions).collect();
+        let known_live: Sessions = late.live_plan.iter().flat_map(sessions).collect();
+        let message = Arc::new(late.message.clone());
         for target in &self.plan(topic).targets {
             let terms = target.terms_for(late.publisher);
             let Some(terms) = terms.filter(|terms| terms.wants_retained && !known.contains(&target.session))
             else {
                 continue;
             };
-            let qos = published.qos.min(terms.qos);
-            if target.queue.is_some() && qos > QoS::AtMostOnce {
+            let qos = message.qos.min(terms.qos);
+            let is_queued = target.queue.is_some() && qos > QoS::AtMostOnce;
+            if !is_queued && known_live.contains(&target.session) {
+                continue;
+            }
+            if let Some(location) = target.location {
+                let late = LateRetained {
+                    location,
+                    message: message.clone(),
+                    terms: terms.clone(),
+                };
+                self.shared.mailboxes[usize::from(location.worker)].send(Mail::Late(Box::new(late)));
+                live = true;
+            } else if is_queued {
                 durable.push(Target {
                     queue: TargetQueue::Session(target.session),
                     qos,
@@ -139,18 +232,40 @@ impl Worker {
                     replayed: true,
                     subscription_ids: terms.subscription_ids.to_vec(),
                 });
-            } else if let Some(location) = target.location
-                && known_live
-                    .as_ref()
-                    .is_none_or(|known| !known.contains(&target.session))
-            {
-                let mut terms = terms.clone();
-                terms.retain_as_published = true;
-                self.deliver_to(location, &published, &terms, expires_at, &mut None);
-                live = true;
             }
         }
         (live, durable)
+    }
+
+    /// A retained message for a connection here, unless it finds the value itself or had a newer one.
+    pub(super) fn deliver_late_retained(self: &Rc<Self>, late: &LateRetained) {
+        let Some(conn) = self.open_connection(late.location) else {
+            return;
+        };
+        let (message, terms) = (&late.message, &late.terms);
+        let topic = message.topic();
+        let needless = {
+            let state = conn.state.borrow();
+            let rare = state.rare.as_ref();
+            rare.is_some_and(|rare| rare.replays.will_find(topic) || rare.replays.had_live(topic, 0))
+        };
+        if needless {
+            return;
+        }
+        let qos = message.qos.min(terms.qos);
+        if let Some((session, _)) = conn.session()
+            && qos > QoS::AtMostOnce
+            && Placement::is_durable(session)
+        {
+            let ids = terms.subscription_ids.to_vec();
+            self.append_retained(&conn, session, message, message.expiry_secs, (qos, ids));
+            return;
+        }
+        let mut delivery = Delivery::of(message, qos);
+        delivery.retain = true;
+        delivery.subscription_ids = &terms.subscription_ids;
+        delivery.expires_at = message.expiry_secs.map(|secs| self.now().plus_secs(secs));
+        self.deliver(&conn, &delivery);
     }
 
     fn append_late(&self, late: &Late, durable: &Targets, ticket: Ticket) {

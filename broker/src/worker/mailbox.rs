@@ -12,6 +12,7 @@ use quorate_proto::session::{Instant, OpenRequest};
 use tokio::sync::Notify;
 
 use super::batch::LiveBatch;
+use super::late::LateRetained;
 use super::open::AuthenticationAnswer;
 use super::ticket::Ticket;
 use crate::listener::ListenerContext;
@@ -32,6 +33,8 @@ pub(crate) enum Mail {
     },
     /// A message of a shared subscription that is not replicated, for a member.
     Shared(Box<LiveShared>),
+    /// A retained message for who subscribed while it was published.
+    Late(Box<LateRetained>),
     /// Proposals ended.
     Completions(Vec<(Ticket, Completion)>),
     /// A data group has references for a session.
@@ -114,6 +117,7 @@ impl Mailbox {
         match &mail {
             Mail::Live(batch) => self.deliveries.add(batch.weight()),
             Mail::Shared(shared) => self.deliveries.add(shared.weight()),
+            Mail::Late(late) => self.deliveries.add(late.weight()),
             _ => {}
         }
         let mut queue = self.queue.lock();

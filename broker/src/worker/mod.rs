@@ -172,6 +172,11 @@ impl Worker {
                 self.deliver_live_shared(*shared);
                 self.mailbox().deliveries.remove(weight);
             }
+            Mail::Late(late) => {
+                let weight = late.weight();
+                self.deliver_late_retained(&late);
+                self.mailbox().deliveries.remove(weight);
+            }
             Mail::Completions(completions) => self.handle_completions(completions),
             Mail::Pending { location, slot } => self.handle_pending(location, slot),
             Mail::References(references) => self.handle_references(references),

@@ -6,7 +6,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use super::connection::{Conn, Writer};
+use super::connection::{Conn, ConnState, Writer};
 use super::{Mail, Worker};
 
 /// Emptied buffers kept for the next output.
@@ -99,7 +99,7 @@ impl Worker {
         while !state.out.is_empty() {
             match writer.try_write(&state.out) {
                 Ok(written) => {
-                    self.written(&mut state.out, written);
+                    self.written(&mut state, written);
                     conn.note_taken();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -127,7 +127,6 @@ impl Worker {
         let waits = {
             let mut state = conn.state.borrow_mut();
             let state = &mut *state;
-            state.replies = 0;
             if state.protocol.queued().0 > 0 {
                 state.protocol.output_written(self.now(), &mut state.out);
             }
@@ -148,13 +147,15 @@ impl Worker {
     }
 
     /// Takes written bytes off the output; an emptied buffer goes back to the pool.
-    pub(super) fn written(&self, out: &mut Vec<u8>, written: usize) {
+    pub(super) fn written(&self, state: &mut ConnState, written: usize) {
         self.counters.bytes_sent.add(written as u64);
-        if written < out.len() {
-            out.drain(..written);
+        if written < state.out.len() {
+            state.out.drain(..written);
+            state.note_written(written);
             return;
         }
-        let mut buffer = std::mem::take(out);
+        let mut buffer = std::mem::take(&mut state.out);
+        state.note_written(written);
         let mut pool = self.dirty.pool.borrow_mut();
         if pool.len() < POOL_MAX && buffer.capacity() <= POOLED_BYTES_MAX {
             buffer.clear();

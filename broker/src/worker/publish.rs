@@ -18,7 +18,7 @@ use smallvec::SmallVec;
 
 use super::batch::FULL_BYTES;
 use super::connection::Conn;
-use super::ticket::{WaitsFor, WaitsForAck};
+use super::ticket::{Answer, WaitsFor, WaitsForAck};
 use super::{AckWait, LiveShared, Mail, Ticket, Worker};
 use crate::auth::Action as AuthorizedAction;
 use crate::metrics::DropReason;
@@ -111,6 +111,7 @@ impl Worker {
             publisher: session.map(|(session, _)| session),
         };
         let plan = self.plan(&topic);
+        self.note_published(&topic, &plan);
         match (token, session) {
             (Some(token), Some((session, epoch)))
                 if token.is_exactly_once() && Placement::is_durable(session) =>
@@ -196,6 +197,7 @@ impl Worker {
                 ack: token.map(|token| self.wait_for_ack(conn, token)),
                 matched: matched.any,
                 late,
+                answer: Answer::of(published.retain),
             },
         });
         self.propose_publish(group, &origin, published, &matched, ticket);
@@ -351,7 +353,7 @@ impl Worker {
         any
     }
 
-    pub(super) fn deliver_to(
+    fn deliver_to(
         &self,
         location: Location,
         published: &Published<'_>,

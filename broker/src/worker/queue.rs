@@ -235,19 +235,29 @@ impl Worker {
                 return;
             };
             let state = &mut *state;
-            if let Some(rare) = &mut state.rare {
-                let topic = held.reference.message.topic();
-                if !held.reference.replayed {
-                    rare.replays.note_live(topic);
-                } else if held.phase == DeliveryPhase::Fresh && rare.replays.is_overtaken(topic) {
-                    self.propose_settled(session, held.slot, held.reference.sequence);
-                    continue;
-                }
+            let is_first = held.phase == DeliveryPhase::Fresh;
+            if let Some(rare) = &mut state.rare
+                && held.reference.replayed
+                && is_first
+                && rare.replays.is_overtaken(held.reference.message.topic())
+            {
+                rare.replays.value_sent();
+                self.propose_settled(session, held.slot, held.reference.sequence);
+                continue;
             }
             self.lend_buffer(&mut state.out);
             let result = state
                 .protocol
                 .deliver_tracked(&tracked(&held), self.now(), &mut state.out);
+            if let Some(rare) = &mut state.rare
+                && is_first
+                && result != DeliverResult::Busy
+            {
+                match held.reference.replayed {
+                    true => rare.replays.value_sent(),
+                    false => rare.replays.note_live(held.reference.message.topic()),
+                }
+            }
             match result {
                 DeliverResult::Busy => {
                     if let Some(queue) = &mut state.queue {
@@ -260,7 +270,7 @@ impl Worker {
                     self.counters.messages_dropped.of(drop_reason(reason)).increment();
                     self.propose_settled(session, held.slot, held.reference.sequence);
                 }
-                DeliverResult::Sent | DeliverResult::Queued if held.phase != DeliveryPhase::Fresh => {
+                DeliverResult::Sent | DeliverResult::Queued if !is_first => {
                     self.counters.messages_resent.increment();
                     self.mark_dirty(conn);
                 }

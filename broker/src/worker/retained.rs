@@ -13,6 +13,7 @@ use quorate_cluster::state::{MessageParts, Origin, SessionId, Target, TargetQueu
 use quorate_proto::codec::{QoS, RetainHandling, SubscriptionOptions};
 use quorate_proto::message::Message;
 use quorate_proto::session::{DeliverResult, Delivery};
+use quorate_proto::topic;
 
 use super::connection::Conn;
 use super::counting::drop_reason;
@@ -67,14 +68,16 @@ pub(super) struct Replays {
     waiting: VecDeque<Replay>,
     /// Number of the SUBSCRIBE that came last.
     last: u32,
-    /// SUBSCRIBEs that were not answered yet.
-    expected: u32,
+    /// SUBSCRIBEs that were not answered yet: their numbers, and the filters that may have retained messages.
+    expected: Vec<(u32, Vec<Arc<str>>)>,
     /// Topics that had a live message while replays went on, with the number that was the last then.
     live_topics: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
     /// Values of a piece on their way into the session's home group.
     appending: usize,
     /// A piece was appended that the client was not sent entirely; the number of its replay.
     appended: Option<u32>,
+    /// Appended values that were not sent.
+    unsent: usize,
     /// The next turn goes on reading.
     scheduled: bool,
 }
@@ -87,19 +90,29 @@ impl Replays {
 
     /// Whether nothing is to be sent, and nothing of it is under way.
     pub(super) fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.expected == 0 && self.appending == 0 && self.appended.is_none()
+        self.waiting.is_empty() && self.expected.is_empty() && self.appending == 0 && self.appended.is_none()
     }
 
     /// A SUBSCRIBE was taken whose subscriptions may have retained messages: from now on live messages are noted.
-    pub(super) fn expect(&mut self) -> u32 {
-        self.expected += 1;
+    pub(super) fn expect(&mut self, filters: Vec<Arc<str>>) -> u32 {
         self.last += 1;
+        self.expected.push((self.last, filters));
         self.last
     }
 
     /// The SUBSCRIBE is answered.
-    pub(super) fn answered(&mut self) {
-        self.expected = self.expected.saturating_sub(1);
+    pub(super) fn answered(&mut self, number: u32) {
+        self.expected.retain(|(expected, _)| *expected != number);
+    }
+
+    /// Whether a replay is still going to read the topic.
+    pub(super) fn will_find(&self, topic: &str) -> bool {
+        let slot = Placement::packet_id_slot(Placement::data_of_topic(topic));
+        let begins = |replay: &Replay| replay.slot < slot || (replay.slot == slot && replay.after.is_none());
+        let mut expected = self.expected.iter().flat_map(|(_, filters)| filters);
+        let mut waiting = self.waiting.iter().filter(|replay| begins(replay));
+        expected.any(|filter| topic::matches(filter, topic))
+            || waiting.any(|replay| topic::matches(&replay.filter, topic))
     }
 
     /// A live message of this topic was handed to the connection.
@@ -115,7 +128,7 @@ impl Replays {
     }
 
     /// Whether a live message of this topic was sent since a replay's SUBSCRIBE (R34).
-    fn had_live(&self, topic: &str, replay: u32) -> bool {
+    pub(super) fn had_live(&self, topic: &str, replay: u32) -> bool {
         self.live_topics
             .get(topic)
             .is_some_and(|number| *number >= replay)
@@ -126,9 +139,15 @@ impl Replays {
         self.had_live(topic, self.appended.unwrap_or(0))
     }
 
-    /// A value was appended to the home group.
-    pub(super) fn value_appended(&mut self) {
+    /// A value was appended to the home group, or not.
+    pub(super) fn value_appended(&mut self, is_stored: bool) {
         self.appending = self.appending.saturating_sub(1);
+        self.unsent += usize::from(is_stored);
+    }
+
+    /// A value that was appended is done with.
+    pub(super) fn value_sent(&mut self) {
+        self.unsent = self.unsent.saturating_sub(1);
     }
 }
 
@@ -189,11 +208,13 @@ impl Worker {
                 let drained = state.queue.as_ref().is_none_or(|queue| queue.is_drained(home));
                 let Some(rare) = &mut state.rare else { return };
                 let replays = &mut rare.replays;
-                // A piece for a durable session waits until the one before has been sent (R24).
-                if replays.appending > 0 || !room || !drained {
+                // A piece for a durable session waits until the one before has been sent (R24), or has expired.
+                let is_sent = replays.appended.is_none() || replays.unsent == 0 || drained;
+                if replays.appending > 0 || !room || !is_sent {
                     return;
                 }
                 replays.appended = None;
+                replays.unsent = 0;
                 let Some(replay) = replays.waiting.front_mut() else {
                     if replays.is_idle() {
                         replays.live_topics = HashMap::default();
@@ -297,7 +318,11 @@ impl Worker {
         if qos > QoS::AtMostOnce && Placement::is_durable(session) {
             self.counters.retained_sent.increment();
             conn.state.borrow_mut().rare().replays.appended = Some(number);
-            self.append_retained(conn, session, value, qos, subscription_id);
+            let expiry_secs = value
+                .expires_at
+                .map(|at| u32::try_from(at.0.saturating_sub(value.now.0).div_ceil(1000)).unwrap_or(u32::MAX));
+            let ids = subscription_id.into_iter().collect();
+            self.append_retained(conn, session, message, expiry_secs, (qos, ids));
             return;
         }
         let now = self.now();
@@ -330,26 +355,29 @@ impl Worker {
         }
     }
 
-    fn append_retained(
+    /// Appends a value to the queue in the session's home group, from where the client gets it.
+    pub(super) fn append_retained(
         &self,
         conn: &Conn,
         session: SessionId,
-        value: &Value,
-        qos: QoS,
-        subscription_id: Option<u32>,
+        message: &Message,
+        expiry_secs: Option<u32>,
+        (qos, subscription_ids): (QoS, Vec<u32>),
     ) {
-        let message = &value.message;
-        let remaining = value
-            .expires_at
-            .map(|at| u32::try_from(at.0.saturating_sub(value.now.0).div_ceil(1000)).unwrap_or(u32::MAX));
         let target = Target {
             queue: TargetQueue::Session(session),
             qos,
             retain: true,
             replayed: true,
-            subscription_ids: subscription_id.into_iter().collect(),
+            subscription_ids,
         };
-        conn.state.borrow_mut().rare().replays.appending += 1;
+        {
+            let mut state = conn.state.borrow_mut();
+            let replays = &mut state.rare().replays;
+            replays.appending += 1;
+            // Until it has been sent live messages are noted.
+            replays.appended.get_or_insert(replays.last);
+        }
         let ticket = Ticket {
             location: conn.location,
             waits_for: WaitsFor::RetainedAppended,
@@ -362,7 +390,7 @@ impl Worker {
                     payload: message.payload(),
                     qos: message.qos,
                     retain: message.retain,
-                    expiry_secs: remaining,
+                    expiry_secs,
                 };
                 encode_publish(
                     buffer,

@@ -67,12 +67,13 @@ impl Worker {
                 subscription_id: subscribing.subscription_id,
             })
             .collect();
-        let replay = subscribing
-            .filters
-            .iter()
-            .any(|(_, filter, options)| wants_retained(filter, options, true))
-            .then(|| conn.state.borrow_mut().rare().replays.expect());
-        subscribing.replay = replay;
+        let replayed: Vec<Arc<str>> = (subscribing.filters.iter())
+            .filter(|(_, filter, options)| wants_retained(filter, options, true))
+            .map(|(_, filter, _)| filter.clone())
+            .collect();
+        if !replayed.is_empty() {
+            subscribing.replay = Some(conn.state.borrow_mut().rare().replays.expect(replayed));
+        }
         self.route_early(session, &subscriptions);
         let command = Command::Subscribe {
             session,
@@ -131,7 +132,7 @@ impl Worker {
                 self.send_sys_topics(conn, &filter, subscribing.subscription_id);
                 self.begin_replay(conn, number, (filter, options), subscribing.subscription_id);
             }
-            conn.state.borrow_mut().rare().replays.answered();
+            conn.state.borrow_mut().rare().replays.answered(number);
             self.replay(conn);
         }
         self.offer_shares(conn, &subscribing);

@@ -25,6 +25,26 @@ pub(crate) struct WaitsForAck {
     pub(crate) wait: AckWait,
 }
 
+/// What a publisher is told of a publish that was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Refused where every queue turned it away.
+    AsStored,
+    /// Accepted: it is retained.
+    AsRetained,
+    /// Accepted: it was stored by an earlier step.
+    Accepted,
+}
+
+impl Answer {
+    pub(super) fn of(retain: bool) -> Self {
+        match retain {
+            true => Self::AsRetained,
+            false => Self::AsStored,
+        }
+    }
+}
+
 /// What it waits for.
 #[derive(Debug)]
 pub(crate) enum WaitsFor {
@@ -35,6 +55,7 @@ pub(crate) enum WaitsFor {
         matched: bool,
         /// Who came meanwhile gets it too.
         late: Option<LateKey>,
+        answer: Answer,
     },
     /// The acknowledgement of a QoS 2 publish of a durable session, delivered to live subscribers after the commit
     /// (R11).

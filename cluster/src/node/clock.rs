@@ -20,6 +20,9 @@ const GAP_TOLD: Duration = Duration::from_secs(60);
 /// A stop longer than this is rather a wrong clock.
 const GAP_DOUBTED: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// A wall clock that is behind for so long is right.
+const BELIEVED_AFTER: Duration = Duration::from_secs(24 * 3600);
+
 /// Stamps the entries a leader proposes.
 #[derive(Clone, Copy, Debug)]
 pub struct GroupClock {
@@ -66,6 +69,22 @@ fn millis_since(noted: &ClockNote, wall_now: SystemTime) -> u64 {
     now.saturating_sub(noted.wall_millis).min(u64::MAX / 2)
 }
 
+/// What to note of group time `now` and the wall clock, `elapsed` after a start whose last run noted `noted_wall`.
+///
+/// A machine without a clock of its own may start years back and be corrected minutes later. To the start after that,
+/// the years would be a stop. So the wall clock that is noted does not go back, unless it stays back for long.
+fn note_at(now: GroupTime, elapsed: Duration, noted_wall: u64, wall_now: SystemTime) -> ClockNote {
+    let note = ClockNote::new(now.0, wall_now);
+    if elapsed > BELIEVED_AFTER {
+        return note;
+    }
+    let at_least = noted_wall.saturating_add(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+    ClockNote {
+        wall_millis: note.wall_millis.max(at_least),
+        ..note
+    }
+}
+
 /// Tells the operator what the start makes of the wall clock, where that is not what anybody expects.
 fn tell_gap(noted: &ClockNote, wall_now: SystemTime) {
     let behind = noted
@@ -98,8 +117,10 @@ fn tell_gap(noted: &ClockNote, wall_now: SystemTime) {
 pub(super) struct NotedClock {
     file: ClockFile,
     clock: GroupClock,
-    /// One note at a time, so that none is replaced by an older one.
-    writing: Mutex<()>,
+    /// What the last run noted of the wall clock.
+    noted_wall: u64,
+    /// One note at a time, so that none is replaced by an older one; whether the last was written.
+    closed: Mutex<bool>,
 }
 
 impl NotedClock {
@@ -117,9 +138,10 @@ impl NotedClock {
         let resumed = Self {
             file,
             clock: GroupClock::resume(last, noted, wall_now),
-            writing: Mutex::default(),
+            noted_wall: noted.map_or(0, |noted| noted.wall_millis),
+            closed: Mutex::default(),
         };
-        resumed.note_or_warn();
+        resumed.note_or_warn(false);
         resumed
     }
 
@@ -127,10 +149,10 @@ impl NotedClock {
         self.clock
     }
 
-    /// Notes both clocks.
-    pub(super) async fn note(self: &Arc<Self>) {
+    /// Notes both clocks; after the `last` note nothing is written any more.
+    pub(super) async fn note(self: &Arc<Self>, last: bool) {
         let clock = Arc::clone(self);
-        if tokio::task::spawn_blocking(move || clock.note_or_warn())
+        if tokio::task::spawn_blocking(move || clock.note_or_warn(last))
             .await
             .is_err()
         {
@@ -138,16 +160,25 @@ impl NotedClock {
         }
     }
 
-    fn note_or_warn(&self) {
-        if let Err(error) = self.write_note() {
+    fn note_or_warn(&self, last: bool) {
+        if let Err(error) = self.write_note(last) {
             tracing::warn!(%error, "the clock could not be noted; after a restart, time since the last note may not count");
         }
     }
 
-    fn write_note(&self) -> Result<(), VolumeError> {
-        let _one_at_a_time = self.writing.lock();
-        self.file
-            .write(ClockNote::new(self.clock.stamp().0, SystemTime::now()))
+    fn write_note(&self, last: bool) -> Result<(), VolumeError> {
+        let mut closed = self.closed.lock();
+        if *closed {
+            return Ok(());
+        }
+        *closed = last;
+        let elapsed = self.clock.started.elapsed();
+        self.file.write(note_at(
+            self.clock.stamp(),
+            elapsed,
+            self.noted_wall,
+            SystemTime::now(),
+        ))
     }
 }
 
@@ -196,6 +227,19 @@ mod tests {
             resumed(week, (week, today - 87_600 * HOUR), today - 87_599 * HOUR),
             week + HOUR
         );
+    }
+
+    #[test]
+    fn r32_a_run_with_a_clock_that_is_behind_is_no_stop() {
+        let today = 1_700_000_000_000;
+        let clock = GroupClock::resume(GroupTime(0), Some(ClockNote::new(5, wall(today))), wall(0));
+        let noted = note_at(clock.stamp(), GAP_TOLD, today, wall(10));
+        assert!(noted.wall_millis >= today);
+        let next = GroupClock::resume(clock.stamp(), Some(noted), wall(today + HOUR));
+        assert!(next.started().0 <= 2 * HOUR, "{:?}", next.started());
+        // Kept back for long, it is believed.
+        let noted = note_at(clock.stamp(), BELIEVED_AFTER + GAP_TOLD, today, wall(HOUR));
+        assert_eq!(noted.wall_millis, HOUR);
     }
 
     #[test]

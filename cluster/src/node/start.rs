@@ -217,7 +217,7 @@ impl<H: Host> Node<H> {
             task.abort();
         }
         join_all(self.groups.values().map(|group| group.raft().shutdown())).await;
-        self.clock.note().await;
+        self.clock.note(true).await;
     }
 }
 
@@ -309,6 +309,6 @@ async fn run_checkpoints<H: Host>(node: std::sync::Weak<Node<H>>, interval: Dura
             node.group(group).forget_shares();
         }
         node.checkpoint().await;
-        node.clock.note().await;
+        node.clock.note(false).await;
     }
 }

@@ -400,12 +400,18 @@ async fn values_never_go_back() {
         let topic = topic.clone();
         async move {
             let mut publisher = broker().clean(Version::V5, &scope.id("p")).await;
-            let mut number = 0;
+            let mut number: u32 = 0;
             while !*stopped.borrow() {
-                number += 1;
-                publisher
-                    .publish(publish(&topic, number.to_string()).qos(1).retain())
-                    .await;
+                let mut bytes = Vec::new();
+                for id in 1..=4 {
+                    number += 1;
+                    let message = publish(&topic, number.to_string()).qos(1).retain().id(id);
+                    bytes.extend(message.encode(Version::V5));
+                }
+                publisher.raw.send(bytes.as_slice()).await;
+                for id in 1..=4 {
+                    assert_eq!(publisher.raw.expect_puback().await.id, id);
+                }
             }
             clear(&mut publisher, scope, &["x"]).await;
         }
