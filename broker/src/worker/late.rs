@@ -6,6 +6,7 @@
 //! is. It is acknowledged after that. A connection that is still going to look gets nothing; one that looked in the
 //! moment between the value's arrival and the second matching may get it twice.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -43,10 +44,30 @@ pub(crate) struct LateKey(u32);
 /// A topic with retained publishes under way.
 #[derive(Debug, Default)]
 struct LateTopic {
-    under_way: usize,
+    /// The epochs of their plans, ascending.
+    under_way: VecDeque<u64>,
     /// By which plans the worker published to it since the first of them, one for each epoch. Whoever stands in a plan
     /// that is not older than a message's own has that message, or a later one.
-    plans: Vec<Rc<Plan>>,
+    plans: VecDeque<Rc<Plan>>,
+}
+
+impl LateTopic {
+    fn note(&mut self, plan: &Rc<Plan>) {
+        if self.plans.back().is_none_or(|last| last.epoch != plan.epoch) {
+            self.plans.push_back(plan.clone());
+        }
+    }
+
+    /// A publish is no longer under way; what no other needs is forgotten.
+    fn end(&mut self, epoch: u64) {
+        if let Some(place) = self.under_way.iter().position(|of| *of == epoch) {
+            self.under_way.remove(place);
+        }
+        let oldest = self.under_way.front().copied().unwrap_or(u64::MAX);
+        while self.plans.front().is_some_and(|plan| plan.epoch < oldest) {
+            self.plans.pop_front();
+        }
+    }
 }
 
 /// The retained publishes under way.
@@ -65,18 +86,16 @@ impl LateList {
             self.topics.insert(topic.into(), LateTopic::default());
         }
         if let Some(known) = self.topics.get_mut(topic) {
-            known.under_way += 1;
+            known.under_way.push_back(late.plan.epoch);
+            known.note(&late.plan);
         }
-        self.note(topic, &late.plan);
         LateKey(u32::try_from(self.publishes.insert(late)).expect("fewer publishes are under way"))
     }
 
     /// The worker publishes to a topic.
     fn note(&mut self, topic: &str, plan: &Rc<Plan>) {
-        if let Some(known) = self.topics.get_mut(topic)
-            && known.plans.last().is_none_or(|last| last.epoch != plan.epoch)
-        {
-            known.plans.push(plan.clone());
+        if let Some(known) = self.topics.get_mut(topic) {
+            known.note(plan);
         }
     }
 
@@ -87,8 +106,8 @@ impl LateList {
         let known = self.topics.get_mut(topic)?;
         let later = known.plans.iter().filter(|plan| plan.epoch >= late.plan.epoch);
         let later = later.cloned().collect();
-        known.under_way -= 1;
-        if known.under_way == 0 {
+        known.end(late.plan.epoch);
+        if known.under_way.is_empty() {
             self.topics.remove(topic);
         }
         Some((late, later))
@@ -284,5 +303,47 @@ impl Worker {
         };
         let group = self.shared.node().group(late.group);
         group.propose_encoded(encode, Some(ticket));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(epoch: u64) -> Rc<Plan> {
+        Rc::new(Plan {
+            epoch,
+            ..Plan::default()
+        })
+    }
+
+    fn late(epoch: u64) -> Late {
+        Late {
+            plan: plan(epoch),
+            live_plan: None,
+            message: Message::new("t", &[], b"v", QoS::AtMostOnce, true, None),
+            publisher: None,
+            group: GroupId(1),
+        }
+    }
+
+    #[test]
+    fn later_plans_are_known_as_long_as_a_publish_needs_them() {
+        let mut list = LateList::default();
+        let epochs = |plans: &[Rc<Plan>]| plans.iter().map(|plan| plan.epoch).collect::<Vec<_>>();
+        let mut keys = VecDeque::from([list.insert(late(0))]);
+        // One is always under way while the routes change.
+        for epoch in 1..1_000 {
+            keys.push_back(list.insert(late(epoch)));
+            list.note("t", &plan(epoch));
+            list.note("other", &plan(epoch));
+            let (_, later) = list.remove(keys.pop_front().unwrap()).unwrap();
+            assert_eq!(epochs(&later), [epoch - 1, epoch]);
+            assert_eq!((list.topics.len(), list.topics["t"].plans.len()), (1, 1));
+        }
+        list.note("t", &plan(1_000));
+        let (_, later) = list.remove(keys.pop_front().unwrap()).unwrap();
+        assert_eq!(epochs(&later), [999, 1_000]);
+        assert!(list.topics.is_empty() && list.publishes.is_empty());
     }
 }
