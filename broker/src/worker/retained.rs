@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use quorate_cluster::node::Placement;
-use quorate_cluster::state::{MessageParts, Origin, SessionId, Target, TargetQueue, encode_publish};
+use quorate_cluster::state::{
+    GroupTime, MessageParts, Origin, SessionId, Target, TargetQueue, encode_publish,
+};
 use quorate_proto::codec::{QoS, RetainHandling, SubscriptionOptions};
 use quorate_proto::message::Message;
 use quorate_proto::session::{DeliverResult, Delivery};
@@ -20,6 +22,7 @@ use super::counting::drop_reason;
 use super::queue::translate;
 use super::ticket::WaitsFor;
 use super::{Ticket, Worker};
+use crate::metrics::DropReason;
 use crate::router::split_share;
 
 /// Values read at once.
@@ -154,8 +157,17 @@ impl Replays {
 /// A value read for a replay.
 struct Value {
     message: Message,
-    expires_at: Option<quorate_cluster::state::GroupTime>,
-    now: quorate_cluster::state::GroupTime,
+    expires_at: Option<GroupTime>,
+    now: GroupTime,
+}
+
+impl Value {
+    /// The time it has left.
+    fn expiry_secs(&self) -> Option<u32> {
+        let left = |at: GroupTime| at.0.saturating_sub(self.now.0).div_ceil(1000);
+        self.expires_at
+            .map(|at| u32::try_from(left(at)).unwrap_or(u32::MAX))
+    }
 }
 
 impl Worker {
@@ -362,15 +374,8 @@ impl Worker {
         session: SessionId,
         message: &Message,
         expiry_secs: Option<u32>,
-        (qos, subscription_ids): (QoS, Vec<u32>),
+        terms: (QoS, Vec<u32>),
     ) {
-        let target = Target {
-            queue: TargetQueue::Session(session),
-            qos,
-            retain: true,
-            replayed: true,
-            subscription_ids,
-        };
         {
             let mut state = conn.state.borrow_mut();
             let replays = &mut state.rare().replays;
@@ -382,26 +387,83 @@ impl Worker {
             location: conn.location,
             waits_for: WaitsFor::RetainedAppended,
         };
-        self.shared.node().home(session).propose_encoded(
-            |buffer| {
-                let parts = MessageParts {
-                    topic: message.topic(),
-                    forwardable: message.forwardable(),
-                    payload: message.payload(),
-                    qos: message.qos,
-                    retain: message.retain,
-                    expiry_secs,
-                };
-                encode_publish(
-                    buffer,
-                    &Origin::Server,
-                    &parts,
-                    std::iter::once(target.borrowed()),
-                    false,
-                    false,
-                );
-            },
-            Some(ticket),
-        );
+        self.propose_retained(session, message, expiry_secs, terms, Some(ticket));
+    }
+
+    fn propose_retained(
+        &self,
+        session: SessionId,
+        message: &Message,
+        expiry_secs: Option<u32>,
+        (qos, subscription_ids): (QoS, Vec<u32>),
+        ticket: Option<Ticket>,
+    ) {
+        let target = Target {
+            queue: TargetQueue::Session(session),
+            qos,
+            retain: true,
+            replayed: true,
+            subscription_ids,
+        };
+        let encode = |buffer: &mut Vec<u8>| {
+            let parts = MessageParts {
+                topic: message.topic(),
+                forwardable: message.forwardable(),
+                payload: message.payload(),
+                qos: message.qos,
+                retain: message.retain,
+                expiry_secs,
+            };
+            let targets = std::iter::once(target.borrowed());
+            encode_publish(buffer, &Origin::Server, &parts, targets, false, false);
+        };
+        self.shared.node().home(session).propose_encoded(encode, ticket);
+    }
+
+    /// The connection of a durable session is gone: what it was still to be sent at QoS 1 and 2 waits in the session's
+    /// queue, as far as that has room.
+    pub(super) fn keep_replays(self: &Rc<Self>, session: SessionId, replays: Replays) {
+        if replays.waiting.is_empty() {
+            return;
+        }
+        let worker = self.clone();
+        tokio::task::spawn_local(async move {
+            for mut replay in replays.waiting {
+                while replay.slot < SLOTS {
+                    let node = worker.shared.node().clone();
+                    node.backlog().room().await;
+                    if !worker.has_room(session) {
+                        worker
+                            .counters
+                            .messages_dropped
+                            .of(DropReason::QueueFull)
+                            .increment();
+                        return;
+                    }
+                    for value in worker.read_piece(&mut replay, &mut 1) {
+                        let qos = value.message.qos.min(replay.options.qos);
+                        if qos > QoS::AtMostOnce && !replays.live_topics.contains_key(value.message.topic()) {
+                            let terms = (qos, replay.subscription_id.into_iter().collect());
+                            worker.propose_retained(
+                                session,
+                                &value.message,
+                                value.expiry_secs(),
+                                terms,
+                                None,
+                            );
+                        }
+                    }
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+    }
+
+    /// Whether a durable session is known and takes more messages.
+    fn has_room(&self, session: SessionId) -> bool {
+        self.shared.router.read(|table| {
+            let queue = table.session(session).and_then(|route| route.queue.as_ref());
+            queue.is_some_and(|queue| !self.shared.queue_is_full(queue))
+        })
     }
 }

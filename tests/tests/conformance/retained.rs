@@ -437,3 +437,36 @@ async fn values_never_go_back() {
     stop.send_replace(true);
     publishing.await.expect("the publisher runs");
 }
+
+/// What a durable session was not sent yet of its retained messages when its client left, it is sent later.
+#[tokio::test]
+async fn retained_messages_are_kept_for_a_client_that_leaves() {
+    const COUNT: usize = 500;
+    let scope = Scope::new();
+    let mut publisher = broker().clean(Version::V5, &scope.id("p")).await;
+    let topics: Vec<String> = (0..COUNT)
+        .map(|number| scope.topic(&format!("r/{number}")))
+        .collect();
+    for topic in &topics {
+        publisher.publish(publish(topic, "v").qos(1).retain()).await;
+    }
+    let slow = connect(&scope.id("a"))
+        .resume()
+        .expiry(600)
+        .property(Property::ReceiveMaximum(4));
+    let mut client = broker().client(Version::V5, &slow).await;
+    client.subscribe(&scope.topic("r/#"), 1).await;
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..10 {
+        seen.insert(client.receive().await.topic);
+    }
+    seen.extend(std::iter::from_fn(|| client.waiting()).map(|message| message.topic));
+    client.disconnect().await;
+    let mut client = broker().durable(Version::V5, &scope.id("a")).await;
+    while seen.len() < COUNT {
+        seen.insert(client.receive().await.topic);
+    }
+    for topic in &topics {
+        publisher.publish(publish(topic, "").qos(1).retain()).await;
+    }
+}
