@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use quorate_tests::broker::Config;
 use quorate_tests::client::{Client, DEADLINE, RawClient};
 use quorate_tests::scope::Scope;
 use quorate_tests::wire::{
@@ -9,7 +10,7 @@ use quorate_tests::wire::{
 };
 use quorate_tests::{Version, each_version};
 
-use super::broker;
+use super::{broker, start};
 
 /// The scope's shared subscription of a group.
 fn share(scope: Scope, group: &str, rest: &str) -> String {
@@ -375,4 +376,19 @@ async fn messages_of_members_that_leave_go_to_others() {
     publishing.await.expect("the publisher runs");
     leaving.abort();
     staying.abort();
+}
+
+/// What waits for a member outside of its window is bounded in bytes, as the queue of a session is.
+#[tokio::test]
+async fn messages_that_wait_for_a_member_are_bounded_in_bytes() {
+    let broker = start(Config::new().toml("[session]\nqueue_bytes_max = 1_100_000\n"));
+    let packet = connect("stuck").property(Property::ReceiveMaximum(1));
+    let mut stuck = broker.raw_client(Version::V5, &packet).await;
+    stuck.subscribe([filter("$share/g/x").qos(1)]).await;
+    let mut publisher = broker.clean(Version::V5, "p").await;
+    for _ in 0..30 {
+        publisher.publish(publish("x", "x".repeat(100_000)).qos(1)).await;
+    }
+    let dropped = broker.metric("quorate_messages_dropped_total{reason=\"queue_full\"}");
+    assert!((19.0..=20.0).contains(&dropped), "{dropped} of 30 dropped");
 }
