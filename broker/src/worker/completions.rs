@@ -1,6 +1,7 @@
 //! Outcomes of proposals come back to the connections that wait for them.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use quorate_cluster::node::{Completion, Location};
 use quorate_cluster::state::{Command, Epoch, Outcome, RefusedReason, SessionId};
@@ -8,6 +9,7 @@ use quorate_proto::codec::{PacketId, ReasonCode};
 use quorate_proto::session::{Close, PublishOutcome, PublishToken};
 
 use super::connection::Conn;
+use super::late::LateAnswer;
 use super::publish::Published;
 use super::subscribe::fenced;
 use super::ticket::{Answer, WaitsFor};
@@ -96,21 +98,15 @@ impl Worker {
             WaitsFor::Opened { request, closed_at } => self.opened(conn, &request, closed_at, completion),
             WaitsFor::Subscribed(subscribing) => self.subscribed(conn, *subscribing, &completion),
             WaitsFor::Unsubscribed(unsubscribing) => self.unsubscribed(conn, *unsubscribing, &completion),
-            WaitsFor::RetainedAppended => {
-                let is_stored = matches!(
-                    completion,
-                    Completion::Applied(Outcome::Published { stored: 1.., .. })
-                );
-                conn.state.borrow_mut().rare().replays.value_appended(is_stored);
-                if !is_stored {
-                    self.counters
-                        .messages_dropped
-                        .of(DropReason::QueueFull)
-                        .increment();
+            WaitsFor::RetainedAppended(late) => {
+                let is_stored = self.retained_is_stored(late, &completion);
+                if !conn.flags.get().ending {
+                    conn.state.borrow_mut().rare().replays.value_appended(is_stored);
+                    self.replay(conn);
                 }
-                self.replay(conn);
                 Ok(())
             }
+            WaitsFor::LateStored(_) => unreachable!("no connection has its place"),
         }
     }
 
@@ -178,6 +174,24 @@ impl Worker {
         }
     }
 
+    /// Whether a retained message for a session is in its queue; counts where it is not.
+    fn retained_is_stored(&self, late: Option<Arc<LateAnswer>>, completion: &Completion) -> bool {
+        if let Some(late) = late {
+            late.stored(completion);
+        }
+        let is_stored = matches!(
+            completion,
+            Completion::Applied(Outcome::Published { stored: 1.., .. })
+        );
+        if !is_stored {
+            self.counters
+                .messages_dropped
+                .of(DropReason::QueueFull)
+                .increment();
+        }
+        is_stored
+    }
+
     /// A QoS 2 message that a session sent is not stored after all.
     fn forget_received(&self, session: SessionId, packet_id: PacketId, epoch: Epoch) {
         let release = Command::Release {
@@ -202,6 +216,10 @@ impl Worker {
             ) => {
                 self.close_opened(&request, *session, *epoch);
             }
+            (WaitsFor::RetainedAppended(late), completion) => {
+                self.retained_is_stored(late, completion);
+            }
+            (WaitsFor::LateStored(late), completion) => late.stored(completion),
             // Nobody opens the session any more: the next connection with this client identifier may.
             (WaitsFor::Opened { request, .. } | WaitsFor::OtherSessionEnded(request), _) => {
                 self.shared.gate_next(&request.client_id);

@@ -9,9 +9,11 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::{HashMap, HashSet};
-use quorate_cluster::node::{Completion, Location, Placement};
+use parking_lot::Mutex;
+use quorate_cluster::node::{Completion, Host, Location, Placement};
 use quorate_cluster::state::{MessageParts, Origin, Outcome, SessionId, Target, TargetQueue, encode_publish};
 use quorate_proto::codec::QoS;
 use quorate_proto::message::Message;
@@ -22,7 +24,8 @@ use slab::Slab;
 use super::publish::{Published, Targets};
 use super::ticket::{Answer, WaitsFor};
 use super::{Mail, Ticket, Worker};
-use crate::router::{Plan, Terms};
+use crate::node::Shared;
+use crate::router::{Plan, PlannedTarget, Terms};
 
 /// A retained publish under way.
 #[derive(Debug)]
@@ -118,8 +121,44 @@ impl LateList {
 #[derive(Debug)]
 pub(crate) struct LateRetained {
     pub(crate) location: Location,
+    session: SessionId,
     message: Arc<Message>,
     terms: Terms,
+    answer: Arc<LateAnswer>,
+}
+
+/// The answer to a publisher, given when the queues of all who came have the message. Where one is never heard of, as
+/// when the node stops, there is no answer (R13).
+pub(crate) struct LateAnswer {
+    shared: Arc<Shared>,
+    /// Who is still to be heard of.
+    missing: AtomicUsize,
+    waiting: Mutex<Option<(Ticket, Completion)>>,
+}
+
+impl LateAnswer {
+    /// One of those it waits for has the message, or needs none.
+    pub(super) fn done(&self) {
+        if self.missing.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(waiting) = self.waiting.lock().take()
+        {
+            self.shared.complete(vec![waiting]);
+        }
+    }
+
+    /// One of those it waits for was to be stored.
+    pub(super) fn stored(&self, completion: &Completion) {
+        // A refused batch is not the last word; what the queue turned away, or no entry holds, is.
+        if *completion != Completion::Refused {
+            self.done();
+        }
+    }
+}
+
+impl std::fmt::Debug for LateAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LateAnswer").finish_non_exhaustive()
+    }
 }
 
 impl LateRetained {
@@ -183,32 +222,31 @@ impl Worker {
         let Some((late, later)) = found else {
             return Some((ticket, completion));
         };
-        let Completion::Applied(Outcome::Published {
-            duplicate: false,
-            stored,
-            ..
-        }) = completion
-        else {
+        let Completion::Applied(Outcome::Published { duplicate: false, .. }) = completion else {
             return Some((ticket, completion));
         };
         if late.plan.epoch == self.shared.router.epoch() {
             return Some((ticket, completion));
         }
-        let (live, durable) = self.deliver_late(&late, &later);
-        *matched |= live || stored > 0 || !durable.is_empty();
-        if durable.is_empty() {
+        let targets = self.late_targets(&late, &later);
+        if targets.is_empty() {
             return Some((ticket, completion));
         }
+        *matched = true;
         // It is stored: what becomes of the rest does not change the answer (R13).
         *answer = Answer::Accepted;
-        self.append_late(&late, &durable, ticket);
+        let answer = Arc::new(LateAnswer {
+            shared: self.shared.clone(),
+            missing: AtomicUsize::new(missing(&targets)),
+            waiting: Mutex::new(Some((ticket, completion))),
+        });
+        self.send_late(&late, targets, &answer);
         None
     }
 
-    /// Delivers to connections that have come; answers whether there was one, and the queues of sessions without.
-    fn deliver_late(self: &Rc<Self>, late: &Late, later: &[Rc<Plan>]) -> (bool, Targets) {
+    /// Who has come and has neither this message nor a later one.
+    fn late_targets(&self, late: &Late, later: &[Rc<Plan>]) -> Vec<PlannedTarget> {
         let topic = late.message.topic();
-        let (mut live, mut durable) = (false, Targets::new());
         // Who came after a later value finds that, or is found by it.
         let home = self.shared.node().group(Placement::data_of_topic(topic));
         let stands = home
@@ -216,68 +254,104 @@ impl Worker {
             .retained(topic)
             .is_some_and(|retained| retained.message.payload() == late.message.payload());
         if !stands {
-            return (live, durable);
+            return Vec::new();
         }
         let sessions = |plan: &Rc<Plan>| -> Vec<SessionId> {
             plan.targets.iter().map(|target| target.session).collect()
         };
         let known: Sessions = later.iter().flat_map(sessions).collect();
         let known_live: Sessions = late.live_plan.iter().flat_map(sessions).collect();
+        let plan = self.plan(topic);
+        let is_late = |target: &&PlannedTarget| {
+            let Some(terms) = target.terms_for(late.publisher) else {
+                return false;
+            };
+            let is_queued = target.queue.is_some() && late.message.qos.min(terms.qos) > QoS::AtMostOnce;
+            terms.wants_retained
+                && !known.contains(&target.session)
+                && (is_queued || (target.location.is_some() && !known_live.contains(&target.session)))
+        };
+        plan.targets.iter().filter(is_late).cloned().collect()
+    }
+
+    /// Hands the message to the connections that have come, and to the queues of sessions without one.
+    fn send_late(&self, late: &Late, targets: Vec<PlannedTarget>, answer: &Arc<LateAnswer>) {
         let message = Arc::new(late.message.clone());
-        for target in &self.plan(topic).targets {
-            let terms = target.terms_for(late.publisher);
-            let Some(terms) = terms.filter(|terms| terms.wants_retained && !known.contains(&target.session))
-            else {
+        let mut durable = Targets::new();
+        for target in targets {
+            let Some(terms) = target.terms_for(late.publisher) else {
                 continue;
             };
-            let qos = message.qos.min(terms.qos);
-            let is_queued = target.queue.is_some() && qos > QoS::AtMostOnce;
-            if !is_queued && known_live.contains(&target.session) {
-                continue;
-            }
             if let Some(location) = target.location {
                 let late = LateRetained {
                     location,
+                    session: target.session,
                     message: message.clone(),
                     terms: terms.clone(),
+                    answer: answer.clone(),
                 };
                 self.shared.mailboxes[usize::from(location.worker)].send(Mail::Late(Box::new(late)));
-                live = true;
-            } else if is_queued {
+            } else {
                 durable.push(Target {
                     queue: TargetQueue::Session(target.session),
-                    qos,
+                    qos: message.qos.min(terms.qos),
                     retain: true,
                     replayed: true,
                     subscription_ids: terms.subscription_ids.to_vec(),
                 });
             }
         }
-        (live, durable)
+        if !durable.is_empty() {
+            let location = Location {
+                worker: self.index,
+                slot: u32::MAX,
+                generation: 0,
+            };
+            let waits_for = WaitsFor::LateStored(answer.clone());
+            self.append_late(late, &durable, Ticket { location, waits_for });
+        }
     }
 
     /// A retained message for a connection here, unless it finds the value itself or had a newer one.
     pub(super) fn deliver_late_retained(self: &Rc<Self>, late: &LateRetained) {
-        let Some(conn) = self.open_connection(late.location) else {
-            return;
-        };
         let (message, terms) = (&late.message, &late.terms);
         let topic = message.topic();
+        let qos = message.qos.min(terms.qos);
+        let is_queued = qos > QoS::AtMostOnce && Placement::is_durable(late.session);
+        let terms_of_queue = || (qos, terms.subscription_ids.to_vec());
+        let Some(conn) = self.open_connection(late.location) else {
+            if is_queued {
+                // The session stays, and gets it later.
+                let ticket = Ticket {
+                    location: late.location,
+                    waits_for: WaitsFor::RetainedAppended(Some(late.answer.clone())),
+                };
+                let expiry_secs = message.expiry_secs;
+                self.propose_retained(late.session, message, expiry_secs, terms_of_queue(), ticket);
+            } else {
+                late.answer.done();
+            }
+            return;
+        };
         let needless = {
             let state = conn.state.borrow();
             let rare = state.rare.as_ref();
             rare.is_some_and(|rare| rare.replays.will_find(topic) || rare.replays.had_live(topic, 0))
         };
         if needless {
+            late.answer.done();
             return;
         }
-        let qos = message.qos.min(terms.qos);
-        if let Some((session, _)) = conn.session()
-            && qos > QoS::AtMostOnce
-            && Placement::is_durable(session)
-        {
-            let ids = terms.subscription_ids.to_vec();
-            self.append_retained(&conn, session, message, message.expiry_secs, (qos, ids));
+        if is_queued {
+            let (expiry_secs, answer) = (message.expiry_secs, Some(late.answer.clone()));
+            self.append_retained(
+                &conn,
+                late.session,
+                message,
+                expiry_secs,
+                terms_of_queue(),
+                answer,
+            );
             return;
         }
         let mut delivery = Delivery::of(message, qos);
@@ -285,6 +359,7 @@ impl Worker {
         delivery.subscription_ids = &terms.subscription_ids;
         delivery.expires_at = message.expiry_secs.map(|secs| self.now().plus_secs(secs));
         self.deliver(&conn, &delivery);
+        late.answer.done();
     }
 
     fn append_late(&self, late: &Late, durable: &Targets, ticket: Ticket) {
@@ -304,6 +379,12 @@ impl Worker {
         let group = self.shared.node().group(late.group);
         group.propose_encoded(encode, Some(ticket));
     }
+}
+
+/// Connections, and one command for all queues of sessions without.
+fn missing(targets: &[PlannedTarget]) -> usize {
+    let connected = targets.iter().filter(|target| target.location.is_some()).count();
+    connected + usize::from(connected < targets.len())
 }
 
 #[cfg(test)]

@@ -239,7 +239,7 @@ impl Worker {
         if let Some(rare) = rare {
             self.give_back_shared(rare.shared);
             if Placement::is_durable(session) {
-                self.keep_replays(session, rare.replays);
+                self.keep_replays(conn.location, session, rare.replays);
             }
         }
         if is_member {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use quorate_cluster::node::Placement;
+use quorate_cluster::node::{Location, Placement};
 use quorate_cluster::state::{
     GroupTime, MessageParts, Origin, SessionId, Target, TargetQueue, encode_publish,
 };
@@ -19,6 +19,7 @@ use quorate_proto::topic;
 
 use super::connection::Conn;
 use super::counting::drop_reason;
+use super::late::LateAnswer;
 use super::queue::translate;
 use super::ticket::WaitsFor;
 use super::{Ticket, Worker};
@@ -334,7 +335,7 @@ impl Worker {
                 .expires_at
                 .map(|at| u32::try_from(at.0.saturating_sub(value.now.0).div_ceil(1000)).unwrap_or(u32::MAX));
             let ids = subscription_id.into_iter().collect();
-            self.append_retained(conn, session, message, expiry_secs, (qos, ids));
+            self.append_retained(conn, session, message, expiry_secs, (qos, ids), None);
             return;
         }
         let now = self.now();
@@ -375,6 +376,7 @@ impl Worker {
         message: &Message,
         expiry_secs: Option<u32>,
         terms: (QoS, Vec<u32>),
+        late: Option<Arc<LateAnswer>>,
     ) {
         {
             let mut state = conn.state.borrow_mut();
@@ -385,18 +387,19 @@ impl Worker {
         }
         let ticket = Ticket {
             location: conn.location,
-            waits_for: WaitsFor::RetainedAppended,
+            waits_for: WaitsFor::RetainedAppended(late),
         };
-        self.propose_retained(session, message, expiry_secs, terms, Some(ticket));
+        self.propose_retained(session, message, expiry_secs, terms, ticket);
     }
 
-    fn propose_retained(
+    /// Proposes a value for the queue in the session's home group.
+    pub(super) fn propose_retained(
         &self,
         session: SessionId,
         message: &Message,
         expiry_secs: Option<u32>,
         (qos, subscription_ids): (QoS, Vec<u32>),
-        ticket: Option<Ticket>,
+        ticket: Ticket,
     ) {
         let target = Target {
             queue: TargetQueue::Session(session),
@@ -417,22 +420,34 @@ impl Worker {
             let targets = std::iter::once(target.borrowed());
             encode_publish(buffer, &Origin::Server, &parts, targets, false, false);
         };
-        self.shared.node().home(session).propose_encoded(encode, ticket);
+        self.shared
+            .node()
+            .home(session)
+            .propose_encoded(encode, Some(ticket));
     }
 
     /// The connection of a durable session is gone: what it was still to be sent at QoS 1 and 2 waits in the session's
     /// queue, as far as that has room.
-    pub(super) fn keep_replays(self: &Rc<Self>, session: SessionId, replays: Replays) {
+    pub(super) fn keep_replays(
+        self: &Rc<Self>,
+        location: Location,
+        session: SessionId,
+        mut replays: Replays,
+    ) {
         if replays.waiting.is_empty() {
             return;
         }
         let worker = self.clone();
         tokio::task::spawn_local(async move {
-            for mut replay in replays.waiting {
+            for mut replay in std::mem::take(&mut replays.waiting) {
                 while replay.slot < SLOTS {
                     let node = worker.shared.node().clone();
                     node.backlog().room().await;
-                    if !worker.has_room(session) {
+                    // A session that has ended wants nothing any more.
+                    let Some(has_room) = worker.has_room(session) else {
+                        return;
+                    };
+                    if !has_room {
                         worker
                             .counters
                             .messages_dropped
@@ -442,14 +457,18 @@ impl Worker {
                     }
                     for value in worker.read_piece(&mut replay, &mut 1) {
                         let qos = value.message.qos.min(replay.options.qos);
-                        if qos > QoS::AtMostOnce && !replays.live_topics.contains_key(value.message.topic()) {
+                        if qos > QoS::AtMostOnce && !replays.had_live(value.message.topic(), replay.number) {
                             let terms = (qos, replay.subscription_id.into_iter().collect());
+                            let ticket = Ticket {
+                                location,
+                                waits_for: WaitsFor::RetainedAppended(None),
+                            };
                             worker.propose_retained(
                                 session,
                                 &value.message,
                                 value.expiry_secs(),
                                 terms,
-                                None,
+                                ticket,
                             );
                         }
                     }
@@ -459,11 +478,11 @@ impl Worker {
         });
     }
 
-    /// Whether a durable session is known and takes more messages.
-    fn has_room(&self, session: SessionId) -> bool {
+    /// Whether a durable session takes more messages; `None` when it is not known.
+    fn has_room(&self, session: SessionId) -> Option<bool> {
         self.shared.router.read(|table| {
-            let queue = table.session(session).and_then(|route| route.queue.as_ref());
-            queue.is_some_and(|queue| !self.shared.queue_is_full(queue))
+            let queue = table.session(session)?.queue.as_ref()?;
+            Some(!self.shared.queue_is_full(queue))
         })
     }
 }

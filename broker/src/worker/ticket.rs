@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use std::sync::Arc;
 
 use super::AckWait;
-use super::late::LateKey;
+use super::late::{LateAnswer, LateKey};
 
 /// Names the connection that waits for a proposal.
 #[derive(Debug)]
@@ -87,8 +87,10 @@ pub(crate) enum WaitsFor {
     Subscribed(Box<Subscribing>),
     /// UNSUBACK.
     Unsubscribed(Box<Unsubscribing>),
-    /// The next piece of retained messages for a durable session.
-    RetainedAppended,
+    /// A retained message in the queue of a durable session; its publisher may wait for that.
+    RetainedAppended(Option<Arc<LateAnswer>>),
+    /// Retained messages in queues of sessions without connection; their publisher waits for that.
+    LateStored(Arc<LateAnswer>),
 }
 
 /// A SUBSCRIBE on its way.
