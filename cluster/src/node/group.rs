@@ -1,8 +1,8 @@
 //! One Raft group as this node sees it: its state, its proposals, the pulls that wait, its leader's duties.
 //!
 //! Tasks: the proposer packs and proposes; the attendant answers pulls and dispatches shared references, and waits for
-//! nothing else; each of the leader's duties has its own. Apply runs in openraft's task and only touches the state and wakes the others. The state's
-//! mutex is held for one entry or one pull at a time and never across an await.
+//! nothing else; each of the leader's duties has its own. Apply runs in openraft's task and only touches the state and
+//! wakes the others. The state's mutex is held for one entry or one pull at a time and never across an await.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
