@@ -92,8 +92,8 @@ pub struct Batch {
     /// gets the first outcome, a lower number is refused (R10). 0 for batches of the group's leader itself (ticks),
     /// which may be repeated freely.
     pub number: u64,
-    /// Group time. Apply takes the maximum of this and the last stamp, then lets timers that are due act, then the
-    /// commands.
+    /// Group time, written by the leader that proposes the entry ([`stamp_batch`](super::stamp_batch)). Apply takes the
+    /// maximum of this and the last stamp, then lets timers that are due act, then the commands.
     pub stamp: GroupTime,
     /// Limits for the queues the batch's publishes go to.
     pub queue_limits: QueueLimits,

@@ -42,7 +42,9 @@ mod tests;
 mod timers;
 mod wills;
 
-pub use codec::{BatchHeader, CodecError, MessageParts, TargetRef, encode_publish};
+pub use codec::{
+    BatchHeader, CodecError, MessageParts, TargetRef, batch_proposer, encode_publish, stamp_batch,
+};
 pub use command::{
     Batch, ClientId, Command, Epoch, GroupTime, NodeId, NodeIncarnation, Origin, Owner, PublishCommand,
     QueueLimits, RetainedSource, Sequence, SessionId, SessionLimits, ShareKey, Subscription, Target,

@@ -40,6 +40,28 @@ pub(in crate::state) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
+/// What [`put_varint`] wrote at `at`, which moves behind it.
+pub(in crate::state) fn take_varint(
+    bytes: &[u8],
+    at: &mut usize,
+    what: &'static str,
+) -> Result<u64, CodecError> {
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let byte = *bytes.get(*at).ok_or(CodecError::Truncated(what))?;
+        *at += 1;
+        let bits = u64::from(byte & 0x7f);
+        if shift == 63 && bits > 1 {
+            break;
+        }
+        value |= bits << shift;
+        if byte < 0x80 {
+            return Ok(value);
+        }
+    }
+    Err(CodecError::Invalid(what))
+}
+
 /// Appends a string behind its length.
 pub(in crate::state) fn put_str(out: &mut Vec<u8>, value: &str) {
     put_varint(out, value.len() as u64);
@@ -115,19 +137,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(in crate::state) fn varint(&mut self, what: &'static str) -> Result<u64, CodecError> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.u8(what)?;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                break;
-            }
-            value |= bits << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(CodecError::Invalid(what))
+        take_varint(self.source, &mut self.at, what)
     }
 
     pub(in crate::state) fn varint_u32(&mut self, what: &'static str) -> Result<u32, CodecError> {
@@ -184,6 +194,13 @@ impl<'a> Reader<'a> {
         let start = self.at;
         self.take(len, what)?;
         Ok(self.source.slice(start..start + len))
+    }
+
+    /// Eight bytes, highest first.
+    pub(in crate::state) fn u64_big_endian(&mut self, what: &'static str) -> Result<u64, CodecError> {
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(self.take(8, what)?);
+        Ok(u64::from_be_bytes(bytes))
     }
 
     /// Eight bytes, lowest first.

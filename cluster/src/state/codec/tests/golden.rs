@@ -228,7 +228,7 @@ fn version_1_is_frozen() {
         golden_commands().iter().map(|(bytes, _)| hex(bytes)[0]).collect();
     assert_eq!(tags, (1..=15).collect(), "every command is frozen");
     for (bytes, command) in golden_commands() {
-        let golden = [&[1, 2, 3, 4, 5, 6, 7, 8, 1][..], &hex(bytes)].concat();
+        let golden = [&HEADER[..], &[1], &hex(bytes)].concat();
         let batch = plain(vec![command]);
         assert_eq!(encoded(&batch), golden, "{:?}", batch.commands);
         assert_eq!(Batch::decode(&golden.into()), Ok(batch));

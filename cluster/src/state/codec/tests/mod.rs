@@ -82,6 +82,26 @@ proptest! {
         let _ = Batch::decode(&bytes.into());
     }
 
+    /// The leader stamps a batch that another node has packed, and nothing else of it changes (R32).
+    #[test]
+    fn r32_a_stamped_batch_differs_in_its_stamp_alone(batch in batch(), stamp in any::<u64>()) {
+        let mut bytes = encoded(&batch).to_vec();
+        prop_assert_eq!(stamp_batch(&mut bytes, GroupTime(stamp)), Ok(()));
+        let stamped = Batch { stamp: GroupTime(stamp), ..batch };
+        prop_assert_eq!(Batch::decode(&bytes.into()), Ok(stamped));
+    }
+
+    #[test]
+    fn r10_the_proposer_is_read_from_the_header(batch in batch(), cut in any::<prop::sample::Index>()) {
+        let whole = encoded(&batch);
+        let proposer = (batch.node, batch.incarnation, batch.number);
+        prop_assert_eq!(batch_proposer(&whole), Ok(proposer));
+        // Of less than that it says nothing, or the same.
+        if let Ok(read) = batch_proposer(&whole[..cut.index(whole.len())]) {
+            prop_assert_eq!(read, proposer);
+        }
+    }
+
     #[test]
     fn outcomes_come_back_as_they_were(outcomes in vec(outcome(), 0..6)) {
         let mut out = Vec::new();
@@ -93,7 +113,10 @@ proptest! {
     }
 }
 
-/// A batch of `commands` with small numbers, whose header is `01 02 03 04 05 06 07 08`.
+/// How [`plain`] batches begin.
+const HEADER: [u8; 15] = [1, 0, 0, 0, 0, 0, 0, 0, 6, 2, 3, 4, 5, 7, 8];
+
+/// A batch of `commands` with small numbers, whose header is [`HEADER`].
 fn plain(commands: Vec<Command>) -> Batch {
     Batch {
         view: 2,
@@ -111,9 +134,8 @@ fn plain(commands: Vec<Command>) -> Batch {
 
 #[test]
 fn a_length_beyond_the_bytes_reserves_nothing() {
-    let header = [1, 2, 3, 4, 5, 6, 7, 8];
     let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
-    let with = |tail: &[&[u8]]| Bytes::from([&header[..], &tail.concat()].concat());
+    let with = |tail: &[&[u8]]| Bytes::from([&HEADER[..], &tail.concat()].concat());
     // As the number of commands, then as lengths and counts within the first one.
     assert_eq!(
         Batch::decode(&with(&[&huge])),
@@ -161,19 +183,48 @@ fn unknown_versions_and_tags_are_refused() {
     bytes[0] = 2;
     assert_eq!(Batch::decode(&bytes.into()), Err(CodecError::Version(2)));
     for tag in [0, 16, 255] {
-        let bytes = vec![1, 2, 3, 4, 5, 6, 7, 8, 1, tag];
+        let bytes = [&HEADER[..], &[1, tag]].concat();
         assert_eq!(
             Batch::decode(&bytes.into()),
             Err(CodecError::Tag { what: "command", tag })
         );
     }
-    let bytes = vec![1, 2, 3, 4, 5, 6, 7, 8, 1, 6, 9];
+    let bytes = [&HEADER[..], &[1, 6, 9]].concat();
     assert_eq!(
         Batch::decode(&bytes.into()),
         Err(CodecError::Tag {
             what: "origin",
             tag: 9
         })
+    );
+}
+
+#[test]
+fn r32_what_is_no_batch_is_not_stamped() {
+    let whole = encoded(&plain(vec![])).to_vec();
+    let stamp = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        let result = stamp_batch(&mut bytes, GroupTime(7));
+        assert_eq!(result.is_ok(), bytes != whole[..bytes.len()]);
+        result
+    };
+    assert_eq!(stamp(&whole), Ok(()));
+    assert_eq!(stamp(&[]), Err(CodecError::Truncated("format version")));
+    assert_eq!(stamp(&whole[..8]), Err(CodecError::Truncated("stamp")));
+    assert_eq!(stamp(&whole[..9]), Ok(()));
+    let mut newer = whole.clone();
+    newer[0] = 2;
+    assert_eq!(stamp_batch(&mut newer, GroupTime(7)), Err(CodecError::Version(2)));
+    assert_eq!(newer[1..], whole[1..]);
+    assert_eq!(batch_proposer(&newer), Err(CodecError::Version(2)));
+    assert_eq!(batch_proposer(&[]), Err(CodecError::Truncated("format version")));
+    assert_eq!(
+        batch_proposer(&whole[..12]),
+        Err(CodecError::Truncated("batch number"))
+    );
+    assert_eq!(
+        batch_proposer(&whole[..13]),
+        Ok((NodeId(3), NodeIncarnation(4), 5))
     );
 }
 
