@@ -474,6 +474,8 @@ impl Host for Shared {
     fn queue_is_known(&self, queue: &TargetQueue) -> bool {
         self.router.read(|table| match queue {
             TargetQueue::Session(session) => table.session(*session).is_some(),
+            // The loss of its node drops it.
+            TargetQueue::Node(..) => true,
             // What waits for a share goes to any member, as long as it has one that is there or can come back.
             TargetQueue::Share(share) => {
                 table.share_is_durable(share) || !table.share_members(share).is_empty()

@@ -54,6 +54,8 @@ impl<H: Host> Group<H> {
             let sent = match &queue {
                 TargetQueue::Session(session) => self.sent.lock().get(session).copied(),
                 TargetQueue::Share(share) => Some(self.shares.lock().next(share)),
+                // The node drops what has expired when it takes it.
+                TargetQueue::Node(..) => continue,
             };
             let sent = sent.unwrap_or_default();
             let state = self.state();

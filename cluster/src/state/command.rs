@@ -214,7 +214,7 @@ pub enum Command {
         /// RETAIN flag to send.
         retain: bool,
     },
-    /// Drops the queues of sessions or shares that exist no more.
+    /// Drops the queues of sessions, shares or nodes that exist no more.
     DropQueues {
         /// The queues, each with the next sequence it had when its owner was not known: one that got something since
         /// stays, as a share may have come back.
@@ -243,7 +243,7 @@ pub enum Command {
         /// Connection.
         epoch: Epoch,
     },
-    /// A start of a node is over: its connections end (R3, R25).
+    /// A start of a node is over: its connections end (R3, R25), and its queue goes (R11).
     NodeLost {
         /// The node.
         node: NodeId,
@@ -315,6 +315,9 @@ pub enum TargetQueue {
     Session(SessionId),
     /// Of a shared subscription with a durable member.
     Share(ShareKey),
+    /// Of the connections of a start of a node, whose sessions are not durable (R11): the node takes what stands here,
+    /// finds the receivers by matching, and settles it. Limits do not apply, and it goes with that start.
+    Node(NodeId, NodeIncarnation),
 }
 
 /// A write to a retained topic comes from this place of a publisher's home group.

@@ -38,7 +38,7 @@ impl GroupState {
         let size = counted_bytes(&publish.message);
         let (mut slot, mut stored, mut refused) = (None, 0, 0);
         for target in &publish.targets {
-            if matches!(target.queue, TargetQueue::Session(session) if self.has_ended(session)) {
+            if self.is_over(&target.queue) {
                 continue;
             }
             let delivery =
@@ -71,6 +71,15 @@ impl GroupState {
             duplicate: false,
             stored,
             refused,
+        }
+    }
+
+    /// Whether nobody will ever take anything from a queue: its session has ended, its node's start is lost.
+    fn is_over(&self, queue: &TargetQueue) -> bool {
+        match queue {
+            TargetQueue::Session(session) => self.has_ended(*session),
+            TargetQueue::Share(_) => false,
+            TargetQueue::Node(node, incarnation) => self.proposers.is_lost(*node, *incarnation),
         }
     }
 
@@ -148,7 +157,7 @@ impl GroupState {
         Outcome::Done
     }
 
-    /// Drops queues whose session or share is gone. One that got a message since this was found out stays, and so does
+    /// Drops queues whose session, share or node is gone. One that got a message since this was found out stays, and so does
     /// the queue of a session that this group, as its home, knows to exist: whoever asks has read something old.
     pub(super) fn drop_queues(
         &mut self,

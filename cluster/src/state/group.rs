@@ -247,6 +247,13 @@ impl GroupState {
         self.messages
             .check_invariants(queued.chain(self.outbox.after(None).map(|(_, slot)| slot)))?;
         self.retained.check_invariants()?;
+        if let Some((node, incarnation)) = self
+            .queues
+            .node_starts()
+            .find(|(node, incarnation)| self.proposers.was_declared_lost(*node, *incarnation))
+        {
+            return Err(format!("queues: {node:?} is lost with {incarnation:?}"));
+        }
         for (session, will) in self.wills.all_stored() {
             let Some(record) = self.sessions.get(session) else {
                 return Err(format!("wills: {session:?} does not exist"));

@@ -229,7 +229,8 @@ impl GroupState {
         events.push(Event::WillDue { session, epoch });
     }
 
-    /// All connections of a node's starts up to `incarnation` ended without a DISCONNECT (R3).
+    /// All connections of a node's starts up to `incarnation` ended without a DISCONNECT (R3), and nobody takes what
+    /// waits for them (R11).
     pub(super) fn node_lost(
         &mut self,
         node: NodeId,
@@ -239,6 +240,11 @@ impl GroupState {
         self.proposers.lose(node, incarnation);
         for session in self.sessions.held_by(node, incarnation) {
             self.detach(session, true, None, events);
+        }
+        for queue in self.queues.of_node(node, incarnation) {
+            if let Some(dropped) = self.queues.drop_queue(&queue, &mut self.messages) {
+                events.removed(&queue, dropped.count, dropped.bytes);
+            }
         }
         Outcome::Done
     }

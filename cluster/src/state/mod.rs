@@ -7,7 +7,7 @@
 //! ```text
 //!              entry ── Batch::decode ──> GroupState::apply ──> BatchOutcome, events
 //!                                              │
-//!   lifecycle: sessions, subscriptions,  <─────┼─────>  delivery: messages, queues (queue, shares),
+//!   lifecycle: sessions, subscriptions,  <─────┼─────>  delivery: messages, queues (queue),
 //!              inbound, wills, proposers       │                  outbox, retained
 //!                                            timers
 //!                                              │
@@ -35,7 +35,6 @@ mod read;
 mod records;
 mod retained;
 mod sessions;
-mod shares;
 mod subscriptions;
 #[cfg(test)]
 mod tests;

@@ -124,7 +124,7 @@ impl GroupState {
     fn write_meta(&self, sink: &mut impl RecordSink) {
         sink.put(Key::new(Kind::Meta), |out| {
             put_varint(out, self.time.0);
-            put_varint(out, self.queues.shares().floor());
+            put_varint(out, self.queues.floor());
         });
     }
 
@@ -212,10 +212,7 @@ impl Loader {
         match kind {
             Kind::Meta => {
                 let (time, floor) = parse(fields, |reader| {
-                    Ok((
-                        reader.varint("group time")?,
-                        reader.varint("share sequence floor")?,
-                    ))
+                    Ok((reader.varint("group time")?, reader.varint("sequence floor")?))
                 })?;
                 state.time = GroupTime(time);
                 state.queues.load_floor(floor);

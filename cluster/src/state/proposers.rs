@@ -125,6 +125,14 @@ impl Proposers {
         })
     }
 
+    /// Whether this start of the node, or one after it, was declared lost and no newer one is known: then nothing in the
+    /// group may speak of its connections any more.
+    pub(super) fn was_declared_lost(&self, node: NodeId, incarnation: NodeIncarnation) -> bool {
+        self.by_node
+            .get(&node)
+            .is_some_and(|last| last.lost && incarnation <= last.incarnation)
+    }
+
     /// Declares the starts of a node up to this one lost.
     pub(super) fn lose(&mut self, node: NodeId, incarnation: NodeIncarnation) {
         if self

@@ -1,21 +1,30 @@
-//! All queues of a group, of sessions wherever their home is and of shares.
+//! All queues of a group, of sessions wherever their home is, of shares, and of nodes.
 //!
 //! A queue stays, as its next sequence alone, when it is empty: sequences are never reused, since packet identifiers
 //! follow from them (R22).
+//!
+//! Unlike a session's incarnation a share comes back under its key when it was dropped and somebody subscribes again,
+//! and so does the queue of a node that whoever had it dropped did not know yet. Their sequences must not: a late
+//! acknowledgement of the old queue would settle a message of the new one. So a new queue of a share or of a node starts
+//! above every sequence that a dropped one has given.
+
+use std::collections::BTreeMap;
 
 use hashbrown::hash_map::Entry;
 
 use super::messages::{Messages, Slot};
 use super::queue::{Delivery, Queue};
 use super::records::{Key, Kind, RecordSink};
-use super::shares::Shares;
-use super::{HashMap, QueueLimits, SessionId, TargetQueue};
+use super::{HashMap, NodeId, NodeIncarnation, QueueLimits, SessionId, ShareKey, TargetQueue};
 
 /// The queues.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     sessions: HashMap<SessionId, Queue>,
-    shares: Shares,
+    shares: HashMap<ShareKey, Queue>,
+    nodes: BTreeMap<(NodeId, NodeIncarnation), Queue>,
+    /// Where the next new queue of a share or of a node starts.
+    floor: u64,
     /// Queues that changed since the last checkpoint.
     dirty: Vec<TargetQueue>,
     /// Records of queues that were dropped since: the queue itself, or one of its references.
@@ -42,14 +51,29 @@ impl Queues {
         self.bytes
     }
 
-    pub(super) fn shares(&self) -> &Shares {
-        &self.shares
+    pub(super) fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// The starts of nodes that have a queue, in order.
+    pub(super) fn node_starts(&self) -> impl Iterator<Item = (NodeId, NodeIncarnation)> {
+        self.nodes.keys().copied()
+    }
+
+    /// The queues of the starts of `node` up to `incarnation`.
+    pub(super) fn of_node(&self, node: NodeId, incarnation: NodeIncarnation) -> Vec<TargetQueue> {
+        let first = (node, NodeIncarnation(0));
+        self.nodes
+            .range(first..=(node, incarnation))
+            .map(|((node, incarnation), _)| TargetQueue::Node(*node, *incarnation))
+            .collect()
     }
 
     pub(super) fn get(&self, queue: &TargetQueue) -> Option<&Queue> {
         match queue {
             TargetQueue::Session(session) => self.sessions.get(session),
-            TargetQueue::Share(share) => self.shares.queues.get(share),
+            TargetQueue::Share(share) => self.shares.get(share),
+            TargetQueue::Node(node, incarnation) => self.nodes.get(&(*node, *incarnation)),
         }
     }
 
@@ -61,14 +85,17 @@ impl Queues {
             .map(|(session, queue)| (TargetQueue::Session(*session), queue));
         let shares = self
             .shares
-            .queues
             .iter()
             .map(|(share, queue)| (TargetQueue::Share(share.clone()), queue));
-        sessions.chain(shares)
+        let nodes = self
+            .nodes
+            .iter()
+            .map(|((node, incarnation), queue)| (TargetQueue::Node(*node, *incarnation), queue));
+        sessions.chain(shares).chain(nodes)
     }
 
     /// Appends a reference to the message of `size` bytes that `slot` names, unless the queue is full; `slot` is asked
-    /// only when it is not.
+    /// only when it is not. The queue of a node is never full: nobody would hear that its connections got nothing.
     pub(super) fn push(
         &mut self,
         queue: &TargetQueue,
@@ -77,22 +104,13 @@ impl Queues {
         delivery: Delivery,
         slot: impl FnOnce() -> Slot,
     ) -> Option<u64> {
-        let new = Queue::new(0);
+        let floor = self.floor;
         let target = match queue {
-            TargetQueue::Session(session) => match self.sessions.entry(*session) {
-                Entry::Occupied(entry) => Some(entry.into_mut()).filter(|queue| queue.has_room(size, limits)),
-                Entry::Vacant(entry) => new.has_room(size, limits).then(|| entry.insert(new)),
-            },
-            TargetQueue::Share(share) => {
-                let floor = self.shares.floor();
-                match self.shares.queues.entry(share.clone()) {
-                    Entry::Occupied(entry) => {
-                        Some(entry.into_mut()).filter(|queue| queue.has_room(size, limits))
-                    }
-                    Entry::Vacant(entry) => new
-                        .has_room(size, limits)
-                        .then(|| entry.insert(Queue::new(floor))),
-                }
+            TargetQueue::Session(session) => with_room(self.sessions.entry(*session), 0, size, limits),
+            TargetQueue::Share(share) => with_room(self.shares.entry(share.clone()), floor, size, limits),
+            TargetQueue::Node(node, incarnation) => {
+                let entry = self.nodes.entry((*node, *incarnation));
+                Some(entry.or_insert_with(|| Queue::new(floor)))
             }
         }?;
         if target.mark_dirty() {
@@ -110,7 +128,7 @@ impl Queues {
         sequence: u64,
         messages: &Messages,
     ) -> Option<(Slot, u64)> {
-        let target = Self::find(&mut self.sessions, &mut self.shares, queue)?;
+        let target = self.find(queue)?;
         let taken = target.take(sequence, messages)?;
         if target.mark_dirty() {
             self.dirty.push(queue.clone());
@@ -135,7 +153,11 @@ impl Queues {
         let removed = match queue {
             TargetQueue::Session(session) => self.sessions.remove(session),
             TargetQueue::Share(share) => self.shares.remove(share),
+            TargetQueue::Node(node, incarnation) => self.nodes.remove(&(*node, *incarnation)),
         }?;
+        if !matches!(queue, TargetQueue::Session(_)) {
+            self.floor = self.floor.max(removed.next());
+        }
         self.dropped.push((queue.clone(), None));
         let saved = removed.saved_sequences();
         self.dropped
@@ -152,14 +174,11 @@ impl Queues {
         Some(dropped)
     }
 
-    fn find<'a>(
-        sessions: &'a mut HashMap<SessionId, Queue>,
-        shares: &'a mut Shares,
-        queue: &TargetQueue,
-    ) -> Option<&'a mut Queue> {
+    fn find(&mut self, queue: &TargetQueue) -> Option<&mut Queue> {
         match queue {
-            TargetQueue::Session(session) => sessions.get_mut(session),
-            TargetQueue::Share(share) => shares.queues.get_mut(share),
+            TargetQueue::Session(session) => self.sessions.get_mut(session),
+            TargetQueue::Share(share) => self.shares.get_mut(share),
+            TargetQueue::Node(node, incarnation) => self.nodes.get_mut(&(*node, *incarnation)),
         }
     }
 
@@ -181,7 +200,7 @@ impl Queues {
             }
         }
         for queue in &dirty {
-            let Some(target) = Self::find(&mut self.sessions, &mut self.shares, queue) else {
+            let Some(target) = self.find(queue) else {
                 continue;
             };
             target.drain(messages, |sequence, fields| match fields {
@@ -201,13 +220,14 @@ impl Queues {
     }
 
     pub(super) fn load_floor(&mut self, floor: u64) {
-        self.shares.load_floor(floor);
+        self.floor = floor;
     }
 
     pub(super) fn load_queue(&mut self, queue: TargetQueue, next: u64) {
         match queue {
             TargetQueue::Session(session) => self.sessions.insert(session, Queue::new(next)),
-            TargetQueue::Share(share) => self.shares.queues.insert(share, Queue::new(next)),
+            TargetQueue::Share(share) => self.shares.insert(share, Queue::new(next)),
+            TargetQueue::Node(node, incarnation) => self.nodes.insert((node, incarnation), Queue::new(next)),
         };
     }
 
@@ -219,12 +239,13 @@ impl Queues {
         (slot, size): (Slot, u64),
         delivery: Delivery,
     ) -> bool {
-        let Some(target) = Self::find(&mut self.sessions, &mut self.shares, queue) else {
+        let Some(target) = self.find(queue) else {
             return false;
         };
+        let loaded = target.load(sequence, slot, size, delivery);
         self.references += 1;
         self.bytes += size;
-        target.load(sequence, slot, size, delivery)
+        loaded
     }
 
     /// `exists` tells whether a session whose home may be this group exists.
@@ -247,6 +268,22 @@ impl Queues {
         match (references, bytes) == (self.references, self.bytes) {
             true => Ok(()),
             false => Err("queues: totals are wrong".into()),
+        }
+    }
+}
+
+/// The queue of an entry unless it is full; a new one begins with the sequence `first`.
+fn with_room<'a, K: std::hash::Hash, S: std::hash::BuildHasher>(
+    entry: Entry<'a, K, Queue, S>,
+    first: u64,
+    size: u64,
+    limits: &QueueLimits,
+) -> Option<&'a mut Queue> {
+    match entry {
+        Entry::Occupied(entry) => Some(entry.into_mut()).filter(|queue| queue.has_room(size, limits)),
+        Entry::Vacant(entry) => {
+            let new = Queue::new(first);
+            new.has_room(size, limits).then(|| entry.insert(new))
         }
     }
 }

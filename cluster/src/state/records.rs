@@ -6,7 +6,7 @@
 //!
 //! | kind | fields of the key | value |
 //! |---|---|---|
-//! | `Meta` | | group time, floor of the share sequences |
+//! | `Meta` | | group time, floor of the sequences of shares and nodes |
 //! | `Proposer` | node | incarnation, last number, what is kept of its outcomes |
 //! | `Session` | session | client identifier, epoch, connection, expiry |
 //! | `Subscription` | session, filter | options, identifier |
@@ -30,7 +30,7 @@ use bytes::Bytes;
 use quorate_storage::state::KEY_BYTES_MAX;
 
 use super::codec::{CodecError, Reader};
-use super::{SessionId, ShareKey, TargetQueue};
+use super::{NodeId, NodeIncarnation, SessionId, ShareKey, TargetQueue};
 
 const VALUE_VERSION: u8 = 1;
 /// Longest string of MQTT.
@@ -121,6 +121,7 @@ impl Key {
         match queue {
             TargetQueue::Session(session) => self.u8(0).session(*session),
             TargetQueue::Share(share) => self.u8(1).counted(&share.name).counted(&share.filter),
+            TargetQueue::Node(node, incarnation) => self.u8(2).u64(node.0).u64(incarnation.0),
         }
     }
 
@@ -180,6 +181,10 @@ impl<'a> KeyReader<'a> {
                 name: self.counted()?.into(),
                 filter: self.counted()?.into(),
             })),
+            [2] => Ok(TargetQueue::Node(
+                NodeId(self.u64()?),
+                NodeIncarnation(self.u64()?),
+            )),
             [tag] => Err(CodecError::Tag {
                 what: "queue kind",
                 tag,

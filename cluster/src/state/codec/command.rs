@@ -88,8 +88,7 @@ impl Command {
             }
             Self::NodeLost { node, incarnation } => {
                 out.push(tag::NODE_LOST);
-                put_varint(out, node.0);
-                put_varint(out, incarnation.0);
+                put_start(out, *node, *incarnation);
             }
             session_command => session_command.encode_session_command(out),
         }
@@ -215,10 +214,10 @@ impl Command {
             tag::RETAINED_TAKEN => Ok(Self::RetainedTaken {
                 up_to: read_source(reader)?,
             }),
-            tag::NODE_LOST => Ok(Self::NodeLost {
-                node: crate::state::NodeId(reader.varint("node")?),
-                incarnation: crate::state::NodeIncarnation(reader.varint("node incarnation")?),
-            }),
+            tag::NODE_LOST => {
+                let (node, incarnation) = read_start(reader)?;
+                Ok(Self::NodeLost { node, incarnation })
+            }
             tag => Self::decode_session_command(tag, reader),
         }
     }

@@ -173,16 +173,26 @@ pub(in crate::state) fn read_packet_id(reader: &mut Reader<'_>) -> Result<Packet
     NonZeroU16::new(u16::from_le_bytes([low, high])).ok_or(CodecError::Invalid("packet identifier"))
 }
 
+pub(in crate::state) fn put_start(out: &mut Vec<u8>, node: NodeId, incarnation: NodeIncarnation) {
+    put_varint(out, node.0);
+    put_varint(out, incarnation.0);
+}
+
+pub(in crate::state) fn read_start(reader: &mut Reader<'_>) -> Result<(NodeId, NodeIncarnation), CodecError> {
+    let node = NodeId(reader.varint("node")?);
+    Ok((node, NodeIncarnation(reader.varint("node incarnation")?)))
+}
+
 pub(in crate::state) fn put_owner(out: &mut Vec<u8>, owner: &Owner) {
-    put_varint(out, owner.node.0);
-    put_varint(out, owner.incarnation.0);
+    put_start(out, owner.node, owner.incarnation);
     put_epoch(out, owner.epoch);
 }
 
 pub(in crate::state) fn read_owner(reader: &mut Reader<'_>) -> Result<Owner, CodecError> {
+    let (node, incarnation) = read_start(reader)?;
     Ok(Owner {
-        node: NodeId(reader.varint("node")?),
-        incarnation: NodeIncarnation(reader.varint("node incarnation")?),
+        node,
+        incarnation,
         epoch: read_epoch(reader)?,
     })
 }
@@ -247,6 +257,10 @@ pub(in crate::state) fn put_queue(out: &mut Vec<u8>, queue: &TargetQueue) {
             out.push(1);
             put_share(out, share);
         }
+        TargetQueue::Node(node, incarnation) => {
+            out.push(2);
+            put_start(out, *node, *incarnation);
+        }
     }
 }
 
@@ -254,6 +268,7 @@ pub(in crate::state) fn read_queue(reader: &mut Reader<'_>) -> Result<TargetQueu
     match reader.u8("queue kind")? {
         0 => read_session(reader).map(TargetQueue::Session),
         1 => read_share(reader).map(TargetQueue::Share),
+        2 => read_start(reader).map(|(node, incarnation)| TargetQueue::Node(node, incarnation)),
         tag => Err(CodecError::Tag {
             what: "queue kind",
             tag,
@@ -264,7 +279,10 @@ pub(in crate::state) fn read_queue(reader: &mut Reader<'_>) -> Result<TargetQueu
 const TARGET_SHARE_BIT: u8 = 1 << 3;
 const TARGET_IDS_BIT: u8 = 1 << 4;
 const TARGET_REPLAYED_BIT: u8 = 1 << 5;
-/// Flags, and a share key of two empty strings.
+const TARGET_NODE_BIT: u8 = 1 << 6;
+const TARGET_BITS: u8 =
+    QOS_BITS | RETAIN_BIT | TARGET_SHARE_BIT | TARGET_IDS_BIT | TARGET_REPLAYED_BIT | TARGET_NODE_BIT;
+/// Flags, and a share key of two empty strings or a node's start.
 pub(super) const TARGET_BYTES_MIN: usize = 3;
 
 pub(in crate::state) fn put_target(out: &mut Vec<u8>, target: TargetRef<'_>) {
@@ -287,6 +305,10 @@ pub(in crate::state) fn put_target(out: &mut Vec<u8>, target: TargetRef<'_>) {
             out.push(flags | TARGET_SHARE_BIT);
             put_share(out, share);
         }
+        TargetQueue::Node(node, incarnation) => {
+            out.push(flags | TARGET_NODE_BIT);
+            put_start(out, *node, *incarnation);
+        }
     }
     if !target.subscription_ids.is_empty() {
         put_ids(out, target.subscription_ids);
@@ -295,12 +317,17 @@ pub(in crate::state) fn put_target(out: &mut Vec<u8>, target: TargetRef<'_>) {
 
 pub(in crate::state) fn read_target(reader: &mut Reader<'_>) -> Result<Target, CodecError> {
     let flags = reader.u8("target flags")?;
-    if flags & !(QOS_BITS | RETAIN_BIT | TARGET_SHARE_BIT | TARGET_IDS_BIT | TARGET_REPLAYED_BIT) != 0 {
+    if flags & !TARGET_BITS != 0 {
         return Err(CodecError::Invalid("target flags"));
     }
-    let queue = match flags & TARGET_SHARE_BIT {
+    let queue = match flags & (TARGET_SHARE_BIT | TARGET_NODE_BIT) {
         0 => TargetQueue::Session(read_session(reader)?),
-        _ => TargetQueue::Share(read_share(reader)?),
+        TARGET_SHARE_BIT => TargetQueue::Share(read_share(reader)?),
+        TARGET_NODE_BIT => {
+            let (node, incarnation) = read_start(reader)?;
+            TargetQueue::Node(node, incarnation)
+        }
+        _ => return Err(CodecError::Invalid("target flags")),
     };
     let subscription_ids = match flags & TARGET_IDS_BIT {
         0 => Vec::new(),

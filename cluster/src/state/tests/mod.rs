@@ -3,6 +3,7 @@
 mod damage;
 mod delivery;
 mod model;
+mod nodes;
 mod persistence;
 mod proposers;
 mod retained;
@@ -20,6 +21,7 @@ use super::*;
 
 const GROUP: GroupId = GroupId(3);
 const NODE: NodeId = NodeId(1);
+const OTHER_NODE: NodeId = NodeId(5);
 const START: NodeIncarnation = NodeIncarnation(10);
 const LIMITS: SessionLimits = SessionLimits {
     sessions_max: 100,
@@ -267,6 +269,15 @@ fn share(name: &str) -> ShareKey {
 
 fn share_queue(name: &str) -> TargetQueue {
     TargetQueue::Share(share(name))
+}
+
+/// The queue of another node than the one that proposes.
+fn node_queue() -> TargetQueue {
+    TargetQueue::Node(OTHER_NODE, START)
+}
+
+fn lost(node: NodeId, incarnation: NodeIncarnation) -> Command {
+    Command::NodeLost { node, incarnation }
 }
 
 fn publish(origin: Origin, message: Message, targets: Vec<Target>) -> Command {

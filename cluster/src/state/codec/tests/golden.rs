@@ -55,6 +55,14 @@ fn golden_commands() -> Vec<(&'static str, Command)> {
             subscription_ids: vec![],
         },
     ];
+    let node_queue = TargetQueue::Node(NodeId(3), NodeIncarnation(300));
+    let node = Target {
+        queue: node_queue.clone(),
+        qos: QoS::ExactlyOnce,
+        retain: false,
+        replayed: false,
+        subscription_ids: vec![],
+    };
     let publish = |origin, message: &Message, targets| {
         Command::Publish(PublishCommand {
             origin,
@@ -152,8 +160,8 @@ fn golden_commands() -> Vec<(&'static str, Command)> {
             publish(Origin::Will { session, epoch }, &plain, vec![]),
         ),
         (
-            "06 04 01 00 01 00 00 74 00",
-            publish(Origin::Server, &plain, vec![]),
+            "06 04 01 00 01 00 00 74 01 42 03 ac02",
+            publish(Origin::Server, &plain, vec![node]),
         ),
         (
             "07 0807060504030201 ac02 0b0a",
@@ -168,6 +176,13 @@ fn golden_commands() -> Vec<(&'static str, Command)> {
             Command::Settle {
                 queue: TargetQueue::Share(share.clone()),
                 sequences: sequences.clone(),
+            },
+        ),
+        (
+            "08 02 03 ac02 01 08",
+            Command::Settle {
+                queue: node_queue.clone(),
+                sequences: vec![Sequence(4)],
             },
         ),
         (

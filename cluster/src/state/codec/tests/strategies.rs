@@ -61,7 +61,10 @@ fn share() -> impl Strategy<Value = ShareKey> {
 fn queue() -> impl Strategy<Value = TargetQueue> {
     prop_oneof![
         session().prop_map(TargetQueue::Session),
-        share().prop_map(TargetQueue::Share)
+        share().prop_map(TargetQueue::Share),
+        any::<(u64, u64)>().prop_map(|(node, incarnation)| {
+            TargetQueue::Node(NodeId(node), NodeIncarnation(incarnation))
+        }),
     ]
 }
 

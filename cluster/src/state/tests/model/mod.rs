@@ -152,7 +152,9 @@ impl World {
         match queue {
             0..5 => TargetQueue::Session(self.connection(queue, false).0),
             5..7 => TargetQueue::Session(SessionId::new(GroupId(9), 1, u16::from(queue))),
-            share => TargetQueue::Share(share_of(share)),
+            share @ 7..9 => TargetQueue::Share(share_of(share)),
+            9..11 => TargetQueue::Node(NodeId(u64::from(queue - 8)), NodeIncarnation(10)),
+            _ => TargetQueue::Node(NodeId(2), NodeIncarnation(11)),
         }
     }
 

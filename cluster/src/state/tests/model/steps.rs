@@ -82,7 +82,7 @@ pub(super) enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let client = 0..5u8;
     let expiry = || prop_oneof![Just(0u32), 1..4u32, Just(u32::MAX)];
-    let queue = 0..9u8;
+    let queue = 0..12u8;
     let sequences = || vec(0..12u8, 0..6);
     prop_oneof![
         4 => (client.clone(), any::<bool>(), expiry(), proptest::option::of(0..4u32)).prop_map(
