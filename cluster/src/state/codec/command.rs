@@ -1,35 +1,27 @@
 //! One command: a tag, then its fields in the order of their declaration.
 
-use quorate_proto::codec::PacketId;
-
 use super::primitive::{CodecError, Reader, put_bool, put_option, put_str, put_varint};
 use super::terms::*;
-use crate::state::{Command, Origin, PublishCommand, SessionLimits, WillMessage};
+use crate::state::{Command, PublishCommand, SessionLimits, WillMessage};
 
 /// Tags are never reused.
-mod tag {
-    pub(super) const OPEN_SESSION: u8 = 1;
-    pub(super) const CLOSE_CONNECTION: u8 = 2;
-    pub(super) const END_SESSION: u8 = 3;
-    pub(super) const SUBSCRIBE: u8 = 4;
-    pub(super) const UNSUBSCRIBE: u8 = 5;
-    pub(super) const PUBLISH: u8 = 6;
-    pub(super) const RELEASE: u8 = 7;
-    pub(super) const SETTLE: u8 = 8;
-    pub(super) const RECEIVED: u8 = 9;
-    pub(super) const ASSIGN: u8 = 10;
-    pub(super) const DROP_QUEUES: u8 = 11;
-    pub(super) const SET_RETAINED: u8 = 12;
-    pub(super) const RETAINED_TAKEN: u8 = 13;
-    pub(super) const WILL_PUBLISHED: u8 = 14;
-    pub(super) const NODE_LOST: u8 = 15;
+pub(super) mod tag {
+    pub(in crate::state::codec) const OPEN_SESSION: u8 = 1;
+    pub(in crate::state::codec) const CLOSE_CONNECTION: u8 = 2;
+    pub(in crate::state::codec) const END_SESSION: u8 = 3;
+    pub(in crate::state::codec) const SUBSCRIBE: u8 = 4;
+    pub(in crate::state::codec) const UNSUBSCRIBE: u8 = 5;
+    pub(in crate::state::codec) const PUBLISH: u8 = 6;
+    pub(in crate::state::codec) const RELEASE: u8 = 7;
+    pub(in crate::state::codec) const SETTLE: u8 = 8;
+    pub(in crate::state::codec) const RECEIVED: u8 = 9;
+    pub(in crate::state::codec) const ASSIGN: u8 = 10;
+    pub(in crate::state::codec) const DROP_QUEUES: u8 = 11;
+    pub(in crate::state::codec) const SET_RETAINED: u8 = 12;
+    pub(in crate::state::codec) const RETAINED_TAKEN: u8 = 13;
+    pub(in crate::state::codec) const WILL_PUBLISHED: u8 = 14;
+    pub(in crate::state::codec) const NODE_LOST: u8 = 15;
 }
-
-const ORIGIN_SESSION: u8 = 0;
-const ORIGIN_SESSION_QOS2: u8 = 1;
-const ORIGIN_LIVE: u8 = 2;
-const ORIGIN_WILL: u8 = 3;
-const ORIGIN_SERVER: u8 = 4;
 
 impl Command {
     /// Appends the command, as [`BatchHeader::encode_with`](super::BatchHeader::encode_with) takes it.
@@ -281,121 +273,6 @@ impl Command {
             tag::WILL_PUBLISHED => Ok(Self::WillPublished { session, epoch }),
             tag => Err(CodecError::Tag { what: "command", tag }),
         }
-    }
-}
-
-impl PublishCommand {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(tag::PUBLISH);
-        put_origin(out, &self.origin);
-        out.push(publish_flags(self.set_retained, self.taken_live));
-        put_message(out, &self.message);
-        put_targets(out, self.targets.iter().map(crate::state::Target::borrowed));
-    }
-
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
-        let origin = read_origin(reader)?;
-        let (set_retained, taken_live) = match reader.u8("publish flags")? {
-            flags @ 0..=3 => (flags & SET_RETAINED != 0, flags & TAKEN_LIVE != 0),
-            _ => return Err(CodecError::Invalid("publish flags")),
-        };
-        let message = read_message(reader)?;
-        let count = reader.count(TARGET_BYTES_MIN, "targets")?;
-        let mut targets = Vec::with_capacity(count);
-        for _ in 0..count {
-            targets.push(read_target(reader)?);
-        }
-        Ok(Self {
-            origin,
-            message,
-            targets,
-            set_retained,
-            taken_live,
-        })
-    }
-}
-
-/// Appends a [`Command::Publish`] from borrowed parts, so that a front end packs a PUBLISH straight from its read
-/// buffer into the entry. The result is what encoding the command itself gives.
-pub fn encode_publish<'a>(
-    out: &mut Vec<u8>,
-    origin: &Origin,
-    message: &MessageParts<'_>,
-    targets: impl ExactSizeIterator<Item = TargetRef<'a>>,
-    set_retained: bool,
-    taken_live: bool,
-) {
-    out.push(tag::PUBLISH);
-    put_origin(out, origin);
-    out.push(publish_flags(set_retained, taken_live));
-    message.encode(out);
-    put_targets(out, targets);
-}
-
-const SET_RETAINED: u8 = 1;
-const TAKEN_LIVE: u8 = 2;
-
-fn publish_flags(set_retained: bool, taken_live: bool) -> u8 {
-    (u8::from(set_retained) * SET_RETAINED) | (u8::from(taken_live) * TAKEN_LIVE)
-}
-
-fn put_targets<'a>(out: &mut Vec<u8>, targets: impl ExactSizeIterator<Item = TargetRef<'a>>) {
-    put_varint(out, targets.len() as u64);
-    for target in targets {
-        put_target(out, target);
-    }
-}
-
-fn put_origin(out: &mut Vec<u8>, origin: &Origin) {
-    match origin {
-        Origin::Session {
-            session,
-            epoch,
-            packet_id,
-        } => {
-            out.push(if packet_id.is_some() {
-                ORIGIN_SESSION_QOS2
-            } else {
-                ORIGIN_SESSION
-            });
-            put_session(out, *session);
-            put_epoch(out, *epoch);
-            if let Some(packet_id) = packet_id {
-                put_packet_id(out, *packet_id);
-            }
-        }
-        Origin::Live => out.push(ORIGIN_LIVE),
-        Origin::Will { session, epoch } => {
-            out.push(ORIGIN_WILL);
-            put_session(out, *session);
-            put_epoch(out, *epoch);
-        }
-        Origin::Server => out.push(ORIGIN_SERVER),
-    }
-}
-
-fn read_origin(reader: &mut Reader<'_>) -> Result<Origin, CodecError> {
-    match reader.u8("origin")? {
-        kind @ (ORIGIN_SESSION | ORIGIN_SESSION_QOS2) => {
-            let session = read_session(reader)?;
-            let epoch = read_epoch(reader)?;
-            let packet_id: Option<PacketId> = match kind {
-                ORIGIN_SESSION => None,
-                _ => Some(read_packet_id(reader)?),
-            };
-            Ok(Origin::Session {
-                session,
-                epoch,
-                packet_id,
-            })
-        }
-        ORIGIN_LIVE => Ok(Origin::Live),
-        ORIGIN_WILL => Ok(Origin::Will {
-            session: read_session(reader)?,
-            epoch: read_epoch(reader)?,
-        }),
-        ORIGIN_SERVER => Ok(Origin::Server),
-        tag => Err(CodecError::Tag { what: "origin", tag }),
     }
 }
 

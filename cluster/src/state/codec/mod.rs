@@ -13,6 +13,7 @@
 mod command;
 mod outcome;
 mod primitive;
+mod publish;
 mod terms;
 #[cfg(test)]
 mod tests;
@@ -21,13 +22,13 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-pub use command::encode_publish;
 pub(super) use outcome::{put_outcomes, read_outcomes};
 pub use primitive::CodecError;
 use primitive::take_varint;
 pub(super) use primitive::{
     Reader, put_bool, put_option, put_option_u64, put_str, put_varint, read_option_u64,
 };
+pub use publish::encode_publish;
 pub(super) use terms::*;
 pub use terms::{MessageParts, TargetRef};
 

@@ -1,0 +1,129 @@
+//! A publish, whole or from borrowed parts, and where it comes from.
+
+use quorate_proto::codec::PacketId;
+
+use super::command::tag;
+use super::primitive::{CodecError, Reader, put_varint};
+use super::terms::*;
+use crate::state::{Origin, PublishCommand, Target};
+
+const ORIGIN_SESSION: u8 = 0;
+const ORIGIN_SESSION_QOS2: u8 = 1;
+const ORIGIN_LIVE: u8 = 2;
+const ORIGIN_WILL: u8 = 3;
+const ORIGIN_SERVER: u8 = 4;
+
+impl PublishCommand {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        out.push(tag::PUBLISH);
+        put_origin(out, &self.origin);
+        out.push(publish_flags(self.set_retained, self.taken_live));
+        put_message(out, &self.message);
+        put_targets(out, self.targets.iter().map(Target::borrowed));
+    }
+
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        let origin = read_origin(reader)?;
+        let (set_retained, taken_live) = match reader.u8("publish flags")? {
+            flags @ 0..=3 => (flags & SET_RETAINED != 0, flags & TAKEN_LIVE != 0),
+            _ => return Err(CodecError::Invalid("publish flags")),
+        };
+        let message = read_message(reader)?;
+        let count = reader.count(TARGET_BYTES_MIN, "targets")?;
+        let mut targets = Vec::with_capacity(count);
+        for _ in 0..count {
+            targets.push(read_target(reader)?);
+        }
+        Ok(Self {
+            origin,
+            message,
+            targets,
+            set_retained,
+            taken_live,
+        })
+    }
+}
+
+/// Appends a [`Command::Publish`](crate::state::Command::Publish) from borrowed parts, so that a front end packs a
+/// PUBLISH straight from its read buffer into the entry. The result is what encoding the command itself gives.
+pub fn encode_publish<'a>(
+    out: &mut Vec<u8>,
+    origin: &Origin,
+    message: &MessageParts<'_>,
+    targets: impl ExactSizeIterator<Item = TargetRef<'a>>,
+    set_retained: bool,
+    taken_live: bool,
+) {
+    out.push(tag::PUBLISH);
+    put_origin(out, origin);
+    out.push(publish_flags(set_retained, taken_live));
+    message.encode(out);
+    put_targets(out, targets);
+}
+
+const SET_RETAINED: u8 = 1;
+const TAKEN_LIVE: u8 = 2;
+
+fn publish_flags(set_retained: bool, taken_live: bool) -> u8 {
+    (u8::from(set_retained) * SET_RETAINED) | (u8::from(taken_live) * TAKEN_LIVE)
+}
+
+fn put_targets<'a>(out: &mut Vec<u8>, targets: impl ExactSizeIterator<Item = TargetRef<'a>>) {
+    put_varint(out, targets.len() as u64);
+    for target in targets {
+        put_target(out, target);
+    }
+}
+
+fn put_origin(out: &mut Vec<u8>, origin: &Origin) {
+    match origin {
+        Origin::Session {
+            session,
+            epoch,
+            packet_id,
+        } => {
+            out.push(if packet_id.is_some() {
+                ORIGIN_SESSION_QOS2
+            } else {
+                ORIGIN_SESSION
+            });
+            put_session(out, *session);
+            put_epoch(out, *epoch);
+            if let Some(packet_id) = packet_id {
+                put_packet_id(out, *packet_id);
+            }
+        }
+        Origin::Live => out.push(ORIGIN_LIVE),
+        Origin::Will { session, epoch } => {
+            out.push(ORIGIN_WILL);
+            put_session(out, *session);
+            put_epoch(out, *epoch);
+        }
+        Origin::Server => out.push(ORIGIN_SERVER),
+    }
+}
+
+fn read_origin(reader: &mut Reader<'_>) -> Result<Origin, CodecError> {
+    match reader.u8("origin")? {
+        kind @ (ORIGIN_SESSION | ORIGIN_SESSION_QOS2) => {
+            let session = read_session(reader)?;
+            let epoch = read_epoch(reader)?;
+            let packet_id: Option<PacketId> = match kind {
+                ORIGIN_SESSION => None,
+                _ => Some(read_packet_id(reader)?),
+            };
+            Ok(Origin::Session {
+                session,
+                epoch,
+                packet_id,
+            })
+        }
+        ORIGIN_LIVE => Ok(Origin::Live),
+        ORIGIN_WILL => Ok(Origin::Will {
+            session: read_session(reader)?,
+            epoch: read_epoch(reader)?,
+        }),
+        ORIGIN_SERVER => Ok(Origin::Server),
+        tag => Err(CodecError::Tag { what: "origin", tag }),
+    }
+}
