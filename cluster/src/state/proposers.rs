@@ -23,7 +23,8 @@ pub(super) struct Proposer {
 }
 
 /// What is kept of an outcome. The packet identifiers of an opened session are still in the session when the answer is
-/// repeated: until then its client cannot release one.
+/// repeated: until then its client cannot release one. Where the session has ended by then, so has the connection that
+/// would need them.
 fn remembered(outcome: &Outcome) -> Outcome {
     match outcome {
         Outcome::Opened {

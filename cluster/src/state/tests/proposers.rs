@@ -61,6 +61,26 @@ fn r10_what_is_remembered_of_a_resumed_session_does_not_grow_with_it_and_still_a
 }
 
 #[test]
+fn r10_a_repeat_tells_no_identifiers_of_a_session_that_has_ended() {
+    let mut group = Harness::new();
+    let client = group.open("c");
+    group.one(publish(client.origin(Some(3)), message("in"), vec![]));
+    let batch = group.batch(vec![open("c", false, 60, None), open("c", true, 60, None)]);
+    let identifiers = |outcome: BatchOutcome| -> Vec<usize> {
+        let BatchOutcome::Applied(outcomes) = outcome else {
+            panic!("{outcome:?}")
+        };
+        let inbound = |outcome: &Outcome| match outcome {
+            Outcome::Opened { inbound, .. } => inbound.len(),
+            other => panic!("{other:?}"),
+        };
+        outcomes.iter().map(inbound).collect()
+    };
+    assert_eq!(identifiers(group.apply(&batch)), [1, 0]);
+    assert_eq!(identifiers(group.apply(&batch)), [0, 0]);
+}
+
+#[test]
 fn r10_a_lower_number_is_refused() {
     let (mut group, subscriber) = with_subscriber();
     let old = hit(&mut group, &subscriber);
