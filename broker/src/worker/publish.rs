@@ -187,7 +187,9 @@ impl Worker {
                 epoch,
                 packet_id: None,
             },
-            _ => Origin::Live,
+            _ => Origin::Live {
+                session: session.map(|(session, _)| session),
+            },
         };
         let group = publish_group(conn, &origin);
         let late = self.look_again(group, plan, published);

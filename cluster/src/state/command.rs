@@ -280,7 +280,10 @@ pub enum Origin {
         packet_id: Option<PacketId>,
     },
     /// A session of expiry 0, whose record is in a live group; nothing is checked here.
-    Live,
+    Live {
+        /// Session; none where the publisher has none.
+        session: Option<SessionId>,
+    },
     /// The will that this group holds as due for (session, epoch); refused when it does not hold it (R31).
     Will {
         /// Session.

@@ -102,7 +102,7 @@ impl GroupState {
                 true => None,
                 false => Some(Outcome::Refused(RefusedReason::Fenced)),
             },
-            Origin::Live | Origin::Server => None,
+            Origin::Live { .. } | Origin::Server => None,
         }
     }
 

@@ -13,7 +13,7 @@ pub(super) fn topic_elsewhere() -> String {
 
 pub(super) fn retained(topic: &str, payload: &str) -> Command {
     Command::Publish(PublishCommand {
-        origin: Origin::Live,
+        origin: Origin::Server,
         message: message_to(topic, payload.as_bytes()),
         targets: vec![],
         set_retained: true,

@@ -93,7 +93,10 @@ fn put_origin(out: &mut Vec<u8>, origin: &Origin) {
                 put_packet_id(out, *packet_id);
             }
         }
-        Origin::Live => out.push(ORIGIN_LIVE),
+        Origin::Live { session } => {
+            out.push(ORIGIN_LIVE);
+            put_optional_session(out, *session);
+        }
         Origin::Will { session, epoch } => {
             out.push(ORIGIN_WILL);
             put_session(out, *session);
@@ -118,7 +121,9 @@ fn read_origin(reader: &mut Reader<'_>) -> Result<Origin, CodecError> {
                 packet_id,
             })
         }
-        ORIGIN_LIVE => Ok(Origin::Live),
+        ORIGIN_LIVE => Ok(Origin::Live {
+            session: read_optional_session(reader)?,
+        }),
         ORIGIN_WILL => Ok(Origin::Will {
             session: read_session(reader)?,
             epoch: read_epoch(reader)?,

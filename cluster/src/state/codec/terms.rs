@@ -6,7 +6,7 @@ use quorate_proto::codec::{PacketId, QoS, RetainHandling, SubscriptionOptions};
 use quorate_proto::message::Message;
 use quorate_storage::log::GroupId;
 
-use super::primitive::{CodecError, Reader, put_option, put_str, put_varint};
+use super::primitive::{CodecError, Reader, put_bool, put_option, put_str, put_varint};
 use crate::state::{
     Epoch, NodeId, NodeIncarnation, Owner, RetainedSource, Sequence, SessionId, ShareKey, Subscription,
     Target, TargetQueue, WillMessage,
@@ -153,6 +153,22 @@ pub(in crate::state) fn put_session(out: &mut Vec<u8>, session: SessionId) {
 
 pub(in crate::state) fn read_session(reader: &mut Reader<'_>) -> Result<SessionId, CodecError> {
     reader.u64_fixed("session").map(SessionId)
+}
+
+pub(in crate::state) fn put_optional_session(out: &mut Vec<u8>, session: Option<SessionId>) {
+    put_bool(out, session.is_some());
+    if let Some(session) = session {
+        put_session(out, session);
+    }
+}
+
+pub(in crate::state) fn read_optional_session(
+    reader: &mut Reader<'_>,
+) -> Result<Option<SessionId>, CodecError> {
+    match reader.bool("whether there is a session")? {
+        false => Ok(None),
+        true => read_session(reader).map(Some),
+    }
 }
 
 pub(in crate::state) fn put_epoch(out: &mut Vec<u8>, epoch: Epoch) {

@@ -238,7 +238,7 @@ fn received_references_are_marked_and_stay() {
 fn references_that_follow_each_other_make_one_event() {
     let mut group = Harness::new();
     let (a, b) = (group.open("a"), group.open("b"));
-    let send = |to: &Opened| publish(Origin::Live, message("m"), vec![to.target()]);
+    let send = |to: &Opened| publish(Origin::Live { session: None }, message("m"), vec![to.target()]);
     group.run(vec![send(&a), send(&a), send(&b), send(&a)]);
     let size = counted_bytes(&message("m"));
     let queued = |queue, first, count: u32| Event::Queued {

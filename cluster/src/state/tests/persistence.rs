@@ -289,7 +289,7 @@ fn r42_a_share_that_was_dropped_and_came_back_is_written_as_it_is() {
     assert_eq!(loaded.digest(), group.state.digest());
     // The floor of the sequences was stored, too.
     let batch = group.batch(vec![publish(
-        Origin::Live,
+        Origin::Live { session: None },
         message("3"),
         vec![to(share_queue("g"))],
     )]);
@@ -315,7 +315,11 @@ fn a_checkpoint_lets_go_of_log_entries() {
     let mut group = full();
     let s = group.state.session("client").unwrap().session;
     let commands = vec![
-        publish(Origin::Live, message("m"), vec![to(TargetQueue::Session(s))]),
+        publish(
+            Origin::Live { session: None },
+            message("m"),
+            vec![to(TargetQueue::Session(s))],
+        ),
         open("w", false, 60, Some(will("w", 5))),
         Command::SetRetained {
             source: RetainedSource {

@@ -152,8 +152,18 @@ fn golden_commands() -> Vec<(&'static str, Command)> {
             ),
         ),
         (
-            "06 02 01 00 01 00 00 74 00",
-            publish(Origin::Live, &plain, vec![]),
+            "06 02 00 01 00 01 00 00 74 00",
+            publish(Origin::Live { session: None }, &plain, vec![]),
+        ),
+        (
+            "06 02 01 0807060504030201 01 00 01 00 00 74 00",
+            publish(
+                Origin::Live {
+                    session: Some(session),
+                },
+                &plain,
+                vec![],
+            ),
         ),
         (
             "06 03 0807060504030201 ac02 01 00 01 00 00 74 00",

@@ -233,7 +233,7 @@ fn r32_what_is_no_batch_is_not_stamped() {
 fn payloads_are_not_copied() {
     let message = Message::new("t", b"", &[7; 100], QoS::AtLeastOnce, false, None);
     let publish = PublishCommand {
-        origin: Origin::Live,
+        origin: Origin::Server,
         message,
         targets: vec![],
         set_retained: false,

@@ -137,7 +137,7 @@ fn origin() -> impl Strategy<Value = Origin> {
                 packet_id,
             }
         }),
-        Just(Origin::Live),
+        proptest::option::of(session()).prop_map(|session| Origin::Live { session }),
         (session(), epoch()).prop_map(|(session, epoch)| Origin::Will { session, epoch }),
         Just(Origin::Server),
     ]

@@ -305,7 +305,9 @@ impl World {
                 };
                 Command::Publish(PublishCommand {
                     origin: if expiry == 2 {
-                        Origin::Live
+                        Origin::Live {
+                            session: stale.then_some(session),
+                        }
                     } else {
                         Origin::Session {
                             session,
