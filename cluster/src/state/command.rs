@@ -295,6 +295,17 @@ pub enum Origin {
     Server,
 }
 
+impl Origin {
+    /// The session that the message is from; none for the broker's own.
+    pub fn publisher(&self) -> Option<SessionId> {
+        match self {
+            Self::Session { session, .. } | Self::Will { session, .. } => Some(*session),
+            Self::Live { session } => *session,
+            Self::Server => None,
+        }
+    }
+}
+
 /// One target of a message.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {

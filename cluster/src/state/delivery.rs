@@ -43,7 +43,7 @@ impl GroupState {
             }
             let delivery =
                 Delivery::new(target.qos, target.retain, &target.subscription_ids).replayed(target.replayed);
-            let message = || refer(&mut self.messages, &mut slot, place, &publish.message, self.time);
+            let message = || refer(&mut self.messages, &mut slot, place, publish, self.time);
             match self.queues.push(&target.queue, limits, size, delivery, message) {
                 Some(sequence) => {
                     stored += 1;
@@ -53,7 +53,7 @@ impl GroupState {
             }
         }
         if publish.set_retained {
-            let slot = refer(&mut self.messages, &mut slot, place, &publish.message, self.time);
+            let slot = refer(&mut self.messages, &mut slot, place, publish, self.time);
             self.outbox.push(place, slot);
             events.push(Event::RetainedQueued);
         }
@@ -222,10 +222,13 @@ fn refer(
     messages: &mut Messages,
     slot: &mut Option<Slot>,
     place: Place,
-    message: &Message,
+    publish: &PublishCommand,
     now: GroupTime,
 ) -> Slot {
-    let slot = *slot.get_or_insert_with(|| messages.insert(place, Stored::now(message.clone(), now)));
+    let slot = *slot.get_or_insert_with(|| {
+        let stored = Stored::now(publish.message.clone(), publish.origin.publisher(), now);
+        messages.insert(place, stored)
+    });
     messages.add_reference(slot);
     slot
 }

@@ -7,14 +7,16 @@
 //! Invariants: every message has a reference; a chunk is in `open` exactly when it has room.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU64;
 
 use quorate_proto::message::Message;
 
-use super::GroupTime;
 use super::codec::{
-    CodecError, Reader, put_message, put_option_u64, put_varint, read_message, read_option_u64,
+    CodecError, Reader, put_message, put_option_u64, put_optional_session, put_varint, read_message,
+    read_option_u64, read_optional_session,
 };
 use super::records::{Key, Kind, RecordSink};
+use super::{GroupTime, SessionId};
 
 /// What limits and counters add to a message's data. A constant of the format and not [`Message::size`], which knows
 /// the layout of this build's types: limits decide what apply stores, so all replicas have to count alike (R28, R50).
@@ -60,42 +62,57 @@ impl Slot {
     }
 }
 
-/// A message and when it came.
+/// A message, when it came, and from whom.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Stored {
     pub(super) message: Message,
+    /// A session's number, which is never 0: that of its home group stands in front.
+    publisher: Option<NonZeroU64>,
     pub(super) received_at: GroupTime,
     pub(super) expires_at: Option<GroupTime>,
 }
 
 impl Stored {
     /// A message that comes now.
-    pub(super) fn now(message: Message, now: GroupTime) -> Self {
+    pub(super) fn now(message: Message, publisher: Option<SessionId>, now: GroupTime) -> Self {
         let expires_at = message
             .expiry_secs
             .map(|secs| super::timers::after_secs(now, secs));
         Self {
             message,
+            publisher: number_of(publisher),
             received_at: now,
             expires_at,
         }
     }
 
+    /// The session that published the message; none where the broker did, and for retained messages.
+    pub(super) fn publisher(&self) -> Option<SessionId> {
+        self.publisher.map(|session| SessionId(session.get()))
+    }
+
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         put_varint(out, self.received_at.0);
         put_option_u64(out, self.expires_at.map(|at| at.0));
+        put_optional_session(out, self.publisher());
         put_message(out, &self.message);
     }
 
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
         let received_at = GroupTime(reader.varint("time of a message")?);
         let expires_at = read_option_u64(reader, "deadline of a message")?.map(GroupTime);
+        let publisher = number_of(read_optional_session(reader)?);
         Ok(Self {
             message: read_message(reader)?,
+            publisher,
             received_at,
             expires_at,
         })
     }
+}
+
+fn number_of(session: Option<SessionId>) -> Option<NonZeroU64> {
+    session.and_then(|session| NonZeroU64::new(session.0))
 }
 
 #[derive(Debug)]

@@ -45,6 +45,8 @@ pub struct PulledReference {
     pub sequence: Sequence,
     /// The message; its bytes are shared.
     pub message: Message,
+    /// The session that published it, for the No Local option; none where the broker did.
+    pub publisher: Option<SessionId>,
     /// QoS to deliver with.
     pub qos: QoS,
     /// RETAIN flag to send.
@@ -228,25 +230,22 @@ impl GroupState {
         };
         let mut bytes = 0;
         for (pulled, reference) in queue.iter_from(from.0).take(count_max).enumerate() {
-            let Stored {
-                message,
-                received_at,
-                expires_at,
-            } = self.messages.get(reference.slot);
-            bytes += counted_bytes(message);
+            let stored = self.messages.get(reference.slot);
+            bytes += counted_bytes(&stored.message);
             if bytes > bytes_max && pulled > 0 {
                 return;
             }
             out.push(PulledReference {
                 sequence: Sequence(reference.sequence),
-                message: message.clone(),
+                message: stored.message.clone(),
+                publisher: stored.publisher(),
                 qos: reference.delivery.qos(),
                 retain: reference.delivery.retain(),
                 replayed: reference.delivery.is_replayed(),
                 subscription_ids: reference.delivery.ids().to_vec(),
                 received: reference.delivery.received(),
-                expires_at: *expires_at,
-                received_at: *received_at,
+                expires_at: stored.expires_at,
+                received_at: stored.received_at,
             });
         }
     }

@@ -13,11 +13,11 @@
 //! | `Inbound` | session | received QoS 2 packet identifiers |
 //! | `Will` | session | will, epoch, when it fires |
 //! | `DueWill` | session, epoch | will |
-//! | `Message` | index, position | when it came, when it expires, the message |
+//! | `Message` | index, position | when it came, when it expires, from whom, the message |
 //! | `Outbox` | index, position | |
 //! | `Queue` | queue | next sequence |
 //! | `Reference` | queue, sequence | message, flags, subscription identifiers |
-//! | `Retained` | topic | when it came, when it expires, the message |
+//! | `Retained` | topic | as `Message`, from nobody |
 //! | `Mark` | source group | last write taken from it |
 //!
 //! No record is larger than the entry it comes from, but for the outcomes of a batch, which take some bytes for each of

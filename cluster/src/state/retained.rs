@@ -104,7 +104,7 @@ impl RetainedStore {
         if grows_beyond || (old_size == 0 && count > limits.messages_max as usize) {
             return None;
         }
-        let stored = Stored::now(compact(message), now);
+        let stored = Stored::now(compact(message), None, now);
         let on = stored.expires_at;
         self.bytes = self.bytes - old_size + size;
         self.dirty.insert(Arc::from(topic));

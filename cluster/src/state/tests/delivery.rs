@@ -305,17 +305,6 @@ fn holes_behind_a_slow_receiver_are_closed() {
     assert_eq!(group.state.oldest_unsettled(&queue), Some(Sequence(100)));
 }
 
-fn assign(share: ShareKey, sequence: u64, member: SessionId) -> Command {
-    Command::Assign {
-        share,
-        sequence: Sequence(sequence),
-        session: member,
-        qos: QoS::ExactlyOnce,
-        subscription_ids: vec![9],
-        retain: true,
-    }
-}
-
 #[test]
 fn r37_an_assigned_reference_moves_to_its_member_for_good() {
     let mut group = Harness::new();

@@ -280,6 +280,17 @@ fn lost(node: NodeId, incarnation: NodeIncarnation) -> Command {
     Command::NodeLost { node, incarnation }
 }
 
+fn assign(share: ShareKey, sequence: u64, member: SessionId) -> Command {
+    Command::Assign {
+        share,
+        sequence: Sequence(sequence),
+        session: member,
+        qos: QoS::ExactlyOnce,
+        subscription_ids: vec![9],
+        retain: true,
+    }
+}
+
 fn publish(origin: Origin, message: Message, targets: Vec<Target>) -> Command {
     Command::Publish(PublishCommand {
         origin,

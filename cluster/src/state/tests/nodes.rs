@@ -137,3 +137,49 @@ fn r21_a_late_acknowledgement_settles_nothing_of_a_nodes_queue_that_came_back() 
     group.one(settle(node_queue(), &[0, 1, 2]));
     assert_eq!(group.payloads(&node_queue()), ["new"]);
 }
+
+#[test]
+fn r11_a_reference_tells_who_published_its_message() {
+    let mut group = Harness::new();
+    let (p, s) = (group.open("p"), group.open("s"));
+    let gone = group.open_with("gone", false, 60, Some(will("w", 0)));
+    group.one(gone.close());
+    let elsewhere = SessionId::new(GroupId(17), 4, 0);
+    let origins = [
+        (p.origin(None), Some(p.session)),
+        (p.origin(Some(1)), Some(p.session)),
+        (
+            Origin::Live {
+                session: Some(elsewhere),
+            },
+            Some(elsewhere),
+        ),
+        (Origin::Live { session: None }, None),
+        (
+            Origin::Will {
+                session: gone.session,
+                epoch: gone.epoch,
+            },
+            Some(gone.session),
+        ),
+        (Origin::Server, None),
+    ];
+    for (origin, _) in origins {
+        group.one(publish(
+            origin,
+            message("m"),
+            vec![s.target(), to(share_queue("g"))],
+        ));
+    }
+    group.one(assign(share("g"), 0, s.session));
+    let mut expected: Vec<_> = origins.iter().map(|(_, publisher)| *publisher).collect();
+    expected.push(Some(p.session));
+    let publishers = |group: &Harness| -> Vec<_> {
+        let pulled = group.pull(&s.queue());
+        pulled.iter().map(|pulled| pulled.publisher).collect()
+    };
+    assert_eq!(publishers(&group), expected);
+    // Also when they come back from a checkpoint.
+    group.state.load(group.state.records()).unwrap();
+    assert_eq!(publishers(&group), expected);
+}
