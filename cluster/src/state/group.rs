@@ -145,7 +145,6 @@ impl GroupState {
                 let delivery = super::queue::Delivery::new(*qos, *retain, subscription_ids);
                 self.assign(share, *sequence, *session, delivery, events)
             }
-            Command::DropQueues { queues } => self.drop_queues(queues, events),
             Command::SetRetained {
                 source,
                 message,
@@ -159,11 +158,25 @@ impl GroupState {
                 self.set_retained(source, message, limits)
             }
             Command::RetainedTaken { up_to } => self.retained_taken(up_to),
+            Command::DropQueues { queues } => self.drop_queues(queues, events),
             Command::WillPublished { session, epoch } => {
                 self.wills.published(*session, *epoch);
                 Outcome::Done
             }
             Command::NodeLost { node, incarnation } => self.node_lost(*node, *incarnation, events),
+            session_command => self.session_command(place, batch, session_command, events),
+        }
+    }
+
+    /// The commands of one client.
+    fn session_command(
+        &mut self,
+        place: Place,
+        batch: &Batch,
+        command: &Command,
+        events: &mut Events<'_>,
+    ) -> Outcome {
+        match command {
             Command::OpenSession {
                 client_id,
                 clean_start,
@@ -212,6 +225,7 @@ impl GroupState {
                 Some(refused) => refused,
                 None => Outcome::Released(self.inbound.remove(*session, *packet_id)),
             },
+            other => unreachable!("{other:?} is carried out by its caller"),
         }
     }
 

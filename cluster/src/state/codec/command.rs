@@ -54,6 +54,18 @@ impl Command {
                 put_ids(out, subscription_ids);
                 put_bool(out, *retain);
             }
+            Self::DropQueues { .. }
+            | Self::SetRetained { .. }
+            | Self::RetainedTaken { .. }
+            | Self::WillPublished { .. }
+            | Self::NodeLost { .. } => self.encode_duty(out),
+            session_command => session_command.encode_session_command(out),
+        }
+    }
+
+    /// The commands that leaders propose by themselves.
+    fn encode_duty(&self, out: &mut Vec<u8>) {
+        match self {
             Self::DropQueues { queues } => {
                 out.push(tag::DROP_QUEUES);
                 put_varint(out, queues.len() as u64);
@@ -82,11 +94,15 @@ impl Command {
                 out.push(tag::NODE_LOST);
                 put_start(out, *node, *incarnation);
             }
-            session_command => session_command.encode_session_command(out),
+            Self::WillPublished { session, epoch } => {
+                out.push(tag::WILL_PUBLISHED);
+                put_connection(out, *session, *epoch);
+            }
+            other => unreachable!("{other:?} is encoded by its caller"),
         }
     }
 
-    /// The commands about one session.
+    /// The commands of one client.
     fn encode_session_command(&self, out: &mut Vec<u8>) {
         match self {
             Self::OpenSession {
@@ -110,8 +126,7 @@ impl Command {
                 expiry_secs,
             } => {
                 out.push(tag::CLOSE_CONNECTION);
-                put_session(out, *session);
-                put_epoch(out, *epoch);
+                put_connection(out, *session, *epoch);
                 put_bool(out, *publish_will);
                 put_option(out, *expiry_secs);
             }
@@ -130,12 +145,8 @@ impl Command {
                 limits,
             } => {
                 out.push(tag::SUBSCRIBE);
-                put_session(out, *session);
-                put_epoch(out, *epoch);
-                put_varint(out, subscriptions.len() as u64);
-                subscriptions
-                    .iter()
-                    .for_each(|subscription| put_subscription(out, subscription));
+                put_connection(out, *session, *epoch);
+                put_subscriptions(out, subscriptions);
                 put_limits(out, limits);
             }
             Self::Unsubscribe {
@@ -144,8 +155,7 @@ impl Command {
                 filters,
             } => {
                 out.push(tag::UNSUBSCRIBE);
-                put_session(out, *session);
-                put_epoch(out, *epoch);
+                put_connection(out, *session, *epoch);
                 put_varint(out, filters.len() as u64);
                 filters.iter().for_each(|filter| put_str(out, filter));
             }
@@ -155,14 +165,8 @@ impl Command {
                 packet_id,
             } => {
                 out.push(tag::RELEASE);
-                put_session(out, *session);
-                put_epoch(out, *epoch);
+                put_connection(out, *session, *epoch);
                 put_packet_id(out, *packet_id);
-            }
-            Self::WillPublished { session, epoch } => {
-                out.push(tag::WILL_PUBLISHED);
-                put_session(out, *session);
-                put_epoch(out, *epoch);
             }
             other => unreachable!("{other:?} is encoded by its caller"),
         }
@@ -187,6 +191,13 @@ impl Command {
                 subscription_ids: read_ids(reader)?,
                 retain: reader.bool("retain")?,
             }),
+            tag @ tag::DROP_QUEUES..=tag::NODE_LOST => Self::decode_duty(tag, reader),
+            tag => Self::decode_session_command(tag, reader),
+        }
+    }
+
+    fn decode_duty(tag: u8, reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        match tag {
             tag::DROP_QUEUES => {
                 let count = reader.count(4, "queues")?;
                 let mut queues = Vec::with_capacity(count);
@@ -210,7 +221,11 @@ impl Command {
                 let (node, incarnation) = read_start(reader)?;
                 Ok(Self::NodeLost { node, incarnation })
             }
-            tag => Self::decode_session_command(tag, reader),
+            tag::WILL_PUBLISHED => {
+                let (session, epoch) = read_connection(reader)?;
+                Ok(Self::WillPublished { session, epoch })
+            }
+            tag => Err(CodecError::Tag { what: "command", tag }),
         }
     }
 
@@ -224,7 +239,7 @@ impl Command {
                 limits: read_limits(reader)?,
             });
         }
-        if !(tag::CLOSE_CONNECTION..=tag::NODE_LOST).contains(&tag) {
+        if !(tag::CLOSE_CONNECTION..=tag::RELEASE).contains(&tag) {
             return Err(CodecError::Tag { what: "command", tag });
         }
         let session = read_session(reader)?;
@@ -270,7 +285,6 @@ impl Command {
                 epoch,
                 packet_id: read_packet_id(reader)?,
             }),
-            tag::WILL_PUBLISHED => Ok(Self::WillPublished { session, epoch }),
             tag => Err(CodecError::Tag { what: "command", tag }),
         }
     }

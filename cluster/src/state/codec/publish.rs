@@ -87,8 +87,7 @@ fn put_origin(out: &mut Vec<u8>, origin: &Origin) {
             } else {
                 ORIGIN_SESSION
             });
-            put_session(out, *session);
-            put_epoch(out, *epoch);
+            put_connection(out, *session, *epoch);
             if let Some(packet_id) = packet_id {
                 put_packet_id(out, *packet_id);
             }
@@ -99,8 +98,7 @@ fn put_origin(out: &mut Vec<u8>, origin: &Origin) {
         }
         Origin::Will { session, epoch } => {
             out.push(ORIGIN_WILL);
-            put_session(out, *session);
-            put_epoch(out, *epoch);
+            put_connection(out, *session, *epoch);
         }
         Origin::Server => out.push(ORIGIN_SERVER),
     }
@@ -109,8 +107,7 @@ fn put_origin(out: &mut Vec<u8>, origin: &Origin) {
 fn read_origin(reader: &mut Reader<'_>) -> Result<Origin, CodecError> {
     match reader.u8("origin")? {
         kind @ (ORIGIN_SESSION | ORIGIN_SESSION_QOS2) => {
-            let session = read_session(reader)?;
-            let epoch = read_epoch(reader)?;
+            let (session, epoch) = read_connection(reader)?;
             let packet_id: Option<PacketId> = match kind {
                 ORIGIN_SESSION => None,
                 _ => Some(read_packet_id(reader)?),
@@ -124,10 +121,10 @@ fn read_origin(reader: &mut Reader<'_>) -> Result<Origin, CodecError> {
         ORIGIN_LIVE => Ok(Origin::Live {
             session: read_optional_session(reader)?,
         }),
-        ORIGIN_WILL => Ok(Origin::Will {
-            session: read_session(reader)?,
-            epoch: read_epoch(reader)?,
-        }),
+        ORIGIN_WILL => {
+            let (session, epoch) = read_connection(reader)?;
+            Ok(Origin::Will { session, epoch })
+        }
         ORIGIN_SERVER => Ok(Origin::Server),
         tag => Err(CodecError::Tag { what: "origin", tag }),
     }

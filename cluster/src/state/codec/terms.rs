@@ -179,6 +179,16 @@ pub(in crate::state) fn read_epoch(reader: &mut Reader<'_>) -> Result<Epoch, Cod
     reader.varint_u32("epoch").map(Epoch)
 }
 
+/// A connection of a session.
+pub(in crate::state) fn put_connection(out: &mut Vec<u8>, session: SessionId, epoch: Epoch) {
+    put_session(out, session);
+    put_epoch(out, epoch);
+}
+
+pub(in crate::state) fn read_connection(reader: &mut Reader<'_>) -> Result<(SessionId, Epoch), CodecError> {
+    Ok((read_session(reader)?, read_epoch(reader)?))
+}
+
 pub(in crate::state) fn put_packet_id(out: &mut Vec<u8>, packet_id: PacketId) {
     out.extend_from_slice(&packet_id.get().to_le_bytes());
 }
@@ -392,10 +402,17 @@ pub(in crate::state) fn read_options(byte: u8) -> Result<SubscriptionOptions, Co
 /// An empty filter, options, no identifier.
 pub(in crate::state) const SUBSCRIPTION_BYTES_MIN: usize = 3;
 
-pub(in crate::state) fn put_subscription(out: &mut Vec<u8>, subscription: &Subscription) {
+fn put_subscription(out: &mut Vec<u8>, subscription: &Subscription) {
     put_str(out, &subscription.filter);
     out.push(options_byte(&subscription.options));
     put_option(out, subscription.subscription_id);
+}
+
+pub(in crate::state) fn put_subscriptions(out: &mut Vec<u8>, subscriptions: &[Subscription]) {
+    put_varint(out, subscriptions.len() as u64);
+    for subscription in subscriptions {
+        put_subscription(out, subscription);
+    }
 }
 
 pub(in crate::state) fn read_subscription(reader: &mut Reader<'_>) -> Result<Subscription, CodecError> {
