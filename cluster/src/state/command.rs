@@ -243,6 +243,12 @@ pub enum Command {
         /// Connection.
         epoch: Epoch,
     },
+    /// Nobody will publish these wills of live groups again: their groups have forgotten them, or have lost all they
+    /// held.
+    ForgetLiveWills {
+        /// Sessions and their connections.
+        wills: Vec<(SessionId, Epoch)>,
+    },
     /// A start of a node is over: its connections end (R3, R25), and its queue goes (R11).
     NodeLost {
         /// The node.
@@ -291,7 +297,14 @@ pub enum Origin {
         /// Connection.
         epoch: Epoch,
     },
-    /// The broker itself ($SYS, administration, retained messages for a new subscription, wills of live groups).
+    /// The will that a live group holds as due for (session, epoch); refused when this group has published it (R31).
+    LiveWill {
+        /// Session.
+        session: SessionId,
+        /// Connection.
+        epoch: Epoch,
+    },
+    /// The broker itself ($SYS, administration, retained messages for a new subscription).
     Server,
 }
 
@@ -299,7 +312,9 @@ impl Origin {
     /// The session that the message is from; none for the broker's own.
     pub fn publisher(&self) -> Option<SessionId> {
         match self {
-            Self::Session { session, .. } | Self::Will { session, .. } => Some(*session),
+            Self::Session { session, .. } | Self::Will { session, .. } | Self::LiveWill { session, .. } => {
+                Some(*session)
+            }
             Self::Live { session } => *session,
             Self::Server => None,
         }

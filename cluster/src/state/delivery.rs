@@ -83,7 +83,7 @@ impl GroupState {
         }
     }
 
-    /// The answer to a publish that is not to be stored. A will that may be published is taken.
+    /// The answer to a publish that is not to be stored. A will that may be published is noted as such.
     fn judge_origin(&mut self, origin: &Origin) -> Option<Outcome> {
         match *origin {
             Origin::Session {
@@ -99,6 +99,10 @@ impl GroupState {
                 })
             }),
             Origin::Will { session, epoch } => match self.wills.published(session, epoch) {
+                true => None,
+                false => Some(Outcome::Refused(RefusedReason::Fenced)),
+            },
+            Origin::LiveWill { session, epoch } => match self.live_wills.insert(session, epoch) {
                 true => None,
                 false => Some(Outcome::Refused(RefusedReason::Fenced)),
             },

@@ -3,6 +3,7 @@
 use quorate_storage::log::GroupId;
 
 use super::inbound::Inbound;
+use super::live_wills::LiveWills;
 use super::messages::{MessageKey, Messages};
 use super::outbox::Outbox;
 use super::proposers::{Admission, Proposers};
@@ -31,6 +32,7 @@ pub struct GroupState {
     pub(super) subscriptions: Subscriptions,
     pub(super) inbound: Inbound,
     pub(super) wills: Wills,
+    pub(super) live_wills: LiveWills,
     pub(super) messages: Messages,
     pub(super) queues: Queues,
     pub(super) outbox: Outbox,
@@ -52,6 +54,7 @@ impl GroupState {
             subscriptions: Subscriptions::default(),
             inbound: Inbound::default(),
             wills: Wills::default(),
+            live_wills: LiveWills::default(),
             messages: Messages::default(),
             queues: Queues::default(),
             outbox: Outbox::default(),
@@ -161,6 +164,12 @@ impl GroupState {
             Command::DropQueues { queues } => self.drop_queues(queues, events),
             Command::WillPublished { session, epoch } => {
                 self.wills.published(*session, *epoch);
+                Outcome::Done
+            }
+            Command::ForgetLiveWills { wills } => {
+                for (session, epoch) in wills {
+                    self.live_wills.remove(*session, *epoch);
+                }
                 Outcome::Done
             }
             Command::NodeLost { node, incarnation } => self.node_lost(*node, *incarnation, events),

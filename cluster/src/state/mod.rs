@@ -8,7 +8,7 @@
 //!              entry ── Batch::decode ──> GroupState::apply ──> BatchOutcome, events
 //!                                              │
 //!   lifecycle: sessions, subscriptions,  <─────┼─────>  delivery: messages, queues (queue),
-//!              inbound, wills, proposers       │                  outbox, retained
+//!              inbound, wills, proposers       │                  outbox, retained, live_wills
 //!                                            timers
 //!                                              │
 //!   read: views for the node            persist: take_changes ──> store ──> load
@@ -24,6 +24,7 @@ mod event;
 mod group;
 mod inbound;
 mod lifecycle;
+mod live_wills;
 mod messages;
 mod outbox;
 mod outcome;

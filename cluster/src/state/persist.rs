@@ -89,6 +89,7 @@ impl GroupState {
         self.outbox.drain(sink);
         self.queues.drain(&self.messages, sink);
         self.retained.drain(sink);
+        self.live_wills.drain(sink);
     }
 
     /// All records of the state, by key.
@@ -119,6 +120,7 @@ impl GroupState {
         self.outbox.write_all(sink);
         self.queues.write_all(&self.messages, sink);
         self.retained.write_all(sink);
+        self.live_wills.write_all(sink);
     }
 
     fn write_meta(&self, sink: &mut impl RecordSink) {
@@ -265,6 +267,10 @@ impl Loader {
                 state
                     .retained
                     .load_mark(group, parse(fields, retained::read_mark)?);
+            }
+            Kind::LiveWill => {
+                parse(fields, |_| Ok(()))?;
+                state.live_wills.load(key.session()?, Epoch(key.u32()?));
             }
         }
         Ok(key.finish()?)

@@ -147,6 +147,8 @@ pub struct Counts {
     pub outbox: u64,
     /// Wills to be published.
     pub due_wills: u64,
+    /// Wills of live groups that were published here and not forgotten since.
+    pub live_wills: u64,
 }
 
 impl GroupState {
@@ -315,6 +317,12 @@ impl GroupState {
         })
     }
 
+    /// Wills of live groups that were published here and not forgotten since, behind `after`, in order, at most
+    /// `count_max`: for the leader to ask their groups whether they have forgotten them.
+    pub fn live_wills(&self, after: Option<(SessionId, Epoch)>, count_max: usize) -> Vec<(SessionId, Epoch)> {
+        self.live_wills.after(after).take(count_max).collect()
+    }
+
     /// Retained writes behind `after`, in order, at most `count_max`.
     pub fn outbox(&self, after: Option<RetainedSource>, count_max: usize) -> Vec<OutboxWrite> {
         let after = after.map(|source| MessageKey {
@@ -397,6 +405,7 @@ impl GroupState {
             retained_bytes: self.retained.bytes(),
             outbox: self.outbox.len() as u64,
             due_wills: self.wills.due().count() as u64,
+            live_wills: self.live_wills.len() as u64,
         }
     }
 

@@ -19,6 +19,7 @@
 //! | `Reference` | queue, sequence | message, flags, subscription identifiers |
 //! | `Retained` | topic | as `Message`, from nobody |
 //! | `Mark` | source group | last write taken from it |
+//! | `LiveWill` | session, epoch | |
 //!
 //! No record is larger than the entry it comes from, but for the outcomes of a batch, which take some bytes for each of
 //! its commands. So all of them fit the store and the chunks of a snapshot.
@@ -56,6 +57,7 @@ pub(super) enum Kind {
     Reference = 11,
     Retained = 12,
     Mark = 13,
+    LiveWill = 14,
 }
 
 impl Kind {
@@ -75,6 +77,7 @@ impl Kind {
             Reference,
             Retained,
             Mark,
+            LiveWill,
         ];
         kinds.into_iter().find(|kind| *kind as u8 == byte)
     }

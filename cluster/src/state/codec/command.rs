@@ -21,6 +21,7 @@ pub(super) mod tag {
     pub(in crate::state::codec) const RETAINED_TAKEN: u8 = 13;
     pub(in crate::state::codec) const WILL_PUBLISHED: u8 = 14;
     pub(in crate::state::codec) const NODE_LOST: u8 = 15;
+    pub(in crate::state::codec) const FORGET_LIVE_WILLS: u8 = 16;
 }
 
 impl Command {
@@ -58,7 +59,8 @@ impl Command {
             | Self::SetRetained { .. }
             | Self::RetainedTaken { .. }
             | Self::WillPublished { .. }
-            | Self::NodeLost { .. } => self.encode_duty(out),
+            | Self::NodeLost { .. }
+            | Self::ForgetLiveWills { .. } => self.encode_duty(out),
             session_command => session_command.encode_session_command(out),
         }
     }
@@ -97,6 +99,13 @@ impl Command {
             Self::WillPublished { session, epoch } => {
                 out.push(tag::WILL_PUBLISHED);
                 put_connection(out, *session, *epoch);
+            }
+            Self::ForgetLiveWills { wills } => {
+                out.push(tag::FORGET_LIVE_WILLS);
+                put_varint(out, wills.len() as u64);
+                for (session, epoch) in wills {
+                    put_connection(out, *session, *epoch);
+                }
             }
             other => unreachable!("{other:?} is encoded by its caller"),
         }
@@ -191,7 +200,7 @@ impl Command {
                 subscription_ids: read_ids(reader)?,
                 retain: reader.bool("retain")?,
             }),
-            tag @ tag::DROP_QUEUES..=tag::NODE_LOST => Self::decode_duty(tag, reader),
+            tag @ tag::DROP_QUEUES..=tag::FORGET_LIVE_WILLS => Self::decode_duty(tag, reader),
             tag => Self::decode_session_command(tag, reader),
         }
     }
@@ -224,6 +233,13 @@ impl Command {
             tag::WILL_PUBLISHED => {
                 let (session, epoch) = read_connection(reader)?;
                 Ok(Self::WillPublished { session, epoch })
+            }
+            tag::FORGET_LIVE_WILLS => {
+                let count = reader.count(CONNECTION_BYTES_MIN, "wills")?;
+                let wills = (0..count)
+                    .map(|_| read_connection(reader))
+                    .collect::<Result<_, _>>()?;
+                Ok(Self::ForgetLiveWills { wills })
             }
             tag => Err(CodecError::Tag { what: "command", tag }),
         }

@@ -12,6 +12,7 @@ const ORIGIN_SESSION_QOS2: u8 = 1;
 const ORIGIN_LIVE: u8 = 2;
 const ORIGIN_WILL: u8 = 3;
 const ORIGIN_SERVER: u8 = 4;
+const ORIGIN_LIVE_WILL: u8 = 5;
 
 impl PublishCommand {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
@@ -100,6 +101,10 @@ fn put_origin(out: &mut Vec<u8>, origin: &Origin) {
             out.push(ORIGIN_WILL);
             put_connection(out, *session, *epoch);
         }
+        Origin::LiveWill { session, epoch } => {
+            out.push(ORIGIN_LIVE_WILL);
+            put_connection(out, *session, *epoch);
+        }
         Origin::Server => out.push(ORIGIN_SERVER),
     }
 }
@@ -124,6 +129,10 @@ fn read_origin(reader: &mut Reader<'_>) -> Result<Origin, CodecError> {
         ORIGIN_WILL => {
             let (session, epoch) = read_connection(reader)?;
             Ok(Origin::Will { session, epoch })
+        }
+        ORIGIN_LIVE_WILL => {
+            let (session, epoch) = read_connection(reader)?;
+            Ok(Origin::LiveWill { session, epoch })
         }
         ORIGIN_SERVER => Ok(Origin::Server),
         tag => Err(CodecError::Tag { what: "origin", tag }),

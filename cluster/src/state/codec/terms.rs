@@ -179,6 +179,9 @@ pub(in crate::state) fn read_epoch(reader: &mut Reader<'_>) -> Result<Epoch, Cod
     reader.varint_u32("epoch").map(Epoch)
 }
 
+/// A session, and an epoch of one byte.
+pub(super) const CONNECTION_BYTES_MIN: usize = 9;
+
 /// A connection of a session.
 pub(in crate::state) fn put_connection(out: &mut Vec<u8>, session: SessionId, epoch: Epoch) {
     put_session(out, session);

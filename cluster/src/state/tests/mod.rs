@@ -276,6 +276,19 @@ fn node_queue() -> TargetQueue {
     TargetQueue::Node(OTHER_NODE, START)
 }
 
+/// A session whose record is in a live group.
+fn live_session(index: u64) -> SessionId {
+    SessionId::new(GroupId(17), index, 0)
+}
+
+/// The will of its seventh connection.
+fn live_will(index: u64) -> Origin {
+    Origin::LiveWill {
+        session: live_session(index),
+        epoch: Epoch(7),
+    }
+}
+
 fn lost(node: NodeId, incarnation: NodeIncarnation) -> Command {
     Command::NodeLost { node, incarnation }
 }

@@ -144,7 +144,7 @@ fn r11_a_reference_tells_who_published_its_message() {
     let (p, s) = (group.open("p"), group.open("s"));
     let gone = group.open_with("gone", false, 60, Some(will("w", 0)));
     group.one(gone.close());
-    let elsewhere = SessionId::new(GroupId(17), 4, 0);
+    let elsewhere = live_session(4);
     let origins = [
         (p.origin(None), Some(p.session)),
         (p.origin(Some(1)), Some(p.session)),
@@ -162,6 +162,7 @@ fn r11_a_reference_tells_who_published_its_message() {
             },
             Some(gone.session),
         ),
+        (live_will(5), Some(live_session(5))),
         (Origin::Server, None),
     ];
     for (origin, _) in origins {

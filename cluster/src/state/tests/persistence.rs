@@ -46,10 +46,10 @@ pub(super) fn full() -> Harness {
         subscription_ids: vec![5, 6],
         ..client.target()
     };
-    let message = Message::new("topic", &[1, 1], b"payload", QoS::ExactlyOnce, true, Some(30));
+    let payload = Message::new("topic", &[1, 1], b"payload", QoS::ExactlyOnce, true, Some(30));
     group.one(Command::Publish(PublishCommand {
         origin: client.origin(Some(9)),
-        message: message.clone(),
+        message: payload.clone(),
         targets: vec![target, to(share_queue("g")), to(node_queue())],
         set_retained: true,
         taken_live: false,
@@ -66,10 +66,11 @@ pub(super) fn full() -> Harness {
             index: 7,
             position: 1,
         },
-        message,
+        message: payload,
         messages_max: 10,
         bytes_max: 1 << 20,
     });
+    group.one(publish(live_will(1), message("live"), vec![]));
     group
 }
 
@@ -79,7 +80,7 @@ fn r42_a_state_comes_back_from_its_records() {
     let kinds: std::collections::BTreeSet<u8> = group.state.records().iter().map(|(key, _)| key[0]).collect();
     assert_eq!(
         kinds,
-        (Kind::Meta as u8..=Kind::Mark as u8).collect(),
+        (Kind::Meta as u8..=Kind::LiveWill as u8).collect(),
         "a record of every kind"
     );
     let mut store = Store::default();
@@ -228,6 +229,10 @@ fn r42_every_change_alone_reaches_the_checkpoint() {
             message("w"),
             vec![],
         ),
+        publish(live_will(2), message("w"), vec![]),
+        Command::ForgetLiveWills {
+            wills: vec![(live_session(1), Epoch(7)), (live_session(2), Epoch(7))],
+        },
         client.close_with(true, Some(50)),
         open("client", false, 60, None),
         open("client", false, 60, Some(will("next", 5))),
@@ -373,7 +378,7 @@ fn version_1_of_the_records_is_frozen() {
     assert_eq!(loaded.digest(), state.digest());
     assert_eq!(
         loaded.digest(),
-        7_304_797_823_209_259_736,
+        8_896_719_569_768_711_650,
         "replicas of different versions compare it"
     );
 }

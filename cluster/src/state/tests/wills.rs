@@ -206,3 +206,55 @@ fn r31_a_will_of_a_session_that_never_ends_waits_its_whole_delay() {
     assert_eq!(group.due().len(), 1);
     assert!(group.state.session_exists(client.session));
 }
+
+#[test]
+fn r31_a_will_of_a_live_group_is_published_once() {
+    let mut group = Harness::new();
+    let s = group.open("s");
+    let fire = |index| publish(live_will(index), message("w"), vec![s.target()]);
+    assert_eq!(group.one(fire(1)), published(1, 0));
+    let content = group.content();
+    assert_eq!(group.one(fire(1)), FENCED);
+    assert_eq!((group.content(), &group.events[..]), (content, &[][..]));
+    // Another connection of the session has a will of its own.
+    let next = Origin::LiveWill {
+        session: live_session(1),
+        epoch: Epoch(8),
+    };
+    assert_eq!(
+        group.one(publish(next, message("next"), vec![s.target()])),
+        published(1, 0)
+    );
+    // One that nobody wanted was published all the same.
+    assert_eq!(
+        group.one(publish(live_will(2), message("w"), vec![])),
+        published(0, 0)
+    );
+    assert_eq!(group.one(fire(2)), FENCED);
+    assert_eq!(group.payloads(&s.queue()), ["w", "next"]);
+}
+
+#[test]
+fn r31_wills_of_live_groups_are_remembered_until_they_are_forgotten() {
+    let mut group = Harness::new();
+    for index in [3, 1, 2] {
+        group.one(publish(live_will(index), message("w"), vec![]));
+    }
+    let will = |index| (live_session(index), Epoch(7));
+    assert_eq!(group.state.live_wills(None, 9), [will(1), will(2), will(3)]);
+    assert_eq!(group.state.live_wills(None, 2), [will(1), will(2)]);
+    assert_eq!(group.state.live_wills(Some(will(1)), 1), [will(2)]);
+    assert_eq!(group.state.live_wills(Some(will(3)), 9), []);
+    assert_eq!(group.state.counts().live_wills, 3);
+    let forget = Command::ForgetLiveWills {
+        wills: vec![will(3), will(9), will(1)],
+    };
+    for _ in 0..2 {
+        assert_eq!(group.one(forget.clone()), Outcome::Done);
+        assert_eq!(group.state.live_wills(None, 9), [will(2)]);
+    }
+    assert_eq!(
+        group.one(publish(live_will(1), message("w"), vec![])),
+        published(0, 0)
+    );
+}

@@ -182,7 +182,7 @@ fn unknown_versions_and_tags_are_refused() {
     let mut bytes = encoded(&plain(vec![])).to_vec();
     bytes[0] = 2;
     assert_eq!(Batch::decode(&bytes.into()), Err(CodecError::Version(2)));
-    for tag in [0, 16, 255] {
+    for tag in [0, 17, 255] {
         let bytes = [&HEADER[..], &[1, tag]].concat();
         assert_eq!(
             Batch::decode(&bytes.into()),

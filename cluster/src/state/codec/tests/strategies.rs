@@ -139,6 +139,7 @@ fn origin() -> impl Strategy<Value = Origin> {
         }),
         proptest::option::of(session()).prop_map(|session| Origin::Live { session }),
         (session(), epoch()).prop_map(|(session, epoch)| Origin::Will { session, epoch }),
+        (session(), epoch()).prop_map(|(session, epoch)| Origin::LiveWill { session, epoch }),
         Just(Origin::Server),
     ]
 }
@@ -200,6 +201,7 @@ fn session_command() -> impl Strategy<Value = Command> {
             packet_id
         }),
         (session(), epoch()).prop_map(|(session, epoch)| Command::WillPublished { session, epoch }),
+        vec((session(), epoch()), 0..4).prop_map(|wills| Command::ForgetLiveWills { wills }),
         any::<(u64, u64)>().prop_map(|(node, incarnation)| Command::NodeLost {
             node: NodeId(node),
             incarnation: NodeIncarnation(incarnation)

@@ -260,6 +260,7 @@ impl World {
                 }
             }
             Step::PublishWill { nth, published } => self.will_command(nth, published),
+            Step::LiveWill { session, forget } => live_will_command(session, forget, self.queue(0)),
             Step::Release { client, packet_id } => {
                 let (session, epoch) = self.connection(client, false);
                 Command::Release {
@@ -411,6 +412,15 @@ impl World {
                 vec![to(self.queue(0))],
             ),
         }
+    }
+}
+
+fn live_will_command(session: u64, forget: bool, queue: TargetQueue) -> Command {
+    match forget {
+        true => Command::ForgetLiveWills {
+            wills: vec![(live_session(session), Epoch(7))],
+        },
+        false => publish(live_will(session), message("w"), vec![to(queue)]),
     }
 }
 

@@ -43,6 +43,10 @@ pub(super) enum Step {
         nth: u8,
         published: bool,
     },
+    LiveWill {
+        session: u64,
+        forget: bool,
+    },
     Release {
         client: u8,
         packet_id: u16,
@@ -97,6 +101,7 @@ fn step() -> impl Strategy<Value = Step> {
             |(client, stale, packet_id, expiry, targets, set_retained)| Step::Publish {
                 client, stale, packet_id, expiry, targets, set_retained }),
         1 => (0..3u8, any::<bool>()).prop_map(|(nth, published)| Step::PublishWill { nth, published }),
+        1 => (0..4u64, any::<bool>()).prop_map(|(session, forget)| Step::LiveWill { session, forget }),
         1 => (client.clone(), 1..4u16).prop_map(|(client, packet_id)| Step::Release { client, packet_id }),
         4 => (queue.clone(), sequences()).prop_map(|(queue, sequences)| Step::Settle { queue, sequences }),
         1 => (client.clone(), sequences()).prop_map(|(client, sequences)| Step::Received { client, sequences }),
