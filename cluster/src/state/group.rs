@@ -271,11 +271,12 @@ impl GroupState {
             .check_invariants(queued.chain(self.outbox.after(None).map(|(_, slot)| slot)))?;
         self.retained.check_invariants()?;
         if let Some((node, incarnation)) = self
-            .queues
-            .node_starts()
+            .connected_starts()
             .find(|(node, incarnation)| self.proposers.was_declared_lost(*node, *incarnation))
         {
-            return Err(format!("queues: {node:?} is lost with {incarnation:?}"));
+            return Err(format!(
+                "proposers: {node:?} with {incarnation:?} is lost and holds something"
+            ));
         }
         for (session, will) in self.wills.all_stored() {
             let Some(record) = self.sessions.get(session) else {

@@ -134,6 +134,13 @@ impl Proposers {
             .is_some_and(|last| last.lost && incarnation <= last.incarnation)
     }
 
+    /// The newest start of each node, and whether it was declared lost.
+    pub(super) fn starts(&self) -> impl Iterator<Item = (NodeId, NodeIncarnation, bool)> {
+        self.by_node
+            .iter()
+            .map(|(node, last)| (*node, last.incarnation, last.lost))
+    }
+
     /// Declares the starts of a node up to this one lost.
     pub(super) fn lose(&mut self, node: NodeId, incarnation: NodeIncarnation) {
         if self

@@ -3,6 +3,7 @@
 //! Whoever answers a client from these reads has made sure that the state is current (R18); deadlines are compared
 //! with group time, which stands still between entries.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use quorate_proto::codec::{PacketId, QoS};
@@ -13,8 +14,8 @@ use super::messages::{MessageKey, Stored, counted_bytes};
 use super::queue::Queue;
 use super::sessions::Session;
 use super::{
-    ClientId, Epoch, GroupState, GroupTime, Owner, RetainedSource, Sequence, SessionId, Subscription,
-    TargetQueue, WillMessage,
+    ClientId, Epoch, GroupState, GroupTime, NodeId, NodeIncarnation, Owner, RetainedSource, Sequence,
+    SessionId, Subscription, TargetQueue, WillMessage,
 };
 
 /// A session.
@@ -389,6 +390,29 @@ impl GroupState {
     /// Last retained write that this group took from another.
     pub fn retained_mark(&self, source: GroupId) -> Option<RetainedSource> {
         self.retained.mark(source)
+    }
+
+    /// Whether this start of a node is over as far as the group knows: it was declared lost, or the node has proposed
+    /// something with a newer one. Nothing is accepted of it, or kept for it.
+    pub fn is_lost(&self, node: NodeId, incarnation: NodeIncarnation) -> bool {
+        self.proposers.is_lost(node, incarnation)
+    }
+
+    /// The newest start of each node that the group has heard of, and whether it was declared lost, in the order of the
+    /// nodes.
+    pub fn proposer_starts(&self) -> impl Iterator<Item = (NodeId, NodeIncarnation, bool)> {
+        self.proposers.starts()
+    }
+
+    /// The starts of nodes that hold connections of sessions, or have a queue, in order: what a loss would have an effect
+    /// on. The work is by their number.
+    pub fn connected_starts(&self) -> impl Iterator<Item = (NodeId, NodeIncarnation)> + use<> {
+        let starts: BTreeSet<_> = self
+            .sessions
+            .connected_starts()
+            .chain(self.queues.node_starts())
+            .collect();
+        starts.into_iter()
     }
 
     /// Numbers for metrics.

@@ -1,9 +1,11 @@
 //! The session records of a home group: who holds the connection, and what ends the session.
 //!
 //! Invariants: a client identifier has at most one session; a session has a deadline exactly while it has no
-//! connection and an expiry interval below `u32::MAX`; a session without connection has an expiry interval above 0.
+//! connection and an expiry interval below `u32::MAX`; a session without connection has an expiry interval above 0;
+//! connections are counted by the start of the node they are at, and a count is never 0.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
 use super::codec::{
@@ -16,7 +18,7 @@ use super::{ClientId, Epoch, GroupTime, HashMap, NodeId, NodeIncarnation, Owner,
 pub(super) const EXPIRY_NEVER: u32 = u32::MAX;
 
 /// Where a session's connection is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Connection {
     pub(super) node: NodeId,
     pub(super) incarnation: NodeIncarnation,
@@ -87,7 +89,8 @@ pub(super) struct Sessions {
     by_client: BTreeMap<ClientId, SessionId>,
     /// Boxed: a table has room for twice as many.
     by_id: HashMap<SessionId, Box<Session>>,
-    connected: usize,
+    /// How many connections there are at which start of a node.
+    connected: BTreeMap<Connection, usize>,
     dirty: Dirty<SessionId>,
 }
 
@@ -98,7 +101,25 @@ impl Sessions {
 
     /// How many have a connection.
     pub(super) fn connected(&self) -> usize {
-        self.connected
+        self.connected.values().sum()
+    }
+
+    /// The starts of nodes that hold connections, in order.
+    pub(super) fn connected_starts(&self) -> impl Iterator<Item = (NodeId, NodeIncarnation)> {
+        self.connected.keys().map(|at| (at.node, at.incarnation))
+    }
+
+    fn count_connection(&mut self, at: Connection) {
+        *self.connected.entry(at).or_insert(0) += 1;
+    }
+
+    fn discount_connection(&mut self, at: Connection) {
+        if let Entry::Occupied(mut count) = self.connected.entry(at) {
+            match count.get() {
+                1 => drop(count.remove()),
+                _ => *count.get_mut() -= 1,
+            }
+        }
     }
 
     pub(super) fn id_of(&self, client_id: &str) -> Option<SessionId> {
@@ -129,11 +150,15 @@ impl Sessions {
 
     /// Sessions whose connection is at one of the starts of `node` up to `incarnation`, by client identifier.
     pub(super) fn held_by(&self, node: NodeId, incarnation: NodeIncarnation) -> Vec<SessionId> {
+        let is_lost = |(of, start): (NodeId, NodeIncarnation)| of == node && start <= incarnation;
         let held = |session: &Session| {
             session
                 .connection
-                .is_some_and(|at| at.node == node && at.incarnation <= incarnation)
+                .is_some_and(|at| is_lost((at.node, at.incarnation)))
         };
+        if !self.connected_starts().any(is_lost) {
+            return Vec::new();
+        }
         self.after(None)
             .filter(|(_, session)| held(session))
             .map(|(id, _)| id)
@@ -142,7 +167,9 @@ impl Sessions {
 
     /// Adds a session; its client identifier and its identity are new.
     pub(super) fn insert(&mut self, id: SessionId, session: Session) {
-        self.connected += usize::from(session.connection.is_some());
+        if let Some(at) = session.connection {
+            self.count_connection(at);
+        }
         let before = self.by_client.insert(session.client_id.clone(), id);
         debug_assert_eq!(before, None, "a client identifier has one session");
         self.by_id.insert(id, Box::new(session));
@@ -151,7 +178,9 @@ impl Sessions {
 
     pub(super) fn remove(&mut self, id: SessionId) -> Option<Session> {
         let session = self.by_id.remove(&id)?;
-        self.connected -= usize::from(session.connection.is_some());
+        if let Some(at) = session.connection {
+            self.discount_connection(at);
+        }
         self.by_client.remove(&session.client_id);
         self.dirty.insert(id);
         Some(*session)
@@ -165,12 +194,16 @@ impl Sessions {
         expiry_secs: u32,
     ) -> Option<(Epoch, Option<GroupTime>)> {
         let session = self.by_id.get_mut(&id)?;
-        self.connected += usize::from(session.connection.is_none());
-        session.connection = Some(connection);
+        let before = session.connection.replace(connection);
         session.epoch = Epoch(session.epoch.0.wrapping_add(1));
         session.expiry_secs = expiry_secs;
+        let attached = (session.epoch, session.expires_at.take());
+        if let Some(at) = before {
+            self.discount_connection(at);
+        }
+        self.count_connection(connection);
         self.dirty.insert(id);
-        Some((session.epoch, session.expires_at.take()))
+        Some(attached)
     }
 
     /// Takes the connection away and sets what follows.
@@ -178,10 +211,12 @@ impl Sessions {
         let Some(session) = self.by_id.get_mut(&id) else {
             return;
         };
-        self.connected -= usize::from(session.connection.is_some());
-        session.connection = None;
+        let before = session.connection.take();
         session.expiry_secs = expiry_secs;
         session.expires_at = expires_at;
+        if let Some(at) = before {
+            self.discount_connection(at);
+        }
         self.dirty.insert(id);
     }
 
@@ -206,7 +241,9 @@ impl Sessions {
         if self.by_client.contains_key(&session.client_id) {
             return false;
         }
-        self.connected += usize::from(session.connection.is_some());
+        if let Some(at) = session.connection {
+            self.count_connection(at);
+        }
         self.by_client.insert(session.client_id.clone(), id);
         self.by_id.insert(id, Box::new(session));
         true
@@ -216,14 +253,13 @@ impl Sessions {
         if self.by_client.len() != self.by_id.len() || self.after(None).count() != self.by_id.len() {
             return Err("sessions: the two indexes differ".into());
         }
-        let connected = self
-            .by_id
-            .values()
-            .filter(|session| session.connection.is_some())
-            .count();
+        let mut connected = BTreeMap::new();
+        for at in self.by_id.values().filter_map(|session| session.connection) {
+            *connected.entry(at).or_insert(0) += 1;
+        }
         if connected != self.connected {
             return Err(format!(
-                "sessions: {connected} connected, counted {}",
+                "sessions: connected {connected:?}, counted {:?}",
                 self.connected
             ));
         }

@@ -184,3 +184,70 @@ fn r11_a_reference_tells_who_published_its_message() {
     group.state.load(group.state.records()).unwrap();
     assert_eq!(publishers(&group), expected);
 }
+
+#[test]
+fn r25_the_starts_that_a_loss_would_touch_are_known() {
+    let mut group = Harness::new();
+    let starts = |group: &Harness| -> Vec<(u64, u64)> {
+        let starts = group.state.connected_starts();
+        starts
+            .map(|(node, incarnation)| (node.0, incarnation.0))
+            .collect()
+    };
+    assert_eq!(starts(&group), []);
+    let (a, b) = (group.open("a"), group.open("b"));
+    assert_eq!(starts(&group), [(1, 10)]);
+    // A queue counts as well, also when it is empty.
+    group.publish("m", vec![to(node_queue())]);
+    group.one(settle(node_queue(), &[0]));
+    assert_eq!(starts(&group), [(1, 10), (5, 10)]);
+    // Each way a connection goes.
+    group.one(a.close());
+    assert_eq!(starts(&group), [(1, 10), (5, 10)]);
+    (group.node, group.number) = (NodeId(2), 0);
+    let again = group.open("b");
+    assert_eq!(again.previous.map(|owner| owner.epoch), Some(b.epoch));
+    assert_eq!(starts(&group), [(2, 10), (5, 10)]);
+    group.open("b");
+    group.open("a");
+    group.one(Command::EndSession {
+        session: b.session,
+        publish_will: false,
+    });
+    assert_eq!(starts(&group), [(2, 10), (5, 10)]);
+    assert_eq!(group.state.counts().sessions_connected, 1);
+    group.state.load(group.state.records()).unwrap();
+    assert_eq!(starts(&group), [(2, 10), (5, 10)]);
+    (group.node, group.number) = (NodeId(3), 0);
+    group.one(lost(NodeId(2), START));
+    group.one(lost(OTHER_NODE, START));
+    assert_eq!(starts(&group), []);
+    assert_eq!(group.state.counts().sessions_connected, 0);
+}
+
+#[test]
+fn r25_who_is_lost_is_known() {
+    let mut group = Harness::new();
+    let is_lost = |group: &Harness, incarnation| group.state.is_lost(NODE, NodeIncarnation(incarnation));
+    let known = |group: &Harness| -> Vec<_> { group.state.proposer_starts().collect() };
+    assert!(!is_lost(&group, 10));
+    assert_eq!(known(&group), []);
+    group.tick(0);
+    assert_eq!(known(&group), [(NODE, START, false)]);
+    assert_eq!(
+        [9, 10, 11].map(|start| is_lost(&group, start)),
+        [true, false, false]
+    );
+    (group.node, group.number) = (OTHER_NODE, 0);
+    group.one(lost(NODE, START));
+    let other = (OTHER_NODE, START, false);
+    assert_eq!(known(&group), [(NODE, START, true), other]);
+    assert_eq!(
+        [9, 10, 11].map(|start| is_lost(&group, start)),
+        [true, true, false]
+    );
+    (group.node, group.incarnation, group.number) = (NODE, NodeIncarnation(11), 0);
+    group.tick(0);
+    assert_eq!(known(&group), [(NODE, NodeIncarnation(11), false), other]);
+    assert_eq!([10, 11].map(|start| is_lost(&group, start)), [true, false]);
+}
