@@ -175,6 +175,16 @@ pub enum Command {
     },
     /// Stores a message for its targets.
     Publish(PublishCommand),
+    /// The first part of a publish whose targets come in several commands; how they go together stands in `parts.rs`.
+    /// Answered with [`Outcome::Done`](super::Outcome::Done) unless it is refused or known.
+    PublishFirst {
+        /// Tells it from other publishes that the proposing start of a node has under way in this group.
+        number: u64,
+        /// Message and first targets, which are below all that follow.
+        publish: PublishCommand,
+    },
+    /// Another part of it.
+    PublishMore(PublishPart),
     /// PUBREL of the publisher: forgets an inbound QoS 2 packet identifier (R8).
     Release {
         /// Session.
@@ -273,6 +283,21 @@ pub struct PublishCommand {
     pub taken_live: bool,
 }
 
+/// More targets of a message.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PublishPart {
+    /// As in the first part ([`Command::PublishFirst`]).
+    pub number: u64,
+    /// As in the first part.
+    pub origin: Origin,
+    /// Largest target of the parts before; none where these had no targets.
+    pub after: Option<TargetQueue>,
+    /// Targets above it, in any order.
+    pub targets: Vec<Target>,
+    /// No more come: the answer is that to the whole publish.
+    pub last: bool,
+}
+
 /// Where a message comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -337,7 +362,7 @@ pub struct Target {
     pub subscription_ids: Vec<u32>,
 }
 
-/// A queue of references in this group.
+/// A queue of references in this group. The targets of a publish in parts are cut in this order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TargetQueue {
     /// Of a durable session.

@@ -1,15 +1,15 @@
-//! Messages from their entry to their last settled reference, and the way of retained writes.
+//! References from their queues to the end, and the way of retained writes.
 
 use quorate_proto::message::Message;
 
-use super::group::{Events, Place};
-use super::messages::{MessageKey, Messages, Slot, Stored, counted_bytes};
+use super::group::Events;
+use super::messages::MessageKey;
 use super::queue::Delivery;
 use super::retained::RetainedLimits;
 use super::timers::Timer;
 use super::{
-    Event, GroupState, GroupTime, Origin, Outcome, PublishCommand, QueueLimits, RefusedReason,
-    RetainedSource, Sequence, SessionId, ShareKey, TargetQueue,
+    GroupState, Outcome, QueueLimits, RefusedReason, RetainedSource, Sequence, SessionId, ShareKey,
+    TargetQueue,
 };
 
 /// A member's queue takes what is assigned to it: the message has its place in the group already, and the leader assigns
@@ -20,96 +20,6 @@ const UNLIMITED: QueueLimits = QueueLimits {
 };
 
 impl GroupState {
-    /// Stores a message for its targets, once however many they are.
-    ///
-    /// The identifier of a QoS 2 message is recorded unless queue limits turned every target away and nobody gets it
-    /// live: then nothing is stored and the publisher is told so (0x97), after which it uses the identifier for another
-    /// message.
-    pub(super) fn publish(
-        &mut self,
-        place: Place,
-        publish: &PublishCommand,
-        limits: &QueueLimits,
-        events: &mut Events<'_>,
-    ) -> Outcome {
-        if let Some(answer) = self.judge_origin(&publish.origin) {
-            return answer;
-        }
-        let size = counted_bytes(&publish.message);
-        let (mut slot, mut stored, mut refused) = (None, 0, 0);
-        for target in &publish.targets {
-            if self.is_over(&target.queue) {
-                continue;
-            }
-            let delivery =
-                Delivery::new(target.qos, target.retain, &target.subscription_ids).replayed(target.replayed);
-            let message = || refer(&mut self.messages, &mut slot, place, publish, self.time);
-            match self.queues.push(&target.queue, limits, size, delivery, message) {
-                Some(sequence) => {
-                    stored += 1;
-                    events.queued(&target.queue, sequence, size);
-                }
-                None => refused += 1,
-            }
-        }
-        if publish.set_retained {
-            let slot = refer(&mut self.messages, &mut slot, place, publish, self.time);
-            self.outbox.push(place, slot);
-            events.push(Event::RetainedQueued);
-        }
-        let turned_away = refused > 0 && stored == 0 && !publish.set_retained && !publish.taken_live;
-        if let Origin::Session {
-            session,
-            packet_id: Some(packet_id),
-            ..
-        } = publish.origin
-            && !turned_away
-        {
-            self.inbound.insert(session, packet_id);
-        }
-        Outcome::Published {
-            duplicate: false,
-            stored,
-            refused,
-        }
-    }
-
-    /// Whether nobody will ever take anything from a queue: its session has ended, its node's start is lost.
-    fn is_over(&self, queue: &TargetQueue) -> bool {
-        match queue {
-            TargetQueue::Session(session) => self.has_ended(*session),
-            TargetQueue::Share(_) => false,
-            TargetQueue::Node(node, incarnation) => self.proposers.is_lost(*node, *incarnation),
-        }
-    }
-
-    /// The answer to a publish that is not to be stored. A will that may be published is noted as such.
-    fn judge_origin(&mut self, origin: &Origin) -> Option<Outcome> {
-        match *origin {
-            Origin::Session {
-                session,
-                epoch,
-                packet_id,
-            } => self.fence(session, epoch).or_else(|| {
-                let known = packet_id.is_some_and(|packet_id| self.inbound.contains(session, packet_id));
-                known.then_some(Outcome::Published {
-                    duplicate: true,
-                    stored: 0,
-                    refused: 0,
-                })
-            }),
-            Origin::Will { session, epoch } => match self.wills.published(session, epoch) {
-                true => None,
-                false => Some(Outcome::Refused(RefusedReason::Fenced)),
-            },
-            Origin::LiveWill { session, epoch } => match self.live_wills.insert(session, epoch) {
-                true => None,
-                false => Some(Outcome::Refused(RefusedReason::Fenced)),
-            },
-            Origin::Live { .. } | Origin::Server => None,
-        }
-    }
-
     /// Receivers are done with references; what is gone already is done as well (R21).
     pub(super) fn settle(
         &mut self,
@@ -219,20 +129,4 @@ impl GroupState {
         }
         Outcome::Done
     }
-}
-
-/// One more reference to the message that the command at `place` brings, which is stored with the first.
-fn refer(
-    messages: &mut Messages,
-    slot: &mut Option<Slot>,
-    place: Place,
-    publish: &PublishCommand,
-    now: GroupTime,
-) -> Slot {
-    let slot = *slot.get_or_insert_with(|| {
-        let stored = Stored::now(publish.message.clone(), publish.origin.publisher(), now);
-        messages.insert(place, stored)
-    });
-    messages.add_reference(slot);
-    slot
 }

@@ -6,6 +6,7 @@ use super::inbound::Inbound;
 use super::live_wills::LiveWills;
 use super::messages::{MessageKey, Messages};
 use super::outbox::Outbox;
+use super::parts::{Parts, PartsKey};
 use super::proposers::{Admission, Proposers};
 use super::queues::Queues;
 use super::retained::RetainedStore;
@@ -34,6 +35,7 @@ pub struct GroupState {
     pub(super) wills: Wills,
     pub(super) live_wills: LiveWills,
     pub(super) messages: Messages,
+    pub(super) parts: Parts,
     pub(super) queues: Queues,
     pub(super) outbox: Outbox,
     pub(super) retained: RetainedStore,
@@ -56,6 +58,7 @@ impl GroupState {
             wills: Wills::default(),
             live_wills: LiveWills::default(),
             messages: Messages::default(),
+            parts: Parts::default(),
             queues: Queues::default(),
             outbox: Outbox::default(),
             retained: RetainedStore::default(),
@@ -134,7 +137,11 @@ impl GroupState {
         events: &mut Events<'_>,
     ) -> Outcome {
         match command {
-            Command::Publish(publish) => self.publish(place, publish, &batch.queue_limits, events),
+            Command::Publish(publish) => self.publish(place, batch, publish, None, events),
+            Command::PublishFirst { number, publish } => {
+                self.publish(place, batch, publish, Some(*number), events)
+            }
+            Command::PublishMore(part) => self.publish_more(batch, part, events),
             Command::Settle { queue, sequences } => self.settle(queue, sequences, events),
             Command::Received { session, sequences } => self.received(*session, sequences),
             Command::Assign {
@@ -162,16 +169,8 @@ impl GroupState {
             }
             Command::RetainedTaken { up_to } => self.retained_taken(up_to),
             Command::DropQueues { queues } => self.drop_queues(queues, events),
-            Command::WillPublished { session, epoch } => {
-                self.wills.published(*session, *epoch);
-                Outcome::Done
-            }
-            Command::ForgetLiveWills { wills } => {
-                for (session, epoch) in wills {
-                    self.live_wills.remove(*session, *epoch);
-                }
-                Outcome::Done
-            }
+            Command::WillPublished { session, epoch } => self.will_published(*session, *epoch),
+            Command::ForgetLiveWills { wills } => self.forget_live_wills(wills),
             Command::NodeLost { node, incarnation } => self.node_lost(*node, *incarnation, events),
             session_command => self.session_command(place, batch, session_command, events),
         }
@@ -230,10 +229,7 @@ impl GroupState {
                 session,
                 epoch,
                 packet_id,
-            } => match self.fence(*session, *epoch) {
-                Some(refused) => refused,
-                None => Outcome::Released(self.inbound.remove(*session, *packet_id)),
-            },
+            } => self.release(*session, *epoch, *packet_id),
             other => unreachable!("{other:?} is carried out by its caller"),
         }
     }
@@ -267,8 +263,11 @@ impl GroupState {
             .queues
             .iter()
             .flat_map(|(_, queue)| queue.iter_from(0).map(|reference| reference.slot));
+        let in_outbox = self.outbox.after(None).map(|(_, slot)| slot);
+        let held = self.parts.iter().map(|(_, under_way)| under_way.slot);
         self.messages
-            .check_invariants(queued.chain(self.outbox.after(None).map(|(_, slot)| slot)))?;
+            .check_invariants(queued.chain(in_outbox).chain(held))?;
+        self.check_parts()?;
         self.retained.check_invariants()?;
         if let Some((node, incarnation)) = self
             .connected_starts()
@@ -289,6 +288,23 @@ impl GroupState {
         match self.timers == self.derived_timers() {
             true => Ok(()),
             false => Err("timers: not what sessions, wills and retained messages say".into()),
+        }
+    }
+
+    fn check_parts(&self) -> Result<(), String> {
+        let is_justified = |key: &PartsKey| match *key {
+            PartsKey::Received(session, packet_id) => {
+                self.sessions.contains(session) && !self.inbound.contains(session, packet_id)
+            }
+            PartsKey::Will(session, epoch) => self.wills.is_due(session, epoch),
+            PartsKey::LiveWill(session, epoch) => !self.live_wills.contains(session, epoch),
+            // With all that starts hold.
+            PartsKey::Proposed(..) => true,
+        };
+        let mut keys = self.parts.iter().map(|(key, _)| key);
+        match keys.find(|key| !is_justified(key)) {
+            Some(key) => Err(format!("parts: {key:?} is not under way any more")),
+            None => Ok(()),
         }
     }
 

@@ -199,6 +199,7 @@ impl GroupState {
         }
         self.subscriptions.remove_session(id);
         self.inbound.remove_session(id);
+        self.parts.abandon_session(id, &mut self.messages);
         let fenced = session.owner().filter(|_| fence);
         events.push(Event::SessionEnded {
             client_id: session.client_id,
@@ -241,6 +242,7 @@ impl GroupState {
         for session in self.sessions.held_by(node, incarnation) {
             self.detach(session, true, None, events);
         }
+        self.parts.abandon_node(node, incarnation, &mut self.messages);
         for queue in self.queues.of_node(node, incarnation) {
             if let Some(dropped) = self.queues.drop_queue(&queue, &mut self.messages) {
                 events.removed(&queue, dropped.count, dropped.bytes);

@@ -22,13 +22,15 @@ impl LiveWills {
         self.published.len()
     }
 
-    /// Notes a will as published; false when it was.
-    pub(super) fn insert(&mut self, session: SessionId, epoch: Epoch) -> bool {
-        let new = self.published.insert((session, epoch));
-        if new {
+    pub(super) fn contains(&self, session: SessionId, epoch: Epoch) -> bool {
+        self.published.contains(&(session, epoch))
+    }
+
+    /// Notes a will as published.
+    pub(super) fn insert(&mut self, session: SessionId, epoch: Epoch) {
+        if self.published.insert((session, epoch)) {
             self.dirty.insert((session, epoch));
         }
-        new
     }
 
     /// Forgets a will.

@@ -49,6 +49,20 @@ pub(super) struct MessageKey {
     pub(super) position: u32,
 }
 
+impl MessageKey {
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        put_varint(out, self.index);
+        put_varint(out, u64::from(self.position));
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        Ok(Self {
+            index: reader.varint("index")?,
+            position: reader.varint_u32("position")?,
+        })
+    }
+}
+
 /// Where a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Slot(u32);

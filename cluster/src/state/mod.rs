@@ -7,9 +7,9 @@
 //! ```text
 //!              entry ── Batch::decode ──> GroupState::apply ──> BatchOutcome, events
 //!                                              │
-//!   lifecycle: sessions, subscriptions,  <─────┼─────>  delivery: messages, queues (queue),
-//!              inbound, wills, proposers       │                  outbox, retained, live_wills
-//!                                            timers
+//!   lifecycle: sessions, subscriptions,  <─────┼─────>  publish: parts, live_wills
+//!              inbound, wills, proposers       │        delivery: messages, queues (queue),
+//!                                            timers               outbox, retained
 //!                                              │
 //!   read: views for the node            persist: take_changes ──> store ──> load
 //! ```
@@ -28,8 +28,10 @@ mod live_wills;
 mod messages;
 mod outbox;
 mod outcome;
+mod parts;
 mod persist;
 mod proposers;
+mod publish;
 mod queue;
 mod queues;
 mod read;
@@ -43,12 +45,13 @@ mod timers;
 mod wills;
 
 pub use codec::{
-    BatchHeader, CodecError, MessageParts, TargetRef, batch_proposer, encode_publish, stamp_batch,
+    BatchHeader, CodecError, MessageParts, TargetRef, batch_proposer, encode_publish, encode_publish_first,
+    encode_publish_more, stamp_batch,
 };
 pub use command::{
     Batch, ClientId, Command, Epoch, GroupTime, NodeId, NodeIncarnation, Origin, Owner, PublishCommand,
-    QueueLimits, RetainedSource, Sequence, SessionId, SessionLimits, ShareKey, Subscription, Target,
-    TargetQueue, WillMessage,
+    PublishPart, QueueLimits, RetainedSource, Sequence, SessionId, SessionLimits, ShareKey, Subscription,
+    Target, TargetQueue, WillMessage,
 };
 pub use event::Event;
 pub use group::GroupState;

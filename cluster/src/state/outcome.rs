@@ -35,7 +35,7 @@ pub enum Outcome {
     Subscribed(Vec<SubscribeResult>),
     /// Answer to `Unsubscribe`: whether each subscription existed.
     Unsubscribed(Vec<bool>),
-    /// Answer to `Publish`.
+    /// Answer to `Publish`, and to the last part of a publish in parts, summed up over all of them.
     Published {
         /// The inbound QoS 2 identifier was known: nothing was stored again.
         duplicate: bool,
@@ -64,7 +64,8 @@ pub enum SubscribeResult {
 /// Why a command was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusedReason {
-    /// (session, epoch) is not the current connection (R9).
+    /// (session, epoch) is not the current connection (R9); the will is not due or was published (R31); the start of the
+    /// node is lost; a part of the publish is missing (R7).
     Fenced,
     /// A limit on sessions or retained messages is reached (R30).
     LimitReached,

@@ -6,13 +6,14 @@ use bytes::Bytes;
 
 use super::codec::{CodecError, put_varint, read_message};
 use super::messages::{MessageKey, Slot, Stored};
+use super::parts::PartsKey;
 use super::proposers::Proposer;
 use super::queue::read_reference;
 use super::records::{Changes, Digest, Key, KeyReader, Kind, Nowhere, RecordSink, SealError, open, parse};
 use super::sessions::Session;
 use super::subscriptions::Terms;
 use super::wills::StoredWill;
-use super::{Epoch, GroupState, GroupTime, HashMap, NodeId, inbound, retained};
+use super::{Epoch, GroupState, GroupTime, HashMap, NodeId, inbound, parts};
 
 /// Why stored records are not a state. The replica is rebuilt from another one (R49).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -90,6 +91,7 @@ impl GroupState {
         self.queues.drain(&self.messages, sink);
         self.retained.drain(sink);
         self.live_wills.drain(sink);
+        self.parts.drain(&self.messages, sink);
     }
 
     /// All records of the state, by key.
@@ -121,6 +123,7 @@ impl GroupState {
         self.queues.write_all(&self.messages, sink);
         self.retained.write_all(sink);
         self.live_wills.write_all(sink);
+        self.parts.write_all(&self.messages, sink);
     }
 
     fn write_meta(&self, sink: &mut impl RecordSink) {
@@ -264,13 +267,16 @@ impl Loader {
             }
             Kind::Mark => {
                 let group = quorate_storage::log::GroupId(key.u16()?);
-                state
-                    .retained
-                    .load_mark(group, parse(fields, retained::read_mark)?);
+                state.retained.load_mark(group, parse(fields, MessageKey::read)?);
             }
             Kind::LiveWill => {
                 parse(fields, |_| Ok(()))?;
                 state.live_wills.load(key.session()?, Epoch(key.u32()?));
+            }
+            Kind::Parts => {
+                let (message_key, progress) = parse(fields, parts::read)?;
+                let slot = self.refer(message_key)?;
+                self.state.parts.load(PartsKey::read(&mut key)?, slot, progress);
             }
         }
         Ok(key.finish()?)

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use quorate_proto::codec::QoS;
 
 use super::QueueLimits;
-use super::codec::{CodecError, Reader, put_ids, put_varint, read_ids, read_qos};
+use super::codec::{CodecError, Reader, put_ids, read_ids, read_qos};
 use super::messages::{MessageKey, Messages, Slot};
 
 const RETAIN: u8 = 1 << 2;
@@ -111,20 +111,14 @@ impl Reference {
     }
 
     fn write(&self, messages: &Messages, out: &mut Vec<u8>) {
-        let key = messages.key(self.slot);
-        put_varint(out, key.index);
-        put_varint(out, u64::from(key.position));
+        messages.key(self.slot).write(out);
         self.delivery.write(out);
     }
 }
 
 /// A stored reference.
 pub(super) fn read_reference(reader: &mut Reader<'_>) -> Result<(MessageKey, Delivery), CodecError> {
-    let key = MessageKey {
-        index: reader.varint("index")?,
-        position: reader.varint_u32("position")?,
-    };
-    Ok((key, Delivery::read(reader)?))
+    Ok((MessageKey::read(reader)?, Delivery::read(reader)?))
 }
 
 /// A queue.

@@ -150,6 +150,8 @@ pub struct Counts {
     pub due_wills: u64,
     /// Wills of live groups that were published here and not forgotten since.
     pub live_wills: u64,
+    /// Publishes of which parts are missing.
+    pub under_way: u64,
 }
 
 impl GroupState {
@@ -318,10 +320,13 @@ impl GroupState {
         })
     }
 
-    /// Wills of live groups that were published here and not forgotten since, behind `after`, in order, at most
-    /// `count_max`: for the leader to ask their groups whether they have forgotten them.
+    /// Wills of live groups that were published here, if only in part, and not forgotten since, behind `after`, in order,
+    /// at most `count_max`: for the leader to ask their groups whether they have forgotten them.
     pub fn live_wills(&self, after: Option<(SessionId, Epoch)>, count_max: usize) -> Vec<(SessionId, Epoch)> {
-        self.live_wills.after(after).take(count_max).collect()
+        let published = self.live_wills.after(after).take(count_max);
+        let under_way = self.parts.live_wills(after).take(count_max);
+        let all: BTreeSet<_> = published.chain(under_way).collect();
+        all.into_iter().take(count_max).collect()
     }
 
     /// Retained writes behind `after`, in order, at most `count_max`.
@@ -404,13 +409,14 @@ impl GroupState {
         self.proposers.starts()
     }
 
-    /// The starts of nodes that hold connections of sessions, or have a queue, in order: what a loss would have an effect
-    /// on. The work is by their number.
+    /// The starts of nodes that hold connections of sessions, have a queue, or have a publish under way, in order: what a
+    /// loss would have an effect on. The work is by their number.
     pub fn connected_starts(&self) -> impl Iterator<Item = (NodeId, NodeIncarnation)> + use<> {
         let starts: BTreeSet<_> = self
             .sessions
             .connected_starts()
             .chain(self.queues.node_starts())
+            .chain(self.parts.starts())
             .collect();
         starts.into_iter()
     }
@@ -430,6 +436,7 @@ impl GroupState {
             outbox: self.outbox.len() as u64,
             due_wills: self.wills.due().count() as u64,
             live_wills: self.live_wills.len() as u64,
+            under_way: self.parts.len() as u64,
         }
     }
 

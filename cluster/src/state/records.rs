@@ -20,6 +20,7 @@
 //! | `Retained` | topic | as `Message`, from nobody |
 //! | `Mark` | source group | last write taken from it |
 //! | `LiveWill` | session, epoch | |
+//! | `Parts` | origin | message, what its targets got, last target that had its turn |
 //!
 //! No record is larger than the entry it comes from, but for the outcomes of a batch, which take some bytes for each of
 //! its commands. So all of them fit the store and the chunks of a snapshot.
@@ -58,6 +59,7 @@ pub(super) enum Kind {
     Retained = 12,
     Mark = 13,
     LiveWill = 14,
+    Parts = 15,
 }
 
 impl Kind {
@@ -78,6 +80,7 @@ impl Kind {
             Retained,
             Mark,
             LiveWill,
+            Parts,
         ];
         kinds.into_iter().find(|kind| *kind as u8 == byte)
     }
@@ -92,6 +95,11 @@ impl Key {
         let mut bytes = Vec::with_capacity(32);
         bytes.push(kind as u8);
         Self(bytes)
+    }
+
+    pub(super) fn u8(mut self, value: u8) -> Self {
+        self.0.push(value);
+        self
     }
 
     pub(super) fn u64(mut self, value: u64) -> Self {
@@ -132,11 +140,6 @@ impl Key {
         self.0
     }
 
-    fn u8(mut self, value: u8) -> Self {
-        self.0.push(value);
-        self
-    }
-
     fn counted(self, text: &str) -> Self {
         self.u32(text.len() as u32).rest(text)
     }
@@ -155,6 +158,10 @@ impl<'a> KeyReader<'a> {
             tag: *kind,
         })?;
         Ok((known, Self(rest)))
+    }
+
+    pub(super) fn u8(&mut self) -> Result<u8, CodecError> {
+        self.array().map(u8::from_be_bytes)
     }
 
     pub(super) fn u64(&mut self) -> Result<u64, CodecError> {
@@ -178,17 +185,17 @@ impl<'a> KeyReader<'a> {
     }
 
     pub(super) fn queue(&mut self) -> Result<TargetQueue, CodecError> {
-        match self.array::<1>()? {
-            [0] => self.session().map(TargetQueue::Session),
-            [1] => Ok(TargetQueue::Share(ShareKey {
+        match self.u8()? {
+            0 => self.session().map(TargetQueue::Session),
+            1 => Ok(TargetQueue::Share(ShareKey {
                 name: self.counted()?.into(),
                 filter: self.counted()?.into(),
             })),
-            [2] => Ok(TargetQueue::Node(
+            2 => Ok(TargetQueue::Node(
                 NodeId(self.u64()?),
                 NodeIncarnation(self.u64()?),
             )),
-            [tag] => Err(CodecError::Tag {
+            tag => Err(CodecError::Tag {
                 what: "queue kind",
                 tag,
             }),

@@ -9,7 +9,6 @@ use quorate_proto::message::Message;
 use quorate_proto::topic::{Page, RetainedIndex};
 use quorate_storage::log::GroupId;
 
-use super::codec::{CodecError, Reader, put_varint};
 use super::messages::{MessageKey, Stored, compact, counted_bytes};
 use super::records::{Dirty, Key, Kind, RecordSink};
 use super::{GroupTime, RetainedSource};
@@ -135,7 +134,7 @@ impl RetainedStore {
         }
         for group in self.dirty_marks.take() {
             if let Some(mark) = self.marks.get(&group) {
-                sink.put(mark_key(group), |out| write_mark(mark, out));
+                sink.put(mark_key(group), |out| mark.write(out));
             }
         }
     }
@@ -145,7 +144,7 @@ impl RetainedStore {
             sink.put(Key::new(Kind::Retained).rest(topic), |out| stored.write(out));
         }
         for (group, mark) in &self.marks {
-            sink.put(mark_key(*group), |out| write_mark(mark, out));
+            sink.put(mark_key(*group), |out| mark.write(out));
         }
     }
 
@@ -186,16 +185,4 @@ impl RetainedStore {
 
 fn mark_key(group: GroupId) -> Key {
     Key::new(Kind::Mark).u16(group.0)
-}
-
-fn write_mark(mark: &MessageKey, out: &mut Vec<u8>) {
-    put_varint(out, mark.index);
-    put_varint(out, u64::from(mark.position));
-}
-
-pub(super) fn read_mark(reader: &mut Reader<'_>) -> Result<MessageKey, CodecError> {
-    Ok(MessageKey {
-        index: reader.varint("index")?,
-        position: reader.varint_u32("position")?,
-    })
 }

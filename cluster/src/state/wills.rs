@@ -100,13 +100,15 @@ impl Wills {
         self.dirty_due.insert((session, will.epoch));
     }
 
-    /// Forgets a due will; whether there was one.
-    pub(super) fn published(&mut self, session: SessionId, epoch: Epoch) -> bool {
-        let held = self.due.remove(&(session, epoch)).is_some();
-        if held {
+    pub(super) fn is_due(&self, session: SessionId, epoch: Epoch) -> bool {
+        self.due.contains_key(&(session, epoch))
+    }
+
+    /// Forgets a due will.
+    pub(super) fn published(&mut self, session: SessionId, epoch: Epoch) {
+        if self.due.remove(&(session, epoch)).is_some() {
             self.dirty_due.insert((session, epoch));
         }
-        held
     }
 
     pub(super) fn drain(&mut self, sink: &mut impl RecordSink) {

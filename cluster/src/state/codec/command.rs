@@ -2,7 +2,7 @@
 
 use super::primitive::{CodecError, Reader, put_bool, put_option, put_str, put_varint};
 use super::terms::*;
-use crate::state::{Command, PublishCommand, SessionLimits, WillMessage};
+use crate::state::{Command, PublishCommand, PublishPart, SessionLimits, WillMessage};
 
 /// Tags are never reused.
 pub(super) mod tag {
@@ -22,6 +22,8 @@ pub(super) mod tag {
     pub(in crate::state::codec) const WILL_PUBLISHED: u8 = 14;
     pub(in crate::state::codec) const NODE_LOST: u8 = 15;
     pub(in crate::state::codec) const FORGET_LIVE_WILLS: u8 = 16;
+    pub(in crate::state::codec) const PUBLISH_FIRST: u8 = 17;
+    pub(in crate::state::codec) const PUBLISH_MORE: u8 = 18;
 }
 
 impl Command {
@@ -29,6 +31,8 @@ impl Command {
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Publish(publish) => publish.encode(out),
+            Self::PublishFirst { number, publish } => publish.encode_first(*number, out),
+            Self::PublishMore(part) => part.encode(out),
             Self::Settle { queue, sequences } => {
                 out.push(tag::SETTLE);
                 put_queue(out, queue);
@@ -184,6 +188,11 @@ impl Command {
     pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
         match reader.u8("command")? {
             tag::PUBLISH => PublishCommand::decode(reader).map(Self::Publish),
+            tag::PUBLISH_FIRST => Ok(Self::PublishFirst {
+                number: reader.varint("number of a publish")?,
+                publish: PublishCommand::decode(reader)?,
+            }),
+            tag::PUBLISH_MORE => PublishPart::decode(reader).map(Self::PublishMore),
             tag::SETTLE => Ok(Self::Settle {
                 queue: read_queue(reader)?,
                 sequences: read_sequences(reader)?,

@@ -28,7 +28,7 @@ use primitive::take_varint;
 pub(super) use primitive::{
     Reader, put_bool, put_option, put_option_u64, put_str, put_varint, read_option_u64,
 };
-pub use publish::encode_publish;
+pub use publish::{encode_publish, encode_publish_first, encode_publish_more};
 pub(super) use terms::*;
 pub use terms::{MessageParts, TargetRef};
 

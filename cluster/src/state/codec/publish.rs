@@ -3,9 +3,9 @@
 use quorate_proto::codec::PacketId;
 
 use super::command::tag;
-use super::primitive::{CodecError, Reader, put_varint};
+use super::primitive::{CodecError, Reader, put_bool, put_varint};
 use super::terms::*;
-use crate::state::{Origin, PublishCommand, Target};
+use crate::state::{Origin, PublishCommand, PublishPart, Target, TargetQueue};
 
 const ORIGIN_SESSION: u8 = 0;
 const ORIGIN_SESSION_QOS2: u8 = 1;
@@ -17,6 +17,16 @@ const ORIGIN_LIVE_WILL: u8 = 5;
 impl PublishCommand {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.push(tag::PUBLISH);
+        self.encode_fields(out);
+    }
+
+    pub(super) fn encode_first(&self, number: u64, out: &mut Vec<u8>) {
+        out.push(tag::PUBLISH_FIRST);
+        put_varint(out, number);
+        self.encode_fields(out);
+    }
+
+    fn encode_fields(&self, out: &mut Vec<u8>) {
         put_origin(out, &self.origin);
         out.push(publish_flags(self.set_retained, self.taken_live));
         put_message(out, &self.message);
@@ -29,18 +39,39 @@ impl PublishCommand {
             flags @ 0..=3 => (flags & SET_RETAINED != 0, flags & TAKEN_LIVE != 0),
             _ => return Err(CodecError::Invalid("publish flags")),
         };
-        let message = read_message(reader)?;
-        let count = reader.count(TARGET_BYTES_MIN, "targets")?;
-        let mut targets = Vec::with_capacity(count);
-        for _ in 0..count {
-            targets.push(read_target(reader)?);
-        }
         Ok(Self {
             origin,
-            message,
-            targets,
+            message: read_message(reader)?,
+            targets: read_targets(reader)?,
             set_retained,
             taken_live,
+        })
+    }
+}
+
+impl PublishPart {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        let targets = self.targets.iter().map(Target::borrowed);
+        encode_publish_more(
+            out,
+            self.number,
+            &self.origin,
+            self.after.as_ref(),
+            targets,
+            self.last,
+        );
+    }
+
+    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        Ok(Self {
+            number: reader.varint("number of a publish")?,
+            origin: read_origin(reader)?,
+            after: match reader.bool("whether there is a target")? {
+                false => None,
+                true => Some(read_queue(reader)?),
+            },
+            targets: read_targets(reader)?,
+            last: reader.bool("last part")?,
         })
     }
 }
@@ -56,6 +87,52 @@ pub fn encode_publish<'a>(
     taken_live: bool,
 ) {
     out.push(tag::PUBLISH);
+    put_publish(out, origin, message, targets, set_retained, taken_live);
+}
+
+/// Appends a [`Command::PublishFirst`](crate::state::Command::PublishFirst) likewise.
+pub fn encode_publish_first<'a>(
+    out: &mut Vec<u8>,
+    number: u64,
+    origin: &Origin,
+    message: &MessageParts<'_>,
+    targets: impl ExactSizeIterator<Item = TargetRef<'a>>,
+    set_retained: bool,
+    taken_live: bool,
+) {
+    out.push(tag::PUBLISH_FIRST);
+    put_varint(out, number);
+    put_publish(out, origin, message, targets, set_retained, taken_live);
+}
+
+/// Appends a [`Command::PublishMore`](crate::state::Command::PublishMore) likewise.
+pub fn encode_publish_more<'a>(
+    out: &mut Vec<u8>,
+    number: u64,
+    origin: &Origin,
+    after: Option<&TargetQueue>,
+    targets: impl ExactSizeIterator<Item = TargetRef<'a>>,
+    last: bool,
+) {
+    out.push(tag::PUBLISH_MORE);
+    put_varint(out, number);
+    put_origin(out, origin);
+    put_bool(out, after.is_some());
+    if let Some(after) = after {
+        put_queue(out, after);
+    }
+    put_targets(out, targets);
+    put_bool(out, last);
+}
+
+fn put_publish<'a>(
+    out: &mut Vec<u8>,
+    origin: &Origin,
+    message: &MessageParts<'_>,
+    targets: impl ExactSizeIterator<Item = TargetRef<'a>>,
+    set_retained: bool,
+    taken_live: bool,
+) {
     put_origin(out, origin);
     out.push(publish_flags(set_retained, taken_live));
     message.encode(out);
@@ -74,6 +151,15 @@ fn put_targets<'a>(out: &mut Vec<u8>, targets: impl ExactSizeIterator<Item = Tar
     for target in targets {
         put_target(out, target);
     }
+}
+
+fn read_targets(reader: &mut Reader<'_>) -> Result<Vec<Target>, CodecError> {
+    let count = reader.count(TARGET_BYTES_MIN, "targets")?;
+    let mut targets = Vec::with_capacity(count);
+    for _ in 0..count {
+        targets.push(read_target(reader)?);
+    }
+    Ok(targets)
 }
 
 fn put_origin(out: &mut Vec<u8>, origin: &Origin) {

@@ -4,6 +4,7 @@ mod damage;
 mod delivery;
 mod model;
 mod nodes;
+mod parts;
 mod persistence;
 mod proposers;
 mod retained;
@@ -311,6 +312,25 @@ fn publish(origin: Origin, message: Message, targets: Vec<Target>) -> Command {
         targets,
         set_retained: false,
         taken_live: false,
+    })
+}
+
+/// The first part of a publish.
+fn first(origin: Origin, targets: Vec<Target>) -> Command {
+    let Command::Publish(publish) = publish(origin, message("m"), targets) else {
+        unreachable!("just made")
+    };
+    Command::PublishFirst { number: 1, publish }
+}
+
+/// A later part, behind the one that ended with `after`.
+fn more(origin: Origin, after: &TargetQueue, targets: Vec<Target>, last: bool) -> Command {
+    Command::PublishMore(PublishPart {
+        number: 1,
+        origin,
+        after: Some(after.clone()),
+        targets,
+        last,
     })
 }
 

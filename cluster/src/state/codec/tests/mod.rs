@@ -18,6 +18,17 @@ fn encoded(batch: &Batch) -> Bytes {
     out.into()
 }
 
+fn borrowed(message: &Message) -> MessageParts<'_> {
+    MessageParts {
+        topic: message.topic(),
+        forwardable: message.forwardable(),
+        payload: message.payload(),
+        qos: message.qos,
+        retain: message.retain,
+        expiry_secs: message.expiry_secs,
+    }
+}
+
 proptest! {
     #[test]
     fn a_batch_comes_back_as_it_was(batch in batch()) {
@@ -30,17 +41,16 @@ proptest! {
         let mut commands = Vec::new();
         for command in &batch.commands {
             match command {
-                Command::Publish(PublishCommand { origin, message, targets, set_retained, taken_live }) => {
-                    let parts = MessageParts {
-                        topic: message.topic(),
-                        forwardable: message.forwardable(),
-                        payload: message.payload(),
-                        qos: message.qos,
-                        retain: message.retain,
-                        expiry_secs: message.expiry_secs,
-                    };
-                    let targets = targets.iter().map(Target::borrowed);
+                Command::Publish(publish) => {
+                    let PublishCommand { origin, message, targets, set_retained, taken_live } = publish;
+                    let (parts, targets) = (borrowed(message), targets.iter().map(Target::borrowed));
                     encode_publish(&mut commands, origin, &parts, targets, *set_retained, *taken_live);
+                }
+                Command::PublishFirst { number, publish } => {
+                    let PublishCommand { origin, message, targets, set_retained, taken_live } = publish;
+                    let (parts, targets) = (borrowed(message), targets.iter().map(Target::borrowed));
+                    let flags = (*set_retained, *taken_live);
+                    encode_publish_first(&mut commands, *number, origin, &parts, targets, flags.0, flags.1);
                 }
                 command => command.encode(&mut commands),
             }
@@ -182,7 +192,7 @@ fn unknown_versions_and_tags_are_refused() {
     let mut bytes = encoded(&plain(vec![])).to_vec();
     bytes[0] = 2;
     assert_eq!(Batch::decode(&bytes.into()), Err(CodecError::Version(2)));
-    for tag in [0, 17, 255] {
+    for tag in [0, 19, 255] {
         let bytes = [&HEADER[..], &[1, tag]].concat();
         assert_eq!(
             Batch::decode(&bytes.into()),

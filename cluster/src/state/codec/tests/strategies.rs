@@ -11,8 +11,8 @@ use quorate_storage::log::GroupId;
 
 use super::super::*;
 use crate::state::{
-    Epoch, Origin, Outcome, Owner, PublishCommand, RefusedReason, RetainedSource, Sequence, SessionId,
-    SessionLimits, ShareKey, SubscribeResult, Subscription, Target, TargetQueue, WillMessage,
+    Epoch, Origin, Outcome, Owner, PublishCommand, PublishPart, RefusedReason, RetainedSource, Sequence,
+    SessionId, SessionLimits, ShareKey, SubscribeResult, Subscription, Target, TargetQueue, WillMessage,
 };
 
 fn text() -> impl Strategy<Value = Arc<str>> {
@@ -209,17 +209,38 @@ fn session_command() -> impl Strategy<Value = Command> {
     ]
 }
 
+fn publish() -> impl Strategy<Value = PublishCommand> {
+    (origin(), message(), vec(target(), 0..5), any::<(bool, bool)>()).prop_map(
+        |(origin, message, targets, (set_retained, taken_live))| PublishCommand {
+            origin,
+            message,
+            targets,
+            set_retained,
+            taken_live,
+        },
+    )
+}
+
 fn message_command() -> impl Strategy<Value = Command> {
     prop_oneof![
-        (origin(), message(), vec(target(), 0..5), any::<(bool, bool)>()).prop_map(
-            |(origin, message, targets, (set_retained, taken_live))| Command::Publish(PublishCommand {
-                origin,
-                message,
-                targets,
-                set_retained,
-                taken_live
-            })
-        ),
+        publish().prop_map(Command::Publish),
+        (any::<u64>(), publish()).prop_map(|(number, publish)| Command::PublishFirst { number, publish }),
+        (
+            any::<u64>(),
+            origin(),
+            proptest::option::of(queue()),
+            vec(target(), 0..5),
+            any::<bool>()
+        )
+            .prop_map(|(number, origin, after, targets, last)| {
+                Command::PublishMore(PublishPart {
+                    number,
+                    origin,
+                    after,
+                    targets,
+                    last,
+                })
+            }),
         (queue(), sequences()).prop_map(|(queue, sequences)| Command::Settle { queue, sequences }),
         (session(), sequences()).prop_map(|(session, sequences)| Command::Received { session, sequences }),
         (

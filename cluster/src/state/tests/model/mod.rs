@@ -1,6 +1,7 @@
 //! Random logs: every replica goes the same way, through checkpoints and restarts as well; repeats have no effect;
 //! events and state tell the same story.
 
+mod parts;
 mod steps;
 mod story;
 
@@ -259,6 +260,7 @@ impl World {
                     filters,
                 }
             }
+            Step::Part(part) => self.part_command(&part),
             Step::PublishWill { nth, published } => self.will_command(nth, published),
             Step::LiveWill { session, forget } => live_will_command(session, forget, self.queue(0)),
             Step::Release { client, packet_id } => {

@@ -39,6 +39,8 @@ pub(super) enum Step {
         targets: Vec<u8>,
         set_retained: bool,
     },
+    /// The first part of a publish, or another.
+    Part(Part),
     PublishWill {
         nth: u8,
         published: bool,
@@ -100,6 +102,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (client.clone(), any::<bool>(), 0..4u16, 0..4u32, vec(queue.clone(), 0..4), any::<bool>()).prop_map(
             |(client, stale, packet_id, expiry, targets, set_retained)| Step::Publish {
                 client, stale, packet_id, expiry, targets, set_retained }),
+        4 => part().prop_map(Step::Part),
         1 => (0..3u8, any::<bool>()).prop_map(|(nth, published)| Step::PublishWill { nth, published }),
         1 => (0..4u64, any::<bool>()).prop_map(|(session, forget)| Step::LiveWill { session, forget }),
         1 => (client.clone(), 1..4u16).prop_map(|(client, packet_id)| Step::Release { client, packet_id }),
@@ -113,6 +116,37 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..3u8).prop_map(|nth| Step::Taken { nth }),
         1 => (1..3u64, 10..13u64).prop_map(|(node, incarnation)| Step::Lost { node, incarnation }),
     ]
+}
+
+/// A part of a publish, of a few origins, so that several come for one.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) client: u8,
+    pub(super) stale: bool,
+    pub(super) kind: u8,
+    pub(super) first: bool,
+    pub(super) last: bool,
+    pub(super) after: Option<u8>,
+    pub(super) targets: Vec<u8>,
+}
+
+fn part() -> impl Strategy<Value = Part> {
+    let queue = 0..12u8;
+    (
+        (0..3u8, prop::bool::weighted(0.1), 0..6u8),
+        any::<(bool, bool)>(),
+        prop_oneof![2 => Just(None), 1 => queue.clone().prop_map(Some)],
+        vec(queue, 0..4),
+    )
+        .prop_map(|((client, stale, kind), (first, last), after, targets)| Part {
+            client,
+            stale,
+            kind,
+            first,
+            last,
+            after,
+            targets,
+        })
 }
 
 /// One entry, and what happens around it.
