@@ -3,12 +3,14 @@
 pub mod admin;
 pub mod auth;
 pub mod cli;
+mod clustering;
 pub mod config;
 mod gate;
 mod listener;
 pub mod logging;
 pub mod metrics;
 mod node;
+mod peers;
 pub mod router;
 pub mod serve;
 mod store;

@@ -28,9 +28,8 @@ const FLUSH_WAIT: Duration = Duration::from_secs(1);
 
 /// Libraries that log much of their own, with the level they are given. The core of openraft warns of answers that
 /// come late, as they do at each first election; what it cannot go on with reaches the log as an error of the group.
-const LIBRARIES: [(&str, &str); 7] = [
-    ("openraft", "warn"),
-    ("openraft::core::raft_core", "error"),
+const LIBRARIES: [(&str, &str); 6] = [
+    ("openraft", "error"),
     ("sled", "warn"),
     ("tonic", "warn"),
     ("h2", "warn"),
@@ -236,11 +235,11 @@ mod tests {
     #[test]
     fn libraries_are_quieter_unless_named() {
         let of = |level: &str| directives(&LogLevel::parse(level).unwrap());
-        assert!(of("info").starts_with("info,openraft=warn,"), "{}", of("info"));
-        assert!(of("debug,quorate::router=trace").contains("quorate::router=trace,openraft=warn"));
+        assert!(of("info").starts_with("info,openraft=error,"), "{}", of("info"));
+        assert!(of("debug,quorate::router=trace").contains("quorate::router=trace,openraft=error"));
         let named = of("info,openraft::engine=debug");
         assert!(
-            !named.contains("openraft=warn") && named.contains("sled=warn"),
+            !named.contains("openraft=error") && named.contains("sled=warn"),
             "{named}"
         );
         for level in ["off", "warn", "trace"] {

@@ -1,14 +1,18 @@
 //! What all threads of the process share, and the broker as the node's groups see it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
+use bytes::Bytes;
 use quorate_cluster::node::{
-    Completion, Host, Location, Node, Placement, References, ShareMember, SharedReference,
+    BrokerReply, Completion, Host, Location, MemberAt, Node, Placement, References, ServingLease,
+    ShareMember, SharedReference,
 };
+use quorate_cluster::raft::PeerStart;
 use quorate_cluster::state::{
-    Event, NodeId, NodeIncarnation, SessionId, SessionLimits, ShareKey, Target, TargetQueue,
+    Event, NodeId, NodeIncarnation, PulledReference, SessionId, SessionLimits, ShareKey, Target, TargetQueue,
 };
 use quorate_proto::codec::{QoS, ReasonCode};
 use quorate_proto::message::Message;
@@ -17,9 +21,10 @@ use quorate_storage::log::GroupId;
 
 use crate::auth::{Authenticator, Authorizer};
 use crate::gate::Gate;
-use crate::router::{QueueGauge, Router, SessionRoute};
+use crate::peers::{ForwardedMessage, PeerBatch, Peers, Recipients, put_item};
+use crate::router::{Plan, QueueGauge, Router, SessionRoute};
 use crate::sys_topics::SysTopics;
-use crate::worker::{Mail, Mailbox, Ticket};
+use crate::worker::{Mail, Mailbox, NodeMessage, Ticket};
 
 /// Settings that hold for the whole process.
 #[derive(Clone, Debug)]
@@ -46,6 +51,9 @@ pub(crate) struct SharedSettings {
     pub(crate) incarnation: NodeIncarnation,
 }
 
+/// Why a connection is closed whose session has another.
+const TAKEN_OVER: &str = "the session was taken over";
+
 /// A worker ticks ten times a second; one that has not for so long does not come back by itself.
 const STUCK_AFTER_MS: u64 = 30_000;
 
@@ -60,6 +68,9 @@ pub(crate) struct Shared {
     pub(crate) control: tokio::runtime::Handle,
     node: OnceLock<Arc<Node<Shared>>>,
     pub(crate) gate: Gate,
+    /// The way of live deliveries to and from other nodes.
+    pub(crate) peers: Peers,
+    this: OnceLock<Weak<Self>>,
     pub(crate) sys_topics: SysTopics,
     started: std::time::Instant,
     ready: AtomicBool,
@@ -67,7 +78,17 @@ pub(crate) struct Shared {
     /// SipHash with a random key.
     secret: RandomState,
     wills_published: AtomicU64,
-    fatal: tokio::sync::watch::Sender<Option<String>>,
+    failure: tokio::sync::watch::Sender<Option<Failure>>,
+    lease: OnceLock<ServingLease>,
+}
+
+/// Why the node cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// Something broke.
+    Fatal(String),
+    /// The cluster went on without this start of the node.
+    Removed,
 }
 
 impl std::fmt::Debug for Shared {
@@ -96,13 +117,16 @@ impl Shared {
             control,
             node: OnceLock::new(),
             gate: Gate::default(),
+            peers: Peers::default(),
+            this: OnceLock::new(),
             sys_topics: SysTopics::default(),
             started: std::time::Instant::now(),
             ready: AtomicBool::new(false),
             assigned: AtomicU64::new(0),
             secret: RandomState::new(),
             wills_published: AtomicU64::new(0),
-            fatal: tokio::sync::watch::Sender::new(None),
+            failure: tokio::sync::watch::Sender::new(None),
+            lease: OnceLock::new(),
         }
     }
 
@@ -113,10 +137,24 @@ impl Shared {
             .expect("workers get connections after the node has started")
     }
 
+    /// The node is there, and is about to start its groups.
+    pub(crate) fn node_made(self: &Arc<Self>, node: Arc<Node<Self>>) {
+        let (this, incarnation) = (self.settings.node, self.settings.incarnation);
+        self.router
+            .write(|table| (table.set_this(this, incarnation), false));
+        let _ = self.this.set(Arc::downgrade(self));
+        let lease = self.lease.set(node.serving_lease());
+        assert!(lease.is_ok() && self.node.set(node).is_ok(), "a node starts once");
+    }
+
     /// The groups have started.
-    pub(crate) fn node_started(&self, node: Arc<Node<Self>>) {
-        assert!(self.node.set(node).is_ok(), "a node starts once");
+    pub(crate) fn node_started(&self) {
         self.ready.store(true, Ordering::Release);
+    }
+
+    /// Whether anybody may be answered: this node's routes count for the others (R1). Costs a look at the clock.
+    pub(crate) fn may_answer(&self) -> bool {
+        self.lease.get().is_some_and(ServingLease::is_held)
     }
 
     /// Whether clients are accepted.
@@ -130,8 +168,8 @@ impl Shared {
     }
 
     /// Changes when the node cannot go on.
-    pub(crate) fn watch_fatal(&self) -> tokio::sync::watch::Receiver<Option<String>> {
-        self.fatal.subscribe()
+    pub(crate) fn watch_fatal(&self) -> tokio::sync::watch::Receiver<Option<Failure>> {
+        self.failure.subscribe()
     }
 
     /// Milliseconds since the process started.
@@ -213,18 +251,20 @@ impl Shared {
 
     /// A session's connection is there: shared subscriptions have a member more.
     pub(crate) fn shares_ready(&self, session: SessionId) {
+        let Some(node) = self.node.get() else { return };
         let shares = self.router.read(|table| table.shares_of(session));
         for share in shares {
             for group in Placement::data_groups() {
-                self.node().group(group).share_ready(&share);
+                node.group(group).share_ready(&share);
             }
         }
     }
 
     /// A session's connection is gone: what it held of shared subscriptions goes to others.
     pub(crate) fn share_member_lost(&self, session: SessionId) {
+        let Some(node) = self.node.get() else { return };
         for group in Placement::data_groups() {
-            self.node().group(group).share_member_lost(session);
+            node.group(group).share_member_lost(session);
         }
     }
 
@@ -237,6 +277,7 @@ impl Shared {
                 continue;
             };
             let durable = target.queue.is_some() && message.qos.min(terms.qos) > QoS::AtMostOnce;
+            // Other nodes' subscribers get it from where it is published for all, or are not meant.
             if let (Some(location), false) = (target.location, durable) {
                 let terms = terms.clone();
                 self.mail(
@@ -249,11 +290,13 @@ impl Shared {
                 );
             }
         }
-        for share in plan
-            .shares
-            .iter()
-            .filter(|share| !share.durable || message.qos == QoS::AtMostOnce)
-        {
+        self.deliver_to_live_shares(&plan, message);
+    }
+
+    /// One member of each shared subscription without durable member gets it.
+    fn deliver_to_live_shares(&self, plan: &Plan, message: &Arc<Message>) {
+        let shares = plan.shares.iter();
+        for share in shares.filter(|share| !share.durable || message.qos == QoS::AtMostOnce) {
             let turn = share.turn.fetch_add(1, Ordering::Relaxed) as usize;
             let Some(member) = share.members.get(turn % share.members.len().max(1)) else {
                 continue;
@@ -268,6 +311,25 @@ impl Shared {
                         terms,
                     },
                 );
+            } else if let (Some(node), Some(shared)) =
+                (member.remote, self.this.get().and_then(Weak::upgrade))
+            {
+                let recipients = Recipients::Member {
+                    session: member.session,
+                    share: share.key.clone(),
+                };
+                let forwarded = ForwardedMessage {
+                    topic: message.topic(),
+                    forwardable: message.forwardable(),
+                    payload: message.payload(),
+                    qos: message.qos,
+                    retain: message.retain,
+                    expiry_secs: message.expiry_secs,
+                    publisher: None,
+                };
+                let mut batch = PeerBatch::default();
+                put_item(&mut batch.items, &recipients, &forwarded);
+                self.peers.send(&shared, node, batch);
             }
         }
     }
@@ -279,16 +341,16 @@ impl Shared {
     fn route_event(&self, table: &mut crate::router::RouteTable, event: &Event) -> bool {
         match event {
             Event::SessionOwner { session, owner, .. } => {
-                let left = table.set_owner(*session, owner.map(|owner| owner.epoch));
+                let (left, changed) = table.set_owner(*session, *owner);
                 if let Some(location) = left {
-                    self.kick(location);
+                    self.kick(location, ReasonCode::SESSION_TAKEN_OVER, TAKEN_OVER);
                 }
-                left.is_some()
+                changed
             }
             Event::SessionEnded { session, .. } => {
                 let (left, changed) = table.remove_session(*session);
                 if let Some(location) = left {
-                    self.kick(location);
+                    self.kick(location, ReasonCode::SESSION_TAKEN_OVER, TAKEN_OVER);
                 }
                 changed
             }
@@ -307,16 +369,39 @@ impl Shared {
         }
     }
 
-    fn kick(&self, location: Location) {
-        let what = "the session was taken over";
+    /// Closes a connection of this node.
+    pub(crate) fn kick(&self, location: Location, reason: ReasonCode, what: &'static str) {
         self.mail(
             location,
             Mail::Kick {
                 location,
-                reason: ReasonCode::SESSION_TAKEN_OVER,
+                reason,
                 what,
             },
         );
+    }
+
+    /// The groups that this node leads give shared messages to members anywhere.
+    fn share_event(&self, event: &Event) {
+        match event {
+            Event::SessionOwner { session, owner, .. } => {
+                let is_member = self.router.read(|table| table.has_shares(*session));
+                if is_member {
+                    self.share_member_lost(*session);
+                    if owner.is_some() {
+                        self.shares_ready(*session);
+                    }
+                }
+            }
+            Event::SessionEnded { session, .. } => self.share_member_lost(*session),
+            Event::Subscribed {
+                session,
+                subscription,
+            } if subscription.filter.starts_with("$share/") => {
+                self.shares_ready(*session);
+            }
+            _ => {}
+        }
     }
 
     fn queue_event(&self, group: GroupId, event: &Event) {
@@ -359,6 +444,30 @@ impl Shared {
     }
 }
 
+/// A reference of a shared queue for a member at another node.
+fn put_shared(items: &mut Vec<u8>, reference: &SharedReference) {
+    let pulled = &reference.reference;
+    let left = pulled
+        .expires_at
+        .map(|at| at.0.saturating_sub(reference.now.0) / 1000);
+    let recipients = Recipients::Holder {
+        session: reference.session,
+        share: reference.share.clone(),
+        group: reference.group,
+        sequence: pulled.sequence,
+    };
+    let message = ForwardedMessage {
+        topic: pulled.message.topic(),
+        forwardable: pulled.message.forwardable(),
+        payload: pulled.message.payload(),
+        qos: pulled.qos,
+        retain: pulled.message.retain,
+        expiry_secs: left.map(|left| u32::try_from(left).unwrap_or(u32::MAX)),
+        publisher: pulled.publisher,
+    };
+    put_item(items, &recipients, &message);
+}
+
 impl Host for Shared {
     type Ticket = Ticket;
 
@@ -396,6 +505,22 @@ impl Host for Shared {
         }
         for event in events {
             self.queue_event(group, event);
+            self.share_event(event);
+        }
+    }
+
+    fn handle_reload(&self, group: GroupId, known: &dyn Fn(SessionId) -> bool) {
+        let left = self.router.write(|table| {
+            let gone = table.sessions_of_group_beside(group, known);
+            let changed = !gone.is_empty();
+            let left: Vec<Location> = gone
+                .into_iter()
+                .filter_map(|session| table.remove_session(session).0)
+                .collect();
+            (left, changed)
+        });
+        for location in left {
+            self.kick(location, ReasonCode::SESSION_TAKEN_OVER, TAKEN_OVER);
         }
     }
 
@@ -414,8 +539,17 @@ impl Host for Shared {
     fn handle_shared(&self, references: Vec<SharedReference>) {
         let mut by_worker: Vec<Vec<SharedReference>> =
             (0..self.mailboxes.len()).map(|_| Vec::new()).collect();
+        let mut by_node: BTreeMap<NodeId, PeerBatch> = BTreeMap::new();
         for reference in references {
-            by_worker[usize::from(reference.location.worker)].push(reference);
+            match reference.at {
+                MemberAt::Here(location) => by_worker[usize::from(location.worker)].push(reference),
+                MemberAt::There(node) => put_shared(&mut by_node.entry(node).or_default().items, &reference),
+            }
+        }
+        if let Some(shared) = self.this.get().and_then(Weak::upgrade) {
+            for (node, batch) in by_node {
+                self.peers.send(&shared, node, batch);
+            }
         }
         for (mailbox, references) in self.mailboxes.iter().zip(by_worker) {
             if !references.is_empty() {
@@ -427,25 +561,41 @@ impl Host for Shared {
     fn will_targets(&self, session: SessionId, message: &Message) -> Vec<Target> {
         let plan = self.router.plan(message.topic());
         let mut targets = Vec::new();
+        let mut nodes: BTreeSet<NodeId> = plan.live_remotes(message.qos).collect();
         for target in &plan.targets {
             // A will is the client's own message: No Local holds for it [MQTT-3.8.3-3].
             let Some(terms) = target.terms_for(Some(session)) else {
                 continue;
             };
             let qos = message.qos.min(terms.qos);
-            if let Some(queue) = &target.queue
-                && qos > QoS::AtMostOnce
-                && !self.queue_is_full(queue)
-            {
-                targets.push(Target {
-                    queue: TargetQueue::Session(target.session),
-                    qos,
-                    retain: message.retain && terms.retain_as_published,
-                    replayed: false,
-                    subscription_ids: terms.subscription_ids.to_vec(),
-                });
+            match &target.queue {
+                Some(queue) if qos > QoS::AtMostOnce => {
+                    if !self.queue_is_full(queue) {
+                        targets.push(Target {
+                            queue: TargetQueue::Session(target.session),
+                            qos,
+                            retain: message.retain && terms.retain_as_published,
+                            replayed: false,
+                            subscription_ids: terms.subscription_ids.to_vec(),
+                        });
+                    }
+                }
+                _ if target.location.is_some() => drop(nodes.insert(self.settings.node)),
+                _ => {}
             }
         }
+        let directory = self.node().directory().read();
+        let serving = &directory.view().serving;
+        targets.extend(nodes.into_iter().filter_map(|node| {
+            Some(Target {
+                queue: TargetQueue::Node(node, serving.get(&node)?.incarnation),
+                qos: message.qos,
+                retain: message.retain,
+                replayed: false,
+                subscription_ids: Vec::new(),
+            })
+        }));
+        drop(directory);
         for share in plan
             .shares
             .iter()
@@ -462,9 +612,10 @@ impl Host for Shared {
         targets
     }
 
-    fn deliver_will(&self, session: SessionId, message: &Arc<Message>) {
+    fn deliver_will(&self, _session: SessionId, message: &Arc<Message>) {
         self.wills_published.fetch_add(1, Ordering::Relaxed);
-        self.deliver_own(message, Some(session));
+        let plan = self.router.plan(message.topic());
+        self.deliver_to_live_shares(&plan, message);
     }
 
     fn share_members(&self, share: &ShareKey) -> Vec<ShareMember> {
@@ -483,7 +634,29 @@ impl Host for Shared {
         })
     }
 
+    fn handle_node_messages(&self, messages: Vec<PulledReference>) {
+        let messages = messages.into_iter().map(|reference| NodeMessage {
+            message: reference.message,
+            publisher: reference.publisher,
+        });
+        let messages = Arc::new(messages.collect());
+        for mailbox in &self.mailboxes {
+            mailbox.send(Mail::NodeMessages(Arc::clone(&messages)));
+        }
+    }
+
+    fn handle_peer(&self, from: PeerStart, request: Bytes, reply: BrokerReply) {
+        if let Some(shared) = self.this.get().and_then(Weak::upgrade) {
+            self.peers.inbox.receive(&shared, from, request, reply);
+        }
+    }
+
+    fn removed(&self) {
+        self.ready.store(false, Ordering::Release);
+        self.failure.send_replace(Some(Failure::Removed));
+    }
+
     fn fatal(&self, what: String) {
-        self.fatal.send_replace(Some(what));
+        self.failure.send_replace(Some(Failure::Fatal(what)));
     }
 }

@@ -1,17 +1,18 @@
 //! The process: starts everything in order, waits for a signal or a failure, stops everything in order.
 //!
 //! Order of the start: sockets are bound (so that a taken port is told before anything is written), the volume is
-//! opened, the groups start and replay their logs, the workers start, the sockets are accepted from.
+//! opened, the cluster is found, the groups start and catch up, the workers start, the sockets are accepted from. The
+//! admin interface answers from the beginning, so that probes can say what a start waits for.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use quorate_cluster::node::{DATA_GROUPS, LIVE_GROUPS, Node, NodeSettings};
-use quorate_cluster::state::{QueueLimits, SessionLimits};
+use quorate_cluster::node::{DATA_GROUPS, LIVE_GROUPS, Node, Placement};
+use quorate_cluster::state::{NodeId, SessionLimits};
 use quorate_proto::codec::ReasonCode;
 use quorate_proto::session::ConnectionSettings;
 use tokio::runtime::Runtime;
@@ -19,20 +20,17 @@ use tokio::runtime::Runtime;
 use crate::admin::{self, AdminState, Readiness};
 use crate::auth::{AclRules, Authenticator, Authorizer, ConfiguredAuthenticator};
 use crate::cli;
+use crate::clustering::{self, ClusterSocket};
 use crate::config::{Config, DurabilityClass, ListenerConfig};
 use crate::listener::{self, ListenerContext};
 use crate::metrics::Metrics;
-use crate::node::{Shared, SharedSettings};
+use crate::node::{Failure, Shared, SharedSettings};
 use crate::store::{self, Store, StoreError};
 use crate::sys_topics;
 use crate::transport::websocket::WebSocketSettings;
 use crate::worker::{Mail, Worker};
 use crate::{COMMIT, VERSION};
 
-/// Time between checkpoints of the state.
-const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
-/// Entries kept in the log behind a checkpoint while there are no followers.
-const LOG_ENTRIES_TO_KEEP: u64 = 1_000;
 /// Packets a WebSocket message may hold beside the largest one.
 const WEB_SOCKET_SLACK: usize = 64 * 1024;
 /// How long a stop may take before the process gives up on an orderly end.
@@ -65,6 +63,12 @@ pub enum ServeError {
         /// Why not.
         error: quorate_cluster::node::StartError,
     },
+    /// The cluster has gone on without this node while it started.
+    #[error("the cluster has gone on without this node")]
+    Removed,
+    /// There is no way into a cluster.
+    #[error("no cluster: {0}")]
+    Cluster(String),
     /// The system refused a thread or a runtime.
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
@@ -112,11 +116,20 @@ struct Bound {
     context: Arc<ListenerContext>,
 }
 
-/// Serves until the process is told to stop.
+/// Why serving ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The process was told to stop.
+    Stopped,
+    /// The cluster went on without this node, which has to start anew.
+    Removed,
+}
+
+/// Serves until the process is told to stop, or the cluster has gone on without this node.
 ///
 /// # Errors
 /// See [`ServeError`].
-pub fn run(config: &Config) -> Result<(), ServeError> {
+pub fn run(config: &Config) -> Result<Ended, ServeError> {
     refuse_unsupported(config)?;
     tracing::info!(version = VERSION, commit = COMMIT, node = %config.node.name, "quorate starts");
     let open = Arc::new(AtomicU32::new(0));
@@ -126,6 +139,9 @@ pub fn run(config: &Config) -> Result<(), ServeError> {
         bound.push(bind_listener(config, listener, &open, &refused)?);
     }
     let admin_socket = bind("the admin interface", config.admin.bind)?;
+    let cluster_address = config.cluster.listen_address();
+    let cluster_socket = cluster_address.map(|address| bind("the other nodes", address));
+    let cluster_socket = cluster_socket.transpose()?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -140,19 +156,41 @@ pub fn run(config: &Config) -> Result<(), ServeError> {
         rules: AclRules::new(&config.acl),
     };
     reloadable.users.register(&metrics);
-    let shared = Arc::new(shared_state(config, &store, &runtime, &reloadable));
+    let readiness = Readiness::default();
+    readiness.set("groups", Some("the groups are starting".to_owned()));
+    let stuck = Arc::new(OnceLock::new());
+    start_admin(
+        &runtime,
+        admin_socket,
+        config,
+        &metrics,
+        &readiness,
+        stuck.clone(),
+    )?;
+
+    let socket = ClusterSocket::new(config, &store, cluster_socket);
+    let Some(identity) = runtime.block_on(unless_stopped(socket.identify(&store)))? else {
+        store.close();
+        return Ok(Ended::Stopped);
+    };
+    let node = NodeId(identity.membership.node);
+    let shared = Arc::new(shared_state(config, &store, node, &runtime, &reloadable));
     shared
         .router
         .write(|table| (table.set_copies(config.session.overlapping_copies), true));
-    let readiness = Readiness::default();
-    readiness.set("groups", Some("the groups are starting".to_owned()));
-    let node = runtime.block_on(start_node(config, &store, &shared))?;
-    shared.node_started(node.clone());
+    let starting = clustering::start_node(config, &store, &socket, identity, &shared);
+    let node = match runtime.block_on(unless_stopped(starting)) {
+        Ok(Some(node)) => node,
+        Ok(None) => return Ok(Ended::Stopped),
+        Err(ServeError::Removed) => return Ok(Ended::Removed),
+        Err(error) => return Err(error),
+    };
+    let _ = stuck.set(shared.clone());
+    shared.node_started();
     declare_metrics(&metrics, &shared, &open, &refused);
 
     let workers = start_workers(config, &shared, &metrics)?;
     start_listeners(&runtime, bound, &shared);
-    start_admin(&runtime, admin_socket, config, &shared, &metrics, &readiness)?;
     if config.node.sys_interval_secs > 0 {
         let interval = Duration::from_secs(config.node.sys_interval_secs.into());
         runtime.spawn(sys_topics::run(
@@ -162,6 +200,7 @@ pub fn run(config: &Config) -> Result<(), ServeError> {
         ));
     }
     readiness.set("groups", None);
+    runtime.spawn(watch_readiness(Arc::downgrade(&shared), readiness.clone()));
     tracing::info!(
         groups = DATA_GROUPS + LIVE_GROUPS,
         workers = workers.len(),
@@ -174,6 +213,42 @@ pub fn run(config: &Config) -> Result<(), ServeError> {
     ended
 }
 
+/// Waits for what a start takes, unless the process is told to stop meanwhile.
+async fn unless_stopped<T>(
+    starting: impl Future<Output = Result<T, ServeError>>,
+) -> Result<Option<T>, ServeError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        started = starting => started.map(Some),
+        _ = terminate.recv() => Ok(None),
+        _ = interrupt.recv() => Ok(None),
+    }
+}
+
+/// Tells the probes which groups have no leader, and whether the node may answer clients.
+async fn watch_readiness(shared: std::sync::Weak<Shared>, readiness: Readiness) {
+    const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+    let mut ticks = tokio::time::interval(LOOK_INTERVAL);
+    loop {
+        ticks.tick().await;
+        let Some(shared) = shared.upgrade() else { return };
+        let node = shared.node();
+        let leaderless: Vec<String> = node
+            .groups()
+            .filter(|group| group.replica().is_none_or(|replica| replica.leader().is_none()))
+            .map(|group| Placement::name(group.id()))
+            .collect();
+        let groups = (!leaderless.is_empty()).then(|| format!("without leader: {}", leaderless.join(", ")));
+        readiness.set("groups", groups);
+        let lease = (!shared.may_answer()).then(|| {
+            "the node has no lease: it cannot reach a majority of the cluster's membership group".to_owned()
+        });
+        readiness.set("lease", lease);
+    }
+}
+
 fn refuse_unsupported(config: &Config) -> Result<(), ServeError> {
     let unsupported = |what: String| Err(ServeError::Unsupported(what));
     if let Some(listener) = config.listener.iter().find(|listener| listener.kind.is_tls()) {
@@ -182,11 +257,6 @@ fn refuse_unsupported(config: &Config) -> Result<(), ServeError> {
             listener.name,
             listener.kind.as_str()
         ));
-    }
-    if !config.cluster.join.is_empty() || config.cluster.bootstrap_expect.is_some_and(|nodes| nodes > 1) {
-        return unsupported(
-            "cluster.join, cluster.bootstrap_expect: this version runs a single node".to_owned(),
-        );
     }
     let weaker = config
         .durability
@@ -270,7 +340,13 @@ fn connection_settings(config: &Config, listener: &ListenerConfig) -> Connection
     }
 }
 
-fn shared_state(config: &Config, store: &Store, runtime: &Runtime, reloadable: &Reloadable) -> Shared {
+fn shared_state(
+    config: &Config,
+    store: &Store,
+    node: NodeId,
+    runtime: &Runtime,
+    reloadable: &Reloadable,
+) -> Shared {
     let limits = &config.limits;
     let settings = SharedSettings {
         // The node's limit is checked before anything is proposed; this one bounds what a group can be made to hold.
@@ -288,7 +364,7 @@ fn shared_state(config: &Config, store: &Store, runtime: &Runtime, reloadable: &
             true => ReasonCode::NOT_AUTHORIZED,
             false => ReasonCode::UNSPECIFIED_ERROR,
         },
-        node: store.node,
+        node,
         incarnation: store.incarnation,
     };
     let authenticator: Box<dyn Authenticator> = Box::new(reloadable.users.clone());
@@ -302,33 +378,6 @@ fn shared_state(config: &Config, store: &Store, runtime: &Runtime, reloadable: &
         authorizer,
         runtime.handle().clone(),
     )
-}
-
-async fn start_node(
-    config: &Config,
-    store: &Store,
-    shared: &Arc<Shared>,
-) -> Result<Arc<Node<Shared>>, ServeError> {
-    let limits = &config.limits;
-    let settings = NodeSettings {
-        node: store.node,
-        incarnation: store.incarnation,
-        clock: store.clock.clone(),
-        queue_limits: QueueLimits {
-            messages_max: config.session.queue_messages_max,
-            bytes_max: config.session.queue_bytes_max,
-        },
-        retained_messages_max: u32::try_from(limits.retained_messages_max).unwrap_or(u32::MAX),
-        retained_bytes_max: limits.retained_bytes_max,
-        checkpoint_interval: CHECKPOINT_INTERVAL,
-        log_entries_to_keep: LOG_ENTRIES_TO_KEEP,
-    };
-    Node::start(settings, store.parts(), shared.clone())
-        .await
-        .map_err(|error| ServeError::Groups {
-            dir: config.node.data_dir.clone(),
-            error,
-        })
 }
 
 fn start_workers(
@@ -367,16 +416,15 @@ fn start_admin(
     runtime: &Runtime,
     socket: std::net::TcpListener,
     config: &Config,
-    shared: &Arc<Shared>,
     metrics: &Metrics,
     readiness: &Readiness,
+    shared: Arc<OnceLock<Arc<Shared>>>,
 ) -> Result<(), ServeError> {
     let address = socket.local_addr()?;
     let _entered = runtime.enter();
     let socket = tokio::net::TcpListener::from_std(socket)?;
-    let workers = shared.clone();
     let state = AdminState::new(&config.node.name, metrics.clone(), readiness.clone(), move || {
-        workers.stuck_worker()
+        shared.get()?.stuck_worker()
     });
     runtime.spawn(async move {
         if let Err(error) = admin::serve(socket, state, std::future::pending()).await {
@@ -420,7 +468,11 @@ fn declare_metrics(metrics: &Metrics, shared: &Arc<Shared>, open: &Arc<AtomicU32
     store::declare_state_metrics(&scope, shared);
 }
 
-async fn wait_for_end(config: &Config, shared: &Shared, reloadable: &Reloadable) -> Result<(), ServeError> {
+async fn wait_for_end(
+    config: &Config,
+    shared: &Shared,
+    reloadable: &Reloadable,
+) -> Result<Ended, ServeError> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -430,16 +482,23 @@ async fn wait_for_end(config: &Config, shared: &Shared, reloadable: &Reloadable)
         tokio::select! {
             _ = terminate.recv() => {
                 tracing::info!(signal = "SIGTERM", "stopping");
-                return Ok(());
+                return Ok(Ended::Stopped);
             }
             _ = interrupt.recv() => {
                 tracing::info!(signal = "SIGINT", "stopping");
-                return Ok(());
+                return Ok(Ended::Stopped);
             }
             _ = hangup.recv() => cli::reload(config, &reloadable.users, &reloadable.rules),
             failed = fatal.wait_for(Option::is_some) => {
-                let what = failed.ok().and_then(|what| what.clone()).unwrap_or_default();
-                return Err(ServeError::Fatal(what));
+                let failed = failed.ok().and_then(|failed| failed.clone());
+                return match failed {
+                    Some(Failure::Removed) => {
+                        tracing::warn!("the cluster has gone on without this node; it closes its clients and starts anew");
+                        Ok(Ended::Removed)
+                    }
+                    Some(Failure::Fatal(what)) => Err(ServeError::Fatal(what)),
+                    None => Ok(Ended::Stopped),
+                };
             }
         }
     }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use quorate_cluster::node::{Placement, StateCheckpoints};
-use quorate_cluster::raft::{CheckpointService, CheckpointSettings, NodeIdentity, NodeParts, Transport};
-use quorate_cluster::state::{Counts, NodeId, NodeIncarnation};
+use quorate_cluster::raft::{CheckpointService, CheckpointSettings, NodeParts, RaftGroup, Transport};
+use quorate_cluster::state::{Counts, NodeIncarnation};
 use quorate_storage::disk::{Disk, RealDisk};
 use quorate_storage::state::{Checkpointer, SledOptions, SledStore, StateError};
-use quorate_storage::volume::{ClockFile, ClusterId, Membership, PreviousRun, Volume, VolumeError};
+use quorate_storage::volume::{ClockFile, Membership, PreviousRun, Volume, VolumeError};
 use quorate_storage::wal::{Wal, WalError, WalOptions};
 
 use crate::config::NodeConfig;
@@ -20,8 +20,6 @@ use crate::node::Shared;
 const SYNC_BUCKETS: [f64; 12] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.3, 1.0,
 ];
-/// A single node has this identifier until it joins others.
-const FIRST_NODE: u64 = 1;
 
 /// The data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -59,24 +57,53 @@ impl StoreError {
 
 /// The open volume.
 pub(crate) struct Store {
-    pub(crate) node: NodeId,
     pub(crate) incarnation: NodeIncarnation,
+    /// Number of the volume.
+    pub(crate) volume_id: [u8; 16],
     /// Where group time and wall clock are noted.
     pub(crate) clock: ClockFile,
-    parts: NodeParts,
+    /// Whether what was written and not synced may be lost.
+    pub(crate) machine_restarted: bool,
+    checkpoints: Arc<CheckpointService>,
     log: Arc<Wal>,
     volume: Mutex<Option<Volume>>,
 }
 
 impl Store {
+    /// Whose data the volume holds, if that is decided.
+    pub(crate) fn membership(&self) -> Option<Membership> {
+        self.volume.lock().as_ref().and_then(Volume::membership)
+    }
+
+    /// Decides whose data the volume holds: for good.
+    pub(crate) fn set_membership(&self, membership: Membership) -> Result<(), StoreError> {
+        match &*self.volume.lock() {
+            Some(volume) => Ok(volume.set_membership(membership)?),
+            None => Ok(()),
+        }
+    }
+
+    /// All groups that are not synced are up to date again.
+    pub(crate) fn restart_recovered(&self) {
+        if let Some(volume) = &*self.volume.lock()
+            && let Err(error) = volume.handle_restart_recovered()
+        {
+            tracing::warn!(%error, "that the machine's restart was dealt with could not be noted");
+        }
+    }
+
     /// What the groups run on.
-    pub(crate) fn parts(&self) -> NodeParts {
-        self.parts.clone()
+    pub(crate) fn parts(&self, transport: Arc<Transport>) -> NodeParts {
+        NodeParts {
+            log: self.log.clone(),
+            checkpoints: self.checkpoints.clone(),
+            transport,
+        }
     }
 
     /// Ends in order: nothing is written any more, and the next start knows it.
     pub(crate) fn close(&self) {
-        self.parts.checkpoints.shutdown();
+        self.checkpoints.shutdown();
         let volume = self.volume.lock().take();
         let closed = self
             .log
@@ -93,7 +120,6 @@ impl Store {
 pub(crate) fn open(config: &NodeConfig, metrics: &Metrics) -> Result<Store, StoreError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let volume = Volume::open(disk.clone(), &config.data_dir)?;
-    let membership = membership(&volume)?;
     if volume.previous_run() == PreviousRun::Unclean {
         tracing::info!(data_dir = %config.data_dir.display(), "the last run did not stop in order; its log is replayed");
     }
@@ -121,46 +147,20 @@ pub(crate) fn open(config: &NodeConfig, metrics: &Metrics) -> Result<Store, Stor
     let spool = CheckpointSettings::new(volume.dir().join("spool"));
     let checkpoints =
         CheckpointService::start(Arc::new(StateCheckpoints::new(checkpointer)), log.clone(), spool)?;
-    let (node, incarnation) = (NodeId(membership.node), NodeIncarnation(volume.incarnation()));
-    let cluster = u128::from_be_bytes(membership.cluster.0);
-    let transport = Transport::new(NodeIdentity {
-        cluster,
-        node,
-        incarnation,
-    });
     tracing::info!(
         data_dir = %config.data_dir.display(),
-        cluster = %membership.cluster,
-        node = node.0,
-        incarnation = incarnation.0,
+        incarnation = volume.incarnation(),
         "data directory opened"
     );
-    let parts = NodeParts {
-        log: log.clone(),
-        checkpoints,
-        transport,
-    };
     Ok(Store {
-        node,
-        incarnation,
+        incarnation: NodeIncarnation(volume.incarnation()),
+        volume_id: volume.id().0,
         clock: volume.clock_file(),
-        parts,
+        machine_restarted: volume.machine_restarted(),
+        checkpoints,
         log,
         volume: Mutex::new(Some(volume)),
     })
-}
-
-/// Who this node is; a new volume becomes the first node of a new cluster.
-fn membership(volume: &Volume) -> Result<Membership, StoreError> {
-    if let Some(membership) = volume.membership() {
-        return Ok(membership);
-    }
-    let membership = Membership {
-        cluster: ClusterId::random(),
-        node: FIRST_NODE,
-    };
-    volume.set_membership(membership)?;
-    Ok(membership)
 }
 
 /// Declares what the groups hold.
@@ -206,9 +206,9 @@ pub(crate) fn declare_state_metrics(scope: &Scope, shared: &Arc<Shared>) {
         "Whether this node leads the group.",
         &["group"],
         move || {
-            let leads = groups.node().groups().map(|group| {
-                let leads = f64::from(u8::from(group.raft().is_leader()));
-                (vec![Placement::name(group.id())], leads)
+            let leads = replicas(&groups).map(|replica| {
+                let leads = f64::from(u8::from(replica.is_leader()));
+                (vec![Placement::name(replica.group())], leads)
             });
             leads.collect()
         },
@@ -219,15 +219,23 @@ pub(crate) fn declare_state_metrics(scope: &Scope, shared: &Arc<Shared>) {
         "Entries in the group's log that this node has not applied.",
         &["group"],
         move || {
-            let lags = groups.node().groups().map(|group| {
-                let status = group.raft().status();
+            let lags = replicas(&groups).map(|replica| {
+                let status = replica.status();
                 let lag = status
                     .last_log
                     .unwrap_or(0)
                     .saturating_sub(status.last_applied.unwrap_or(0));
-                (vec![Placement::name(group.id())], lag as f64)
+                (vec![Placement::name(replica.group())], lag as f64)
             });
             lags.collect()
         },
     );
+}
+
+/// This node's replicas.
+fn replicas(shared: &Shared) -> impl Iterator<Item = &RaftGroup> {
+    let node = shared.node();
+    node.meta()
+        .into_iter()
+        .chain(node.groups().filter_map(|group| group.replica()))
 }

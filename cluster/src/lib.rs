@@ -1,8 +1,10 @@
 //! Raft groups, the replicated state machines, and the node that runs them.
 //!
 //! - [`state`]: the replicated state of one group, pure: a function of its log.
+//! - [`meta`]: the group that knows the nodes, who of them serves, and where the groups are.
 //! - [`raft`]: openraft behind our own types; nothing outside this folder names it.
 
+pub mod meta;
 pub mod node;
 pub mod raft;
 pub mod state;

@@ -27,6 +27,7 @@ const LOG_LINES_SHOWN: usize = 100;
 /// The configuration of a broker under test: TOML, with listeners on ports the system chooses.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
+    name: String,
     node: String,
     listeners: String,
     extra: String,
@@ -39,6 +40,12 @@ impl Config {
         Self::default()
             .listener("mqtt", "mqtt", "")
             .listener("ws", "ws", "")
+    }
+
+    /// Names the node.
+    pub fn named(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
     }
 
     /// Adds a listener on loopback; `more` are further lines of its table.
@@ -77,8 +84,13 @@ impl Config {
     fn write(&self, directory: &Path) -> PathBuf {
         let path = directory.join("quorate.toml");
         let data = directory.join("data");
+        let name = if self.name.is_empty() {
+            "node-1"
+        } else {
+            &self.name
+        };
         let text = format!(
-            "[node]\nname = \"node-1\"\ndata_dir = {data:?}\n{}\n{}\n{}\n[log]\nlevel = \"debug\"\nformat = \"json\"\n",
+            "[node]\nname = {name:?}\ndata_dir = {data:?}\n{}\n{}\n{}\n[log]\nlevel = \"debug\"\nformat = \"json\"\n",
             self.node, self.listeners, self.extra
         );
         fs::write(&path, text).expect("the temporary directory is writable");
@@ -107,6 +119,58 @@ impl Broker {
             directory,
             process,
         }
+    }
+
+    /// Starts several that need each other to come up, and waits until all listen.
+    pub fn start_all(binary: &str, configs: Vec<Config>) -> Vec<Self> {
+        let mut brokers: Vec<Self> = configs
+            .into_iter()
+            .map(|config| Self::spawn(binary, config))
+            .collect();
+        for broker in &mut brokers {
+            broker.process.wait_until_listening(&broker.config);
+        }
+        brokers
+    }
+
+    /// Starts the program, without waiting for it.
+    pub fn spawn(binary: &str, config: Config) -> Self {
+        let binary = PathBuf::from(std::env::var("QUORATE_BINARY").unwrap_or_else(|_| binary.into()));
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let process = Process::spawn(&binary, &config, directory.path());
+        Self {
+            binary,
+            config,
+            directory,
+            process,
+        }
+    }
+
+    /// Waits until the program ends by itself.
+    pub fn wait_for_exit(&mut self) -> ExitStatus {
+        self.process.wait_for_exit()
+    }
+
+    /// Waits until a program that has started itself anew listens; its ports are new ones.
+    pub fn wait_until_listening_again(&mut self) {
+        self.process.log.wait(
+            |lines| {
+                let anew = lines.iter().rposition(|line| line.contains("quorate starts"))?;
+                (anew > 0 && lines[anew..].iter().any(|line| line.contains("\"ready\""))).then_some(())
+            },
+            "a second start",
+        );
+        self.process.wait_until_listening(&self.config);
+    }
+
+    /// Starts the program again on the same data, without waiting for it.
+    pub fn begin_restart(&mut self) {
+        self.process = Process::spawn(&self.binary, &self.config, self.directory.path());
+    }
+
+    /// Waits until a program whose start was begun listens.
+    pub fn wait_until_listening(&mut self) {
+        self.process.wait_until_listening(&self.config);
     }
 
     /// Address of a listener, by name; the administration interface is `admin`.
@@ -263,7 +327,7 @@ impl Process {
             });
         command.arg("serve").arg("--config").arg(config.write(directory));
         command
-            .args(["--admin-listen", "127.0.0.1:0", "--cluster-listen", "127.0.0.1:0"])
+            .args(["--admin-listen", "127.0.0.1:0"])
             .args(&config.arguments);
         command
             .stdin(Stdio::null())

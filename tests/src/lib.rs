@@ -8,6 +8,7 @@ pub mod broken_rules;
 pub mod broker;
 pub mod catalogue;
 pub mod client;
+pub mod cluster;
 pub mod metrics;
 pub mod proxy;
 pub mod scope;

@@ -6,7 +6,7 @@ use std::hint::black_box;
 use divan::Bencher;
 use quorate::router::Router;
 use quorate_cluster::node::{Location, Placement};
-use quorate_cluster::state::{ClientId, Epoch, SessionId, Subscription};
+use quorate_cluster::state::{ClientId, Epoch, NodeId, NodeIncarnation, Owner, SessionId, Subscription};
 use quorate_proto::codec::{QoS, SubscriptionOptions};
 
 use crate::codec::TOPIC;
@@ -29,7 +29,13 @@ fn subscribe(router: &Router, number: u32, filter: &str) {
         subscription_id: None,
     };
     router.write(|table| {
-        table.set_owner(session, Some(Epoch(1)));
+        let owner = Owner {
+            node: NodeId(1),
+            incarnation: NodeIncarnation(1),
+            epoch: Epoch(1),
+        };
+        table.set_this(owner.node, owner.incarnation);
+        table.set_owner(session, Some(owner));
         let attached = table.attach(session, Epoch(1), location);
         attached.expect("a session that was just created");
         table.subscribe(session, &subscription);

@@ -4,6 +4,7 @@
 //! Messages for a person go to standard error, results to standard output.
 
 mod config;
+mod dev_cluster;
 mod reload;
 mod serve;
 
@@ -47,6 +48,8 @@ struct Arguments {
 enum Command {
     /// Run a node.
     Serve(Box<serve::ServeArguments>),
+    /// Run several nodes on this machine, for trying things out.
+    DevCluster(dev_cluster::DevClusterArguments),
     /// Check and explain the configuration.
     Config(config::ConfigArguments),
 }
@@ -64,6 +67,7 @@ pub fn main() -> ExitCode {
     match arguments.command {
         None => serve::serve(&serve::ServeArguments::default()),
         Some(Command::Serve(arguments)) => serve::serve(&arguments),
+        Some(Command::DevCluster(arguments)) => dev_cluster::run(&arguments),
         Some(Command::Config(arguments)) => config::run(&arguments),
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::{DATA_LOST, USAGE, complain};
 use crate::config::{self, Config, Flag, LogFormat, Sources};
 use crate::logging;
-use crate::serve::ServeError;
+use crate::serve::{Ended, ServeError};
 
 /// Flags of `quorate serve`; each but `--config` sets one key of the configuration.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -122,9 +122,28 @@ pub(super) fn serve(arguments: &ServeArguments) -> ExitCode {
         }
     };
     match crate::serve::run(&config) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Ended::Stopped) => ExitCode::SUCCESS,
+        Ok(Ended::Removed) => start_anew(),
         Err(error) => tell(&config, &error),
     }
+}
+
+/// The same program with the same arguments and the same process number, so that nothing of this run is left.
+fn start_anew() -> ExitCode {
+    use std::os::unix::process::CommandExt;
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::FAILURE;
+        }
+    };
+    // Returns only where it fails.
+    let error = std::process::Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .exec();
+    complain(&error);
+    ExitCode::FAILURE
 }
 
 fn tell(config: &Config, error: &ServeError) -> ExitCode {

@@ -55,15 +55,14 @@ fn every_flag_sets_a_key_that_exists() {
             .collect::<Vec<_>>(),
         [1, 2]
     );
-    assert_eq!((config.admin.bind.port(), config.cluster.listen.port()), (3, 4));
+    assert_eq!(
+        (config.admin.bind.port(), config.cluster.listen.unwrap().port()),
+        (3, 4)
+    );
     assert_eq!(config.auth.allow_anonymous, Some(true));
     assert_eq!(config.log.level.as_str(), "debug");
     // What this version refuses is refused as the key it is, not as an unknown one.
-    for flag in [
-        "--join=host:1",
-        "--mqtts-listen=127.0.0.1:1",
-        "--wss-listen=127.0.0.1:1",
-    ] {
+    for flag in ["--mqtts-listen=127.0.0.1:1", "--wss-listen=127.0.0.1:1"] {
         let sources = Sources {
             environment: Vec::new(),
             ..serve_arguments(&[flag]).sources()

@@ -31,14 +31,18 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     }
 }
 
-/// One node only in this version: what asks for more must not start as less.
+/// What other nodes are told to connect to has to be an address.
 fn check_cluster(config: &Config, report: &mut Report<'_>) {
-    const NOT_YET: &str = "a cluster of several nodes is not yet supported in this version";
-    if !config.cluster.join.is_empty() {
-        report.check("cluster.join", NOT_YET, "[]");
-    }
-    if config.cluster.bootstrap_expect.is_some_and(|nodes| nodes > 1) {
-        report.check("cluster.bootstrap_expect", NOT_YET, "1");
+    let cluster = &config.cluster;
+    let listens_everywhere = cluster
+        .listen_address()
+        .is_some_and(|address| address.ip().is_unspecified());
+    if listens_everywhere && cluster.advertise.is_none() {
+        report.check(
+            "cluster.listen",
+            "is every address of this machine, and the other nodes have to be told one",
+            "one address here, or cluster.advertise",
+        );
     }
 }
 
@@ -144,11 +148,12 @@ fn check_addresses(config: &Config, report: &mut Report<'_>) {
         .listener
         .iter()
         .map(|listener| (key(listener, "bind"), listener.bind));
-    let others = [
-        ("cluster.listen", config.cluster.listen),
-        ("admin.bind", config.admin.bind),
-    ];
-    for (key, address) in listeners.chain(others.map(|(key, address)| (key.to_owned(), address))) {
+    let cluster = config.cluster.listen_address();
+    let others = cluster
+        .map(|address| ("cluster.listen".to_owned(), address))
+        .into_iter()
+        .chain([("admin.bind".to_owned(), config.admin.bind)]);
+    for (key, address) in listeners.chain(others) {
         if let Some((other, _)) = taken.iter().find(|(_, other)| collide(*other, address)) {
             report.check(
                 &key,

@@ -10,9 +10,10 @@ section! {
     pub struct ClusterConfig {
         /// Name of the cluster; a node refuses peers of another name.
         name: String = "quorate".to_owned(), "", Name, Restart;
-        /// Address and port on which other nodes reach this one.
-        listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 7946)), "", Any, Restart;
-        /// What other nodes are told to connect to; unset is `listen`.
+        /// Address and port on which other nodes reach this one. Unset is `127.0.0.1:7946` with `join` or
+        /// `bootstrap_expect`; a node that has neither listens to no others.
+        listen: Option<SocketAddr> = None, "", Any, Restart;
+        /// What other nodes are told to connect to; unset is `listen`, which then has to name one address.
         advertise: Option<HostPort> = None, "", Any, Restart;
         /// Nodes to ask for the cluster at the start; empty for a node alone.
         join: Vec<HostPort> = Vec::new(), "", Any, Restart;
@@ -23,3 +24,20 @@ section! {
         replication_factor: u8 = 3, "nodes", Range(1, 7), Restart;
     }
 }
+
+impl ClusterConfig {
+    /// Where other nodes reach this one; nothing for a node that is to stay alone.
+    pub fn listen_address(&self) -> Option<SocketAddr> {
+        let wanted = !self.join.is_empty() || self.bootstrap_expect.is_some();
+        let default = wanted.then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)));
+        self.listen.or(default)
+    }
+
+    /// Nodes that have to see each other before one creates a cluster; `None`: this node only joins one.
+    pub fn bootstrap_expected(&self) -> Option<u32> {
+        self.bootstrap_expect.or(self.join.is_empty().then_some(1))
+    }
+}
+
+/// Port of the nodes.
+const PORT: u16 = 7946;

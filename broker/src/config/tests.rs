@@ -197,11 +197,8 @@ fn host_and_port_are_both_there() {
         let file = format!("[cluster]\nadvertise = '{text}'");
         assert_eq!(load_all(&file, &[], &[]).is_ok(), fits, "{text}");
     }
-    let errors = errors_of("", &[("QUORATE_CLUSTER__JOIN", "a:1, b:2")], &[]);
-    assert!(
-        errors.len() == 1 && errors[0].contains("not yet supported"),
-        "{errors:?}"
-    );
+    let config = load_all("", &[("QUORATE_CLUSTER__JOIN", "a:1, b:2")], &[]).expect("a list of nodes");
+    assert_eq!(config.cluster.join.len(), 2);
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod routes;
 mod session;
 mod share;
 
-pub use plan::{Plan, PlannedShare, PlannedTarget, Terms};
+pub use plan::{Plan, PlannedRemote, PlannedShare, PlannedTarget, Terms};
 pub use routes::{AttachError, RouteTable, Router};
 pub use session::{QueueGauge, SessionRoute};
 pub(crate) use share::split_share;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use quorate_cluster::node::Location;
-use quorate_cluster::state::{SessionId, ShareKey};
+use quorate_cluster::state::{NodeId, SessionId, ShareKey};
 use quorate_proto::codec::{QoS, RetainHandling, SubscriptionOptions};
 use smallvec::SmallVec;
 
@@ -22,6 +22,39 @@ pub struct Plan {
     pub targets: Vec<PlannedTarget>,
     /// Shared subscriptions.
     pub shares: Vec<PlannedShare>,
+    /// Other nodes that have the connections of sessions among the targets.
+    pub remotes: SmallVec<[PlannedRemote; 2]>,
+}
+
+/// Another node that may get the message for its live subscribers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlannedRemote {
+    /// The node.
+    pub node: NodeId,
+    /// It has a subscriber that gets messages of any QoS without replication.
+    pub live: bool,
+}
+
+impl Plan {
+    /// Finds the other nodes, once for all messages.
+    pub(super) fn find_remotes(&mut self) {
+        for target in &self.targets {
+            let Some(node) = target.remote else { continue };
+            let live = target.queue.is_none() || target.terms.qos == QoS::AtMostOnce;
+            match self.remotes.iter_mut().find(|remote| remote.node == node) {
+                Some(remote) => remote.live |= live,
+                None => self.remotes.push(PlannedRemote { node, live }),
+            }
+        }
+    }
+
+    /// The other nodes that a message of this QoS goes to without replication.
+    pub fn live_remotes(&self, qos: QoS) -> impl Iterator<Item = NodeId> {
+        self.remotes
+            .iter()
+            .filter(move |remote| remote.live || qos == QoS::AtMostOnce)
+            .map(|remote| remote.node)
+    }
 }
 
 /// A session that gets the message.
@@ -31,6 +64,8 @@ pub struct PlannedTarget {
     pub session: SessionId,
     /// Its connection on this node.
     pub location: Option<Location>,
+    /// The other node that has its connection.
+    pub remote: Option<NodeId>,
     /// What waits for it, for durable sessions.
     pub queue: Option<Arc<QueueGauge>>,
     /// How it gets the message.

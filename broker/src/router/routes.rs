@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 use parking_lot::RwLock;
-use quorate_cluster::node::{Location, ShareMember};
-use quorate_cluster::state::{Epoch, SessionId, ShareKey, Subscription};
+use quorate_cluster::node::{Location, MemberAt, ShareMember};
+use quorate_cluster::state::{Epoch, NodeId, NodeIncarnation, Owner, SessionId, ShareKey, Subscription};
 use quorate_proto::codec::{QoS, RetainHandling, SubscriptionOptions};
 use quorate_proto::topic::SubscriptionTrie;
+use quorate_storage::log::GroupId;
 use slab::Slab;
 
 use super::plan::{Plan, PlannedShare, PlannedTarget, Terms};
@@ -119,6 +120,8 @@ pub struct RouteTable {
     shares: Slab<ShareRoute>,
     by_share: HashMap<ShareKey, u32, foldhash::fast::RandomState>,
     copies: bool,
+    /// This start of this node.
+    this: Option<(NodeId, NodeIncarnation)>,
 }
 
 impl Default for RouteTable {
@@ -131,6 +134,7 @@ impl Default for RouteTable {
             shares: Slab::new(),
             by_share: HashMap::default(),
             copies: false,
+            this: None,
         }
     }
 }
@@ -143,6 +147,11 @@ impl RouteTable {
     /// Whether overlapping subscriptions of a session each get a copy, instead of one message for all of them.
     pub fn set_copies(&mut self, copies: bool) {
         self.copies = copies;
+    }
+
+    /// Says whose connections are at this node: those of this start.
+    pub fn set_this(&mut self, node: NodeId, incarnation: NodeIncarnation) {
+        self.this = Some((node, incarnation));
     }
 
     /// Sessions known.
@@ -178,8 +187,8 @@ impl RouteTable {
             .map(|key| &mut *self.sessions[*key as usize])
     }
 
-    /// A session was created or its connection changed; answers the location that it leaves.
-    pub fn set_owner(&mut self, session: SessionId, epoch: Option<Epoch>) -> Option<Location> {
+    /// A session was created or its connection changed; answers the location that it leaves, and whether plans change.
+    pub fn set_owner(&mut self, session: SessionId, owner: Option<Owner>) -> (Option<Location>, bool) {
         let key = match self.by_session.get(&session) {
             Some(key) => *key,
             None => {
@@ -189,8 +198,48 @@ impl RouteTable {
             }
         };
         let route = &mut self.sessions[key as usize];
-        route.epoch = epoch.unwrap_or_default();
-        route.location.take()
+        let epoch = owner.map(|owner| owner.epoch).unwrap_or_default();
+        let is_here = owner.is_some_and(|owner| self.this == Some((owner.node, owner.incarnation)));
+        if is_here && route.epoch == epoch && route.location.is_some() {
+            // Known: the whole state was told again.
+            return (None, false);
+        }
+        route.epoch = epoch;
+        let left = route.location.take();
+        let elsewhere = owner.filter(|_| !is_here).map(|owner| owner.node);
+        // An older start of this node has no connections.
+        let elsewhere = elsewhere.filter(|node| self.this.is_none_or(|(this, _)| this != *node));
+        let moved = route.set_remote(elsewhere);
+        (left, (left.is_some() || moved) && !route.filters.is_empty())
+    }
+
+    /// Connections here that have subscriptions and get messages without replication.
+    pub fn live_subscribers(&self) -> Vec<Location> {
+        let routes = self.sessions.iter().map(|(_, route)| route);
+        routes
+            .filter(|route| route.queue.is_none() && !route.filters.is_empty())
+            .filter_map(|route| route.location)
+            .collect()
+    }
+
+    /// The sessions at home in a group that are not among `known`.
+    pub fn sessions_of_group_beside(
+        &self,
+        group: GroupId,
+        known: impl Fn(SessionId) -> bool,
+    ) -> Vec<SessionId> {
+        let sessions = self.sessions.iter().map(|(_, route)| route.session);
+        sessions
+            .filter(|session| session.home() == group && !known(*session))
+            .collect()
+    }
+
+    /// Sessions that another node has the connections of, for tests and metrics.
+    pub fn remote_sessions(&self) -> usize {
+        self.sessions
+            .iter()
+            .filter(|(_, route)| route.remote().is_some())
+            .count()
     }
 
     /// The connection of (session, epoch) is at `location` from now on. Answers whether plans change.
@@ -318,8 +367,7 @@ impl RouteTable {
     fn plan(&self, topic: &str, epoch: u64) -> Plan {
         let mut plan = Plan {
             epoch,
-            targets: Vec::new(),
-            shares: Vec::new(),
+            ..Plan::default()
         };
         let mut places: HashMap<u32, usize, foldhash::fast::RandomState> = HashMap::default();
         let mut first: Option<(u32, usize)> = None;
@@ -354,6 +402,7 @@ impl RouteTable {
                 }
             }
         });
+        plan.find_remotes();
         // By worker, so that a fan-out touches each once.
         plan.targets.sort_by_key(|target| {
             target
@@ -369,10 +418,11 @@ impl RouteTable {
         for member in &share.members {
             let route = &self.sessions[member.key as usize];
             durable |= route.queue.is_some();
-            if route.location.is_some() {
+            if route.location.is_some() || route.remote().is_some() {
                 members.push(PlannedTarget {
                     session: route.session,
                     location: route.location,
+                    remote: route.remote(),
                     queue: route.queue.clone(),
                     terms: Terms::of(&member.options, member.subscription_id),
                     own_terms: None,
@@ -395,9 +445,11 @@ impl RouteTable {
         let members = self.shares[*index as usize].members.iter();
         members
             .filter_map(|member| {
+                let route = &self.sessions[member.key as usize];
+                let here = route.location.map(MemberAt::Here);
                 Some(ShareMember {
                     session: member.session,
-                    location: self.sessions[member.key as usize].location?,
+                    at: here.or(route.remote().map(MemberAt::There))?,
                     options: member.options,
                     subscription_id: member.subscription_id,
                 })
@@ -411,6 +463,12 @@ impl RouteTable {
             let mut members = self.shares[*index as usize].members.iter();
             members.any(|member| self.sessions[member.key as usize].queue.is_some())
         })
+    }
+
+    /// Whether a session has shared subscriptions.
+    pub fn has_shares(&self, session: SessionId) -> bool {
+        let route = self.session(session);
+        route.is_some_and(|route| route.filters.iter().any(|filter| split_share(filter).is_some()))
     }
 
     /// The shared subscriptions of a session.
@@ -434,6 +492,7 @@ impl PlannedTarget {
         Self {
             session: route.session,
             location: route.location,
+            remote: route.remote(),
             queue: route.queue.clone(),
             terms: Terms::of(&options, value.subscription_id()),
             own_terms: options.no_local.then_some(None),

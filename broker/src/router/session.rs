@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use quorate_cluster::node::{Location, Placement};
-use quorate_cluster::state::{Epoch, SessionId};
+use quorate_cluster::state::{Epoch, NodeId, SessionId};
 
 use super::filters::Filters;
 
@@ -17,6 +17,8 @@ pub struct SessionRoute {
     pub epoch: Epoch,
     /// Its connection on this node.
     pub location: Option<Location>,
+    /// The other node that has its connection; 0 for none, as no node has that number.
+    remote: u64,
     /// Filters as the client wrote them.
     pub filters: Filters,
     /// What waits for it; only durable sessions have queues.
@@ -30,9 +32,21 @@ impl SessionRoute {
             session,
             epoch: Epoch(0),
             location: None,
+            remote: 0,
             filters: Filters::default(),
             queue,
         }
+    }
+
+    /// The other node that has its connection.
+    pub fn remote(&self) -> Option<NodeId> {
+        (self.remote != 0).then_some(NodeId(self.remote))
+    }
+
+    /// Its connection is on another node, or not any more; whether that is new.
+    pub(super) fn set_remote(&mut self, node: Option<NodeId>) -> bool {
+        let before = std::mem::replace(&mut self.remote, node.map_or(0, |node| node.0));
+        before != self.remote
     }
 }
 

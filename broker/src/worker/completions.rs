@@ -9,20 +9,26 @@ use quorate_proto::codec::{PacketId, ReasonCode};
 use quorate_proto::session::{Close, PublishOutcome, PublishToken};
 
 use super::connection::Conn;
-use super::late::LateAnswer;
 use super::publish::Published;
 use super::subscribe::fenced;
 use super::ticket::{Answer, WaitsFor};
 use super::{Ticket, Worker};
 use crate::metrics::DropReason;
+use crate::peers::Joint;
 
 impl Worker {
     pub(super) fn handle_completions(self: &Rc<Self>, completions: Vec<(Ticket, Completion)>) {
         for (ticket, completion) in completions {
             let ticket = self.deliver_committed(ticket, &completion);
-            let Some((ticket, completion)) = self.reach_late(ticket, completion) else {
+            let Some((mut ticket, completion)) = self.reach_late(ticket, completion) else {
                 continue;
             };
+            if let WaitsFor::Publish { forwarded, .. } = &mut ticket.waits_for
+                && let Some(forwarded) = forwarded.take()
+            {
+                forwarded.hand_over(ticket, completion);
+                continue;
+            }
             let Ticket { location, waits_for } = ticket;
             if let WaitsFor::Publish { ack: Some(ack), .. } = &waits_for {
                 self.ack_wait_over(ack.wait);
@@ -43,7 +49,7 @@ impl Worker {
     }
 
     /// Output may have come, and input that was held back may go on.
-    fn after_completion(self: &Rc<Self>, conn: &Rc<Conn>) {
+    pub(super) fn after_completion(self: &Rc<Self>, conn: &Rc<Conn>) {
         let (output, input) = {
             let state = conn.state.borrow();
             (
@@ -95,7 +101,8 @@ impl Worker {
                 self.open_session(conn, request);
                 Ok(())
             }
-            WaitsFor::Opened { request, closed_at } => self.opened(conn, &request, closed_at, completion),
+            WaitsFor::OtherEndedAfter(opened) => self.finish_open(conn, *opened),
+            WaitsFor::Opened { request, closed_at } => self.opened(conn, request, closed_at, completion),
             WaitsFor::Subscribed(subscribing) => self.subscribed(conn, *subscribing, &completion),
             WaitsFor::Unsubscribed(unsubscribing) => self.unsubscribed(conn, *unsubscribing, &completion),
             WaitsFor::RetainedAppended(late) => {
@@ -154,7 +161,7 @@ impl Worker {
         {
             let published = Published::of(&message, Some(publisher));
             let plan = self.plan(message.topic());
-            matched |= self.deliver_live(&plan, &published);
+            matched |= self.deliver_live_here(&plan, &published).any;
             if let Some(late) = late {
                 self.delivered_by(late, &plan);
             }
@@ -170,12 +177,13 @@ impl Worker {
                 matched,
                 late,
                 answer: Answer::of(message.retain),
+                forwarded: None,
             },
         }
     }
 
     /// Whether a retained message for a session is in its queue; counts where it is not.
-    fn retained_is_stored(&self, late: Option<Arc<LateAnswer>>, completion: &Completion) -> bool {
+    fn retained_is_stored(&self, late: Option<Arc<Joint>>, completion: &Completion) -> bool {
         if let Some(late) = late {
             late.stored(completion);
         }
@@ -220,6 +228,9 @@ impl Worker {
                 self.retained_is_stored(late, completion);
             }
             (WaitsFor::LateStored(late), completion) => late.stored(completion),
+            (WaitsFor::OtherEndedAfter(opened), _) => {
+                self.close_opened(&opened.request, opened.session, opened.epoch);
+            }
             // Nobody opens the session any more: the next connection with this client identifier may.
             (WaitsFor::Opened { request, .. } | WaitsFor::OtherSessionEnded(request), _) => {
                 self.shared.gate_next(&request.client_id);

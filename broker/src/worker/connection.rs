@@ -34,6 +34,10 @@ pub(super) struct Flags {
     pub(super) pressed: bool,
     /// Input that was held back may be taken up again.
     pub(super) resume: bool,
+    /// Output waits for a lease of the node.
+    pub(super) withheld: bool,
+    /// The session is being opened.
+    pub(super) opening: bool,
     /// The protocol has ended; output is being flushed and input discarded.
     pub(super) ending: bool,
     /// Nothing is left to do: the task ends.

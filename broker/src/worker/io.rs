@@ -145,7 +145,7 @@ impl ConnectionTask {
         socket: &mut WebSocketTransport<TcpStream>,
         cx: &mut Context<'_>,
     ) -> std::io::Result<()> {
-        loop {
+        while worker.may_write(conn) {
             let mut state = conn.state.borrow_mut();
             if state.out.is_empty() {
                 break;

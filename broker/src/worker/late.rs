@@ -6,15 +6,15 @@
 //! is. It is acknowledged after that. A connection that is still going to look gets nothing; one that looked in the
 //! moment between the value's arrival and the second matching may get it twice.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::{HashMap, HashSet};
-use parking_lot::Mutex;
-use quorate_cluster::node::{Completion, Host, Location, Placement};
-use quorate_cluster::state::{MessageParts, Origin, Outcome, SessionId, Target, TargetQueue, encode_publish};
+use quorate_cluster::node::{Completion, Location, Placement};
+use quorate_cluster::state::{
+    MessageParts, NodeId, Origin, Outcome, SessionId, Target, TargetQueue, encode_publish,
+};
 use quorate_proto::codec::QoS;
 use quorate_proto::message::Message;
 use quorate_proto::session::Delivery;
@@ -24,7 +24,7 @@ use slab::Slab;
 use super::publish::{Published, Targets};
 use super::ticket::{Answer, WaitsFor};
 use super::{Mail, Ticket, Worker};
-use crate::node::Shared;
+use crate::peers::{Joint, Recipients};
 use crate::router::{Plan, PlannedTarget, Terms};
 
 /// A retained publish under way.
@@ -124,41 +124,7 @@ pub(crate) struct LateRetained {
     session: SessionId,
     message: Arc<Message>,
     terms: Terms,
-    answer: Arc<LateAnswer>,
-}
-
-/// The answer to a publisher, given when the queues of all who came have the message. Where one is never heard of, as
-/// when the node stops, there is no answer (R13).
-pub(crate) struct LateAnswer {
-    shared: Arc<Shared>,
-    /// Who is still to be heard of.
-    missing: AtomicUsize,
-    waiting: Mutex<Option<(Ticket, Completion)>>,
-}
-
-impl LateAnswer {
-    /// One of those it waits for has the message, or needs none.
-    pub(super) fn done(&self) {
-        if self.missing.fetch_sub(1, Ordering::AcqRel) == 1
-            && let Some(waiting) = self.waiting.lock().take()
-        {
-            self.shared.complete(vec![waiting]);
-        }
-    }
-
-    /// One of those it waits for was to be stored.
-    pub(super) fn stored(&self, completion: &Completion) {
-        // A refused batch is not the last word; what the queue turned away, or no entry holds, is.
-        if *completion != Completion::Refused {
-            self.done();
-        }
-    }
-}
-
-impl std::fmt::Debug for LateAnswer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LateAnswer").finish_non_exhaustive()
-    }
+    answer: Arc<Joint>,
 }
 
 impl LateRetained {
@@ -235,12 +201,13 @@ impl Worker {
         *matched = true;
         // It is stored: what becomes of the rest does not change the answer (R13).
         *answer = Answer::Accepted;
-        let answer = Arc::new(LateAnswer {
-            shared: self.shared.clone(),
-            missing: AtomicUsize::new(missing(&targets)),
-            waiting: Mutex::new(Some((ticket, completion))),
-        });
+        // Given when the queues of all who came have the message. Where one is never heard of, as when the node stops,
+        // there is no answer (R13).
+        let missing = missing(&targets, &late.message, late.publisher) + 1;
+        let answer = Joint::new(self.shared.clone(), missing, Some((ticket, completion)));
         self.send_late(&late, targets, &answer);
+        // As the last of those that were missing, where all others are done.
+        answer.done();
         None
     }
 
@@ -269,15 +236,18 @@ impl Worker {
             let is_queued = target.queue.is_some() && late.message.qos.min(terms.qos) > QoS::AtMostOnce;
             terms.wants_retained
                 && !known.contains(&target.session)
-                && (is_queued || (target.location.is_some() && !known_live.contains(&target.session)))
+                && (is_queued
+                    || ((target.location.is_some() || target.remote.is_some())
+                        && !known_live.contains(&target.session)))
         };
         plan.targets.iter().filter(is_late).cloned().collect()
     }
 
     /// Hands the message to the connections that have come, and to the queues of sessions without one.
-    fn send_late(&self, late: &Late, targets: Vec<PlannedTarget>, answer: &Arc<LateAnswer>) {
+    fn send_late(&self, late: &Late, targets: Vec<PlannedTarget>, answer: &Arc<Joint>) {
         let message = Arc::new(late.message.clone());
         let mut durable = Targets::new();
+        let mut elsewhere: BTreeMap<NodeId, Vec<SessionId>> = BTreeMap::new();
         for target in targets {
             let Some(terms) = target.terms_for(late.publisher) else {
                 continue;
@@ -291,7 +261,9 @@ impl Worker {
                     answer: answer.clone(),
                 };
                 self.shared.mailboxes[usize::from(location.worker)].send(Mail::Late(Box::new(late)));
-            } else {
+            } else if let (Some(node), true) = (target.remote, is_live(&target, &message, terms)) {
+                elsewhere.entry(node).or_default().push(target.session);
+            } else if !is_live(&target, &message, terms) {
                 durable.push(Target {
                     queue: TargetQueue::Session(target.session),
                     qos: message.qos.min(terms.qos),
@@ -300,6 +272,11 @@ impl Worker {
                     subscription_ids: terms.subscription_ids.to_vec(),
                 });
             }
+        }
+        for (node, sessions) in elsewhere {
+            // Accepted with what follows it on the way there; the answer does not wait for it.
+            let published = Published::of(&message, late.publisher);
+            self.forward(node, &Recipients::Late(sessions), &published);
         }
         if !durable.is_empty() {
             let location = Location {
@@ -362,6 +339,27 @@ impl Worker {
         late.answer.done();
     }
 
+    /// A retained message of another node for a connection here.
+    pub(super) fn deliver_late_here(self: &Rc<Self>, location: Location, message: &Message, terms: &Terms) {
+        let Some(conn) = self.open_connection(location) else {
+            return;
+        };
+        let needless = {
+            let state = conn.state.borrow();
+            let rare = state.rare.as_ref();
+            let topic = message.topic();
+            rare.is_some_and(|rare| rare.replays.will_find(topic) || rare.replays.had_live(topic, 0))
+        };
+        if needless {
+            return;
+        }
+        let mut delivery = Delivery::of(message, message.qos.min(terms.qos));
+        delivery.retain = true;
+        delivery.subscription_ids = &terms.subscription_ids;
+        delivery.expires_at = message.expiry_secs.map(|secs| self.now().plus_secs(secs));
+        self.deliver(&conn, &delivery);
+    }
+
     fn append_late(&self, late: &Late, durable: &Targets, ticket: Ticket) {
         let message = &late.message;
         let encode = |buffer: &mut Vec<u8>| {
@@ -381,10 +379,21 @@ impl Worker {
     }
 }
 
+/// Whether a target gets a message without replication.
+fn is_live(target: &PlannedTarget, message: &Message, terms: &Terms) -> bool {
+    target.queue.is_none() || message.qos.min(terms.qos) == QoS::AtMostOnce
+}
+
 /// Connections, and one command for all queues of sessions without.
-fn missing(targets: &[PlannedTarget]) -> usize {
+fn missing(targets: &[PlannedTarget], message: &Message, publisher: Option<SessionId>) -> usize {
     let connected = targets.iter().filter(|target| target.location.is_some()).count();
-    connected + usize::from(connected < targets.len())
+    let queued = |target: &&PlannedTarget| {
+        let terms = target.terms_for(publisher);
+        target.location.is_none()
+            && target.queue.is_some()
+            && terms.is_some_and(|terms| !is_live(target, message, terms))
+    };
+    connected + usize::from(targets.iter().any(|target| queued(&target)))
 }
 
 #[cfg(test)]

@@ -126,6 +126,14 @@ impl Worker {
         }
         let result = {
             let mut state = conn.state.borrow_mut();
+            if conn.flags.get().opening {
+                drop(state);
+                return self.refuse_open(
+                    conn,
+                    ReasonCode::SERVER_UNAVAILABLE,
+                    "the client's group has no leader, or this node does not reach it",
+                );
+            }
             if state.session().is_none() && !state.protocol.is_connected() {
                 Err(Close::new(
                     ReasonCode::MAXIMUM_CONNECT_TIME,
@@ -165,6 +173,7 @@ impl Worker {
             return;
         }
         let peer = self.peer(conn);
+        let can_tell = self.drop_withheld(conn);
         {
             let state = &mut *conn.state.borrow_mut();
             tracing::debug!(
@@ -176,6 +185,9 @@ impl Worker {
             );
             self.lend_buffer(&mut state.out);
             state.protocol.close(close, &mut state.out);
+            if !can_tell {
+                state.out = Vec::new();
+            }
         }
         self.count_close(conn, close.reason);
         self.end(conn);

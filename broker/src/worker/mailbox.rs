@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use quorate_cluster::node::{Backlog, Completion, Location, References, SharedReference};
+use quorate_cluster::state::SessionId;
 use quorate_proto::codec::ReasonCode;
 use quorate_proto::message::Message;
 use quorate_proto::session::{Instant, OpenRequest};
@@ -13,9 +14,10 @@ use tokio::sync::Notify;
 
 use super::batch::LiveBatch;
 use super::late::LateRetained;
-use super::open::AuthenticationAnswer;
+use super::open::{AuthenticationAnswer, OpenedSession};
 use super::ticket::Ticket;
 use crate::listener::ListenerContext;
+use crate::peers::ForwardedFrame;
 use crate::router::Terms;
 
 /// Something for a worker to do.
@@ -35,6 +37,10 @@ pub(crate) enum Mail {
     Shared(Box<LiveShared>),
     /// A retained message for who subscribed while it was published.
     Late(Box<LateRetained>),
+    /// Live deliveries of another node.
+    Forwarded(Arc<ForwardedFrame>),
+    /// Messages of this node's queue in a group, for live subscribers here.
+    NodeMessages(Arc<Vec<NodeMessage>>),
     /// Proposals ended.
     Completions(Vec<(Ticket, Completion)>),
     /// A data group has references for a session.
@@ -48,6 +54,13 @@ pub(crate) enum Mail {
         location: Location,
         request: Box<OpenRequest>,
     },
+    /// Whether the client has a durable session is known.
+    LookedUp {
+        location: Location,
+        request: Box<OpenRequest>,
+    },
+    /// Whether the client has a session of the other kind is known.
+    Checked(Box<OpenedSession>),
     /// The answer of an authenticator that took its time.
     Authenticated(Box<AuthenticationAnswer>),
     /// Close a connection.
@@ -58,6 +71,13 @@ pub(crate) enum Mail {
     },
     /// Close all connections, then stop.
     Stop,
+}
+
+/// A message that a group holds for the live subscribers of this node.
+#[derive(Debug)]
+pub(crate) struct NodeMessage {
+    pub(crate) message: Message,
+    pub(crate) publisher: Option<SessionId>,
 }
 
 /// A new connection.
@@ -118,6 +138,7 @@ impl Mailbox {
             Mail::Live(batch) => self.deliveries.add(batch.weight()),
             Mail::Shared(shared) => self.deliveries.add(shared.weight()),
             Mail::Late(late) => self.deliveries.add(late.weight()),
+            Mail::Forwarded(frame) => self.deliveries.add(frame.weight()),
             _ => {}
         }
         let mut queue = self.queue.lock();
@@ -139,6 +160,18 @@ impl Mailbox {
         match self.last_run.load(Ordering::Relaxed) {
             0 => None,
             millis => Some(Instant(millis)),
+        }
+    }
+
+    /// Whether who adds deliveries should wait.
+    pub(crate) fn deliveries_are_full(&self) -> bool {
+        self.deliveries.is_full()
+    }
+
+    /// Waits until there is room for deliveries.
+    pub(crate) async fn deliveries_room(&self) {
+        if self.deliveries.is_full() {
+            self.deliveries.room().await;
         }
     }
 

@@ -15,6 +15,7 @@ mod completions;
 mod connection;
 mod counting;
 mod deliver;
+mod forward;
 mod inbound;
 mod io;
 mod late;
@@ -31,12 +32,14 @@ mod shared;
 mod subscribe;
 mod ticket;
 mod timers;
+mod withheld;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use quorate_cluster::node::{Host, Location};
+use quorate_cluster::state::NodeId;
 use quorate_proto::session::Instant;
 use slab::Slab;
 use tokio::runtime::LocalOptions;
@@ -46,15 +49,17 @@ use self::ack_waits::AckWaits;
 pub(crate) use self::batch::LiveBatch;
 use self::connection::Conn;
 use self::late::LateList;
-pub(crate) use self::mailbox::{Accepted, LiveShared, Mail, Mailbox};
+pub(crate) use self::mailbox::{Accepted, LiveShared, Mail, Mailbox, NodeMessage};
 pub(crate) use self::open::ExchangeInProgress;
 use self::output::DirtyList;
 use self::plans::Plans;
 use self::pressure::Pressed;
 pub(crate) use self::ticket::Ticket;
 use self::timers::Wheel;
+use self::withheld::Withheld;
 use crate::metrics::WorkerMetrics;
 use crate::node::Shared;
+use crate::peers::PeerBatch;
 use crate::router::Plan;
 
 /// Bytes read at once.
@@ -70,9 +75,12 @@ pub(crate) struct Worker {
     plans: RefCell<Plans>,
     /// Batches that fill for the other workers in this turn.
     outgoing: RefCell<Vec<LiveBatch>>,
+    /// Batches that fill for other nodes in this turn.
+    outgoing_peers: RefCell<Vec<(NodeId, PeerBatch)>>,
     scratch: Cell<Vec<u8>>,
     dirty: DirtyList,
     pressed: Pressed,
+    withheld: Withheld,
     ack_waits: RefCell<AckWaits>,
     late: RefCell<LateList>,
     wheel: RefCell<Wheel>,
@@ -122,9 +130,11 @@ impl Worker {
             generation: Cell::new(0),
             plans: RefCell::default(),
             outgoing: RefCell::new((0..workers).map(|_| LiveBatch::default()).collect()),
+            outgoing_peers: RefCell::default(),
             scratch: Cell::new(vec![0; SCRATCH_BYTES]),
             dirty: DirtyList::default(),
             pressed: Pressed::default(),
+            withheld: Withheld::default(),
             ack_waits: RefCell::default(),
             late: RefCell::default(),
             wheel: RefCell::new(Wheel::new(shared.now())),
@@ -137,6 +147,7 @@ impl Worker {
         tokio::task::spawn_local(self.clone().run_flusher());
         tokio::task::spawn_local(self.clone().run_timers());
         tokio::task::spawn_local(self.clone().run_pressure());
+        tokio::task::spawn_local(self.clone().run_withheld());
         let mut mails = Vec::new();
         loop {
             self.mailbox().receive(&mut mails).await;
@@ -177,11 +188,18 @@ impl Worker {
                 self.deliver_late_retained(&late);
                 self.mailbox().deliveries.remove(weight);
             }
+            Mail::Forwarded(frame) => {
+                self.deliver_forwarded(&frame);
+                self.mailbox().deliveries.remove(frame.weight());
+            }
+            Mail::NodeMessages(messages) => self.deliver_node_messages(&messages),
             Mail::Completions(completions) => self.handle_completions(completions),
             Mail::Pending { location, slot } => self.handle_pending(location, slot),
             Mail::References(references) => self.handle_references(references),
             Mail::SharedReferences(references) => self.handle_shared_references(references),
             Mail::Proceed { location, request } => self.handle_proceed(location, request),
+            Mail::LookedUp { location, request } => self.handle_looked_up(location, request),
+            Mail::Checked(checked) => self.handle_checked(*checked),
             Mail::Authenticated(answer) => self.handle_authenticated(*answer),
             Mail::Kick {
                 location,

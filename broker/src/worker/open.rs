@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use quorate_cluster::node::{Completion, Location, Placement};
 use quorate_cluster::state::{Command, Epoch, GroupTime, Outcome, SessionId, SessionView, WillMessage};
-use quorate_proto::codec::ReasonCode;
+use quorate_proto::codec::{PacketId, ReasonCode};
 use quorate_proto::session::{AuthenticationRequest, Close, Credentials, Decision, OpenRequest, Opened};
 
 use super::connection::{Conn, Writer};
@@ -21,6 +21,9 @@ use crate::auth::{
     Decision as Authorization, Exchange, ExchangeStep, Identity, Refusal, Verdict,
 };
 
+/// How long a connection waits for its session before it is told that the server is unavailable.
+const OPEN_WAIT_MS: u64 = 4_000;
+
 /// The verdict of an authenticator that took its time.
 #[derive(Debug)]
 pub(crate) struct AuthenticationAnswer {
@@ -28,6 +31,18 @@ pub(crate) struct AuthenticationAnswer {
     pub(crate) assigned: Option<Arc<str>>,
     pub(crate) client_id: Arc<str>,
     pub(crate) verdict: Verdict,
+}
+
+/// A session that was opened for a connection.
+#[derive(Debug)]
+pub(crate) struct OpenedSession {
+    pub(crate) location: Location,
+    pub(crate) request: Box<OpenRequest>,
+    closed_at: Option<GroupTime>,
+    pub(crate) session: SessionId,
+    pub(crate) epoch: Epoch,
+    present: bool,
+    inbound: Vec<PacketId>,
 }
 
 /// An enhanced authentication that is going on.
@@ -90,12 +105,12 @@ impl Worker {
         conn: &Rc<Conn>,
         credentials: &Credentials<'_>,
     ) -> Result<(), Close> {
-        if !self.shared.is_ready() {
+        if !self.shared.is_ready() || !self.shared.may_answer() {
             return self.decide(
                 conn,
                 Decision::Refuse {
                     reason: ReasonCode::SERVER_UNAVAILABLE,
-                    reason_string: Some("the node is not ready"),
+                    reason_string: Some("the node is not ready, or does not reach a majority of the cluster"),
                 },
             );
         }
@@ -294,6 +309,8 @@ impl Worker {
                 "the will's topic is not allowed",
             );
         }
+        conn.update(|flags| flags.opening = true);
+        self.watch(conn.location, self.now().plus_millis(OPEN_WAIT_MS));
         let request = Box::new(request);
         if let Some(request) = self.shared.gate.enter(conn.location, request) {
             self.pass_gate(conn, request);
@@ -345,7 +362,43 @@ impl Worker {
         }
     }
 
-    pub(super) fn proceed(self: &Rc<Self>, conn: &Rc<Conn>, mut request: Box<OpenRequest>) {
+    /// Opens the client's session. Other nodes may open one of the same client at the same time, so what this one has
+    /// applied is not enough to go by: it reads behind a barrier (R18). A session of the other kind is ended after its
+    /// own is open: of two connections that do so at the same least one sees the other.
+    pub(super) fn proceed(self: &Rc<Self>, conn: &Rc<Conn>, request: Box<OpenRequest>) {
+        if self.shared.node().is_alone() {
+            return self.proceed_alone(conn, request);
+        }
+        if request.durable || request.clean_start {
+            return self.open_session(conn, request);
+        }
+        let home = self
+            .shared
+            .node()
+            .group(Placement::data_of_client(&request.client_id))
+            .clone();
+        let (shared, location) = (self.shared.clone(), conn.location);
+        self.shared.control.spawn(async move {
+            home.pass_barrier().await;
+            shared.mailboxes[usize::from(location.worker)].send(Mail::LookedUp { location, request });
+        });
+    }
+
+    /// A durable session is continued, even by a connection that lets it end [MQTT-3.1.2-5].
+    pub(super) fn handle_looked_up(self: &Rc<Self>, location: Location, mut request: Box<OpenRequest>) {
+        let Some(conn) = self.open_connection(location) else {
+            return self.shared.gate_next(&request.client_id);
+        };
+        let home = self
+            .shared
+            .node()
+            .group(Placement::data_of_client(&request.client_id));
+        request.durable = home.state().session(&request.client_id).is_some();
+        self.open_session(&conn, request);
+    }
+
+    /// As [`Self::proceed`] where no other node can open the client's session.
+    fn proceed_alone(self: &Rc<Self>, conn: &Rc<Conn>, mut request: Box<OpenRequest>) {
         if !request.durable && !request.clean_start {
             // A durable session is continued, even by a connection that lets it end [MQTT-3.1.2-5].
             let home = self
@@ -409,11 +462,11 @@ impl Worker {
         );
     }
 
-    /// The session is open: routes know the connection, then the client is told.
+    /// The session is open.
     pub(super) fn opened(
         self: &Rc<Self>,
         conn: &Rc<Conn>,
-        request: &OpenRequest,
+        request: Box<OpenRequest>,
         closed_at: Option<GroupTime>,
         completion: Completion,
     ) -> Result<(), Close> {
@@ -431,10 +484,81 @@ impl Worker {
                 return Ok(());
             }
         };
+        let opened = OpenedSession {
+            location: conn.location,
+            request,
+            closed_at,
+            session,
+            epoch,
+            present,
+            inbound,
+        };
+        if self.shared.node().is_alone() {
+            return self.finish_open(conn, opened);
+        }
+        let client_id = &opened.request.client_id;
+        let other = if opened.request.durable {
+            Placement::live_of_client(client_id)
+        } else {
+            Placement::data_of_client(client_id)
+        };
+        let other = self.shared.node().group(other).clone();
+        let shared = self.shared.clone();
+        self.shared.control.spawn(async move {
+            other.pass_barrier().await;
+            let worker = usize::from(opened.location.worker);
+            shared.mailboxes[worker].send(Mail::Checked(Box::new(opened)));
+        });
+        Ok(())
+    }
+
+    /// What there is of the client's session of the other kind is known.
+    pub(super) fn handle_checked(self: &Rc<Self>, opened: OpenedSession) {
+        let Some(conn) = self.open_connection(opened.location) else {
+            return self.close_opened(&opened.request, opened.session, opened.epoch);
+        };
+        let client_id = &opened.request.client_id;
+        let other = if opened.request.durable {
+            Placement::live_of_client(client_id)
+        } else {
+            Placement::data_of_client(client_id)
+        };
+        let group = self.shared.node().group(other);
+        let known = group.state().session(client_id).map(|session| session.session);
+        let Some(session) = known else {
+            if let Err(close) = self.finish_open(&conn, opened) {
+                self.close(&conn, &close);
+            }
+            self.after_completion(&conn);
+            return;
+        };
+        let end = Command::EndSession {
+            session,
+            publish_will: true,
+        };
+        group.propose(
+            &end,
+            Self::ticket(&conn, WaitsFor::OtherEndedAfter(Box::new(opened))),
+        );
+    }
+
+    /// The session is the client's only one: routes know the connection, then the client is told.
+    pub(super) fn finish_open(self: &Rc<Self>, conn: &Rc<Conn>, opened: OpenedSession) -> Result<(), Close> {
+        let OpenedSession {
+            request,
+            closed_at,
+            session,
+            epoch,
+            present,
+            inbound,
+            ..
+        } = opened;
+        let request = &request;
         if conn.flags.get().ending {
             self.close_opened(request, session, epoch);
             return Ok(());
         }
+        conn.update(|flags| flags.opening = false);
         let attached = self.attach(conn, session, epoch);
         self.shared.gate_next(&request.client_id);
         attached?;
@@ -488,7 +612,7 @@ impl Worker {
         })
     }
 
-    fn refuse_open(self: &Rc<Self>, conn: &Rc<Conn>, reason: ReasonCode, what: &'static str) {
+    pub(super) fn refuse_open(self: &Rc<Self>, conn: &Rc<Conn>, reason: ReasonCode, what: &'static str) {
         {
             let state = &mut *conn.state.borrow_mut();
             self.lend_buffer(&mut state.out);

@@ -83,6 +83,8 @@ impl Worker {
                 self.shared.mailboxes[index].send(Mail::Live(std::mem::take(batch)));
             }
         }
+        drop(outgoing);
+        self.send_to_peers();
     }
 
     /// Writes what the socket takes.
@@ -92,7 +94,7 @@ impl Worker {
             return Ok(());
         };
         let flags = conn.flags.get();
-        if flags.blocked || flags.ended {
+        if flags.blocked || flags.ended || !self.may_write(conn) {
             return Ok(());
         }
         let mut state = conn.state.borrow_mut();

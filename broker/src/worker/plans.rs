@@ -55,7 +55,7 @@ fn targets(plan: &Plan) -> usize {
 #[cfg(test)]
 mod tests {
     use quorate_cluster::node::{Location, Placement};
-    use quorate_cluster::state::{Epoch, SessionId, Subscription};
+    use quorate_cluster::state::{Epoch, NodeId, NodeIncarnation, Owner, SessionId, Subscription};
     use quorate_proto::codec::{QoS, SubscriptionOptions};
 
     use super::*;
@@ -67,7 +67,13 @@ mod tests {
         router.write(|table| {
             for number in 0..subscribers {
                 let session = SessionId::new(live, number + 1, 0);
-                table.set_owner(session, Some(Epoch(1)));
+                let owner = Owner {
+                    node: NodeId(1),
+                    incarnation: NodeIncarnation(1),
+                    epoch: Epoch(1),
+                };
+                table.set_this(owner.node, owner.incarnation);
+                table.set_owner(session, Some(owner));
                 let location = Location {
                     worker: 0,
                     slot: number as u32,

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use quorate_cluster::node::{Location, Placement};
-use quorate_cluster::state::{Epoch, MessageParts, Origin, SessionId, Target, TargetQueue, encode_publish};
+use quorate_cluster::state::{
+    Epoch, MessageParts, NodeId, Origin, SessionId, Target, TargetQueue, encode_publish,
+};
 use quorate_proto::codec::{QoS, ReasonCode};
 use quorate_proto::message::Message;
 use quorate_proto::session::{Close, Delivery, Instant, PublishOutcome, PublishRequest, PublishToken};
@@ -22,6 +24,7 @@ use super::ticket::{Answer, WaitsFor, WaitsForAck};
 use super::{AckWait, LiveShared, Mail, Ticket, Worker};
 use crate::auth::Action as AuthorizedAction;
 use crate::metrics::DropReason;
+use crate::peers::Recipients;
 use crate::router::{Plan, PlannedShare, PlannedTarget, Terms};
 
 /// A message as the routes see it.
@@ -63,6 +66,24 @@ impl<'a> Published<'a> {
 
 /// Durable queues that get a message.
 pub(super) type Targets = SmallVec<[Target; 2]>;
+
+/// Who took a message without replication.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    /// Somebody did.
+    pub(super) any: bool,
+    /// Other nodes that are to accept it.
+    pub(super) nodes: SmallVec<[NodeId; 2]>,
+}
+
+impl Taken {
+    fn add(&mut self, node: NodeId) {
+        self.any = true;
+        if !self.nodes.contains(&node) {
+            self.nodes.push(node);
+        }
+    }
+}
 
 /// What matching found.
 #[derive(Debug, Default)]
@@ -132,7 +153,7 @@ impl Worker {
         (!allowed).then_some(ReasonCode::NOT_AUTHORIZED)
     }
 
-    fn wait_for_ack(&self, conn: &Conn, token: PublishToken) -> WaitsForAck {
+    pub(super) fn wait_for_ack(&self, conn: &Conn, token: PublishToken) -> WaitsForAck {
         let mut waits = self.ack_waits.borrow_mut();
         let wait = waits.begin(conn.location, std::time::Instant::now());
         WaitsForAck { token, wait }
@@ -171,9 +192,14 @@ impl Worker {
         session: Option<(SessionId, Epoch)>,
     ) -> Result<(), Close> {
         let mut matched = self.match_durable(plan, published);
-        matched.live = self.deliver_live(plan, published);
+        let taken = self.deliver_live(plan, published);
+        matched.live = taken.any;
         matched.any |= matched.live;
         if matched.durable.is_empty() && !published.retain {
+            if !taken.nodes.is_empty() {
+                self.answer_when_taken(conn, token, &taken.nodes);
+                return Ok(());
+            }
             let outcome = if matched.refused && !matched.any {
                 PublishOutcome::Refused(ReasonCode::QUOTA_EXCEEDED)
             } else {
@@ -193,6 +219,10 @@ impl Worker {
         };
         let group = publish_group(conn, &origin);
         let late = self.look_again(group, plan, published);
+        let forwarded = match token {
+            Some(_) => self.wait_until_taken(&taken.nodes),
+            None => None,
+        };
         let ticket = (token.is_some() || late.is_some()).then(|| Ticket {
             location: conn.location,
             waits_for: WaitsFor::Publish {
@@ -200,6 +230,7 @@ impl Worker {
                 matched: matched.any,
                 late,
                 answer: Answer::of(published.retain),
+                forwarded,
             },
         });
         self.propose_publish(group, &origin, published, &matched, ticket);
@@ -216,6 +247,8 @@ impl Worker {
     ) -> Result<(), Close> {
         let mut matched = self.match_durable(plan, published);
         matched.live = has_live_taker(plan, published);
+        // Others' live subscribers get it from the group, so that it is once whatever fails (R11).
+        matched.durable.extend(self.node_targets(plan, published));
         let nobody = matched.durable.is_empty() && !matched.live && !published.retain;
         if matched.refused && nobody && !self.is_repeat(session, &token) {
             let refused = PublishOutcome::Refused(ReasonCode::QUOTA_EXCEEDED);
@@ -331,8 +364,20 @@ impl Worker {
     }
 
     /// Delivers to everybody who is connected and gets the message without replication. Whether there was anybody.
-    pub(super) fn deliver_live(self: &Rc<Self>, plan: &Plan, published: &Published<'_>) -> bool {
+    pub(super) fn deliver_live(self: &Rc<Self>, plan: &Plan, published: &Published<'_>) -> Taken {
+        let mut taken = self.deliver_live_here(plan, published);
+        for node in plan.live_remotes(published.qos) {
+            self.forward(node, &Recipients::Matching, published);
+            taken.add(node);
+        }
+        taken
+    }
+
+    /// As [`Self::deliver_live`], to connections of this node, and to one member of each share without durable member,
+    /// wherever it is.
+    pub(super) fn deliver_live_here(self: &Rc<Self>, plan: &Plan, published: &Published<'_>) -> Taken {
         let expires_at = published.expiry_secs.map(|secs| self.now().plus_secs(secs));
+        let mut taken = Taken::default();
         let mut any = false;
         let mut begun: Option<u16> = None;
         for target in &plan.targets {
@@ -349,13 +394,14 @@ impl Worker {
         }
         for share in &plan.shares {
             if !share.durable || published.qos == QoS::AtMostOnce {
-                any |= self.deliver_to_member(share, published, expires_at, &mut begun);
+                any |= self.deliver_to_member(share, published, expires_at, &mut begun, &mut taken);
             }
         }
-        any
+        taken.any = any;
+        taken
     }
 
-    fn deliver_to(
+    pub(super) fn deliver_to(
         &self,
         location: Location,
         published: &Published<'_>,
@@ -415,12 +461,20 @@ impl Worker {
         published: &Published<'_>,
         expires_at: Option<Instant>,
         begun: &mut Option<u16>,
+        taken: &mut Taken,
     ) -> bool {
         let Some(member) = next_member(share) else {
             return false;
         };
         let Some(location) = member.location else {
-            return false;
+            let Some(node) = member.remote else { return false };
+            let recipient = Recipients::Member {
+                session: member.session,
+                share: share.key.clone(),
+            };
+            self.forward(node, &recipient, published);
+            taken.add(node);
+            return true;
         };
         if published.qos.min(member.terms.qos) == QoS::AtMostOnce {
             // Another target of this message may share the worker: a message of its own keeps batches in order.
@@ -462,11 +516,12 @@ fn publish_group(conn: &Conn, origin: &Origin) -> GroupId {
     }
 }
 
-/// Whether [`Worker::deliver_live`] would find anybody.
+/// Whether [`Worker::deliver_live`] would find anybody here or, of a share, anywhere.
 fn has_live_taker(plan: &Plan, published: &Published<'_>) -> bool {
     let is_live = |target: &PlannedTarget| {
         let terms = target.terms_for(published.publisher);
         terms.is_some_and(|terms| target.queue.is_none() || published.qos.min(terms.qos) == QoS::AtMostOnce)
+            && target.remote.is_none()
     };
     let shared = |share: &PlannedShare| !share.durable && !share.members.is_empty();
     plan.targets.iter().any(is_live) || plan.shares.iter().any(shared)

@@ -19,11 +19,11 @@ use quorate_proto::topic;
 
 use super::connection::Conn;
 use super::counting::drop_reason;
-use super::late::LateAnswer;
 use super::queue::translate;
 use super::ticket::WaitsFor;
 use super::{Ticket, Worker};
 use crate::metrics::DropReason;
+use crate::peers::Joint;
 use crate::router::split_share;
 
 /// Values read at once.
@@ -376,7 +376,7 @@ impl Worker {
         message: &Message,
         expiry_secs: Option<u32>,
         terms: (QoS, Vec<u32>),
-        late: Option<Arc<LateAnswer>>,
+        late: Option<Arc<Joint>>,
     ) {
         {
             let mut state = conn.state.borrow_mut();

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use quorate_cluster::node::SharedReference;
-use quorate_cluster::state::{Sequence, ShareKey};
+use quorate_cluster::node::{MemberAt, SharedReference};
+use quorate_cluster::state::{Sequence, SessionId, ShareKey};
 use quorate_proto::codec::QoS;
 use quorate_proto::message::Message;
 use quorate_proto::session::{
@@ -18,10 +18,11 @@ use quorate_storage::log::GroupId;
 
 use super::connection::Conn;
 use super::counting::drop_reason;
-use super::publish::next_member;
+use super::publish::{Published, next_member};
 use super::queue::{OTHER_TOKENS, translate};
 use super::{LiveShared, Worker};
 use crate::metrics::DropReason as Dropped;
+use crate::peers::Recipients;
 
 /// Where a shared message comes from.
 #[derive(Debug, Clone)]
@@ -113,7 +114,11 @@ impl Worker {
     /// References of shared queues for members here.
     pub(super) fn handle_shared_references(self: &Rc<Self>, references: Vec<SharedReference>) {
         for reference in references {
-            let Some(conn) = self.open_connection(reference.location) else {
+            let here = match reference.at {
+                MemberAt::Here(location) => self.open_connection(location),
+                MemberAt::There(_) => None,
+            };
+            let Some(conn) = here else {
                 let group = self.shared.node().group(reference.group);
                 group.share_returned(&reference.share, reference.reference.sequence);
                 continue;
@@ -134,6 +139,40 @@ impl Worker {
             };
             self.hold_shared(&conn, shared);
         }
+    }
+
+    /// A reference that another node's dispatch gives to a member here. Where the member has gone, that node learns of
+    /// it as everybody does.
+    pub(super) fn hold_forwarded(
+        self: &Rc<Self>,
+        session: SessionId,
+        share: &ShareKey,
+        (group, sequence): (GroupId, Sequence),
+        published: &Published<'_>,
+    ) {
+        let members = self.shared.router.read(|table| table.share_members(share));
+        let Some(member) = members.iter().find(|member| member.session == session) else {
+            return;
+        };
+        let MemberAt::Here(location) = member.at else {
+            return;
+        };
+        if location.worker != self.index {
+            return;
+        }
+        let Some(conn) = self.open_connection(location) else {
+            return;
+        };
+        let shared = Shared {
+            holder: Holder::Group { group, sequence },
+            share: share.clone(),
+            qos: published.qos.min(member.options.qos),
+            retain: published.retain && member.options.retain_as_published,
+            message: published.to_message(),
+            subscription_ids: member.subscription_id.into_iter().collect(),
+            expires_at: published.expiry_secs.map(|secs| self.now().plus_secs(secs)),
+        };
+        self.hold_shared(&conn, shared);
     }
 
     fn hold_shared(self: &Rc<Self>, conn: &Rc<Conn>, shared: Shared) {
@@ -232,13 +271,25 @@ impl Worker {
         }
     }
 
-    fn give_to_another(self: &Rc<Self>, share: ShareKey, message: &Message, expires_at: Option<Instant>) {
+    pub(super) fn give_to_another(
+        self: &Rc<Self>,
+        share: ShareKey,
+        message: &Message,
+        expires_at: Option<Instant>,
+    ) {
         let plan = self.plan(message.topic());
         let found = plan
             .shares
             .iter()
             .find(|planned| planned.key == share)
             .and_then(next_member);
+        if let Some((member, node)) = found.and_then(|member| Some((member, member.remote?))) {
+            let recipient = Recipients::Member {
+                session: member.session,
+                share,
+            };
+            return self.forward(node, &recipient, &Published::of(message, None));
+        }
         let Some((member, location)) = found.and_then(|member| Some((member, member.location?))) else {
             self.counters.messages_dropped.of(Dropped::NoMember).increment();
             return;

@@ -85,7 +85,10 @@ impl Worker {
             location: conn.location,
             waits_for: WaitsFor::Subscribed(Box::new(subscribing)),
         };
-        self.shared.node().home(session).propose(&command, Some(ticket));
+        self.shared
+            .node()
+            .home(session)
+            .propose_routes(&command, Some(ticket));
         Ok(())
     }
 
@@ -230,7 +233,10 @@ impl Worker {
             epoch,
             filters,
         };
-        self.shared.node().home(session).propose(&command, Some(ticket));
+        self.shared
+            .node()
+            .home(session)
+            .propose_routes(&command, Some(ticket));
         Ok(())
     }
 

@@ -9,7 +9,9 @@ use smallvec::SmallVec;
 use std::sync::Arc;
 
 use super::AckWait;
-use super::late::{LateAnswer, LateKey};
+use super::late::LateKey;
+use super::open::OpenedSession;
+use crate::peers::Joint;
 
 /// Names the connection that waits for a proposal.
 #[derive(Debug)]
@@ -56,6 +58,8 @@ pub(crate) enum WaitsFor {
         /// Who came meanwhile gets it too.
         late: Option<LateKey>,
         answer: Answer,
+        /// Other nodes have to accept it as well.
+        forwarded: Option<Arc<Joint>>,
     },
     /// The acknowledgement of a QoS 2 publish of a durable session, delivered to live subscribers after the commit
     /// (R11).
@@ -78,6 +82,8 @@ pub(crate) enum WaitsFor {
     },
     /// The end of the client's session of the other kind; its own is opened next.
     OtherSessionEnded(Box<OpenRequest>),
+    /// The end of the client's session of the other kind; its own is open already.
+    OtherEndedAfter(Box<OpenedSession>),
     /// CONNACK. `closed_at`: when the session's last connection ended, in its home group's time.
     Opened {
         request: Box<OpenRequest>,
@@ -88,9 +94,9 @@ pub(crate) enum WaitsFor {
     /// UNSUBACK.
     Unsubscribed(Box<Unsubscribing>),
     /// A retained message in the queue of a durable session; its publisher may wait for that.
-    RetainedAppended(Option<Arc<LateAnswer>>),
+    RetainedAppended(Option<Arc<Joint>>),
     /// Retained messages in queues of sessions without connection; their publisher waits for that.
-    LateStored(Arc<LateAnswer>),
+    LateStored(Arc<Joint>),
 }
 
 /// A SUBSCRIBE on its way.

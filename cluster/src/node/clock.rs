@@ -4,10 +4,11 @@
 //! group time does not follow when somebody sets it. The node notes both clocks with every checkpoint and when it
 //! stops; at its start the wall clock's way since the last note is added to that note.
 //!
-//! All groups of a node start with the same time: times of different groups are compared (a session's queues are in all
-//! of them).
+//! All groups of a node go by one clock, which also follows the stamps that others' leaders have put into entries: times
+//! of different groups are compared (a session's queues are in all of them).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -24,36 +25,61 @@ const GAP_DOUBTED: Duration = Duration::from_secs(30 * 24 * 3600);
 const BELIEVED_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// Stamps the entries a leader proposes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct GroupClock {
-    base: GroupTime,
-    started: Instant,
+    origin: Instant,
+    /// Group time at the origin.
+    base: AtomicU64,
+    /// Group time when this start of the node was complete.
+    started: AtomicU64,
+}
+
+impl Default for GroupClock {
+    /// A clock that shows the beginning until it hears of later times.
+    fn default() -> Self {
+        Self {
+            origin: Instant::now(),
+            base: AtomicU64::new(0),
+            started: AtomicU64::new(0),
+        }
+    }
 }
 
 impl GroupClock {
-    /// A clock that goes on from `last`, the last stamp of the groups' logs, and from what was `noted` last. `wall_now`
-    /// is the wall clock's time now.
+    /// Goes on from `last`, the last stamp of the groups' logs, and from what was `noted` last. `wall_now` is the wall
+    /// clock's time now.
     ///
     /// The log may end behind the note, where the node did not stop in order, or before it, where nothing was proposed
     /// any more. A wall clock that went back adds nothing.
-    pub fn resume(last: GroupTime, noted: Option<ClockNote>, wall_now: SystemTime) -> Self {
+    pub fn resume(&self, last: GroupTime, noted: Option<ClockNote>, wall_now: SystemTime) {
         let by_wall = noted.map_or(GroupTime(0), |noted| {
             GroupTime(noted.group_millis.saturating_add(millis_since(&noted, wall_now)))
         });
-        Self {
-            base: last.max(by_wall),
-            started: Instant::now(),
+        self.advance_to(last.max(by_wall));
+        self.started.store(self.stamp().0, Ordering::Release);
+    }
+
+    /// Follows a stamp that somebody's clock has shown already.
+    pub fn advance_to(&self, stamp: GroupTime) {
+        let base = stamp.0.saturating_sub(self.elapsed());
+        // Seldom: mostly the stamps are this node's own, or of clocks that go as fast.
+        if base > self.base.load(Ordering::Relaxed) {
+            self.base.fetch_max(base, Ordering::AcqRel);
         }
     }
 
-    /// Group time when the clock started: what is older came before this start of the node.
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(0)
+    }
+
+    /// Group time when this start of the node was complete: what is older came before it.
     pub fn started(&self) -> GroupTime {
-        self.base
+        GroupTime(self.started.load(Ordering::Acquire))
     }
 
     /// The stamp of an entry proposed now.
     pub fn stamp(&self) -> GroupTime {
-        GroupTime(self.base.0 + u64::try_from(self.started.elapsed().as_millis()).unwrap_or(0))
+        GroupTime(self.base.load(Ordering::Acquire) + self.elapsed())
     }
 
     /// How long until the clock shows `deadline`; zero when it has passed.
@@ -116,7 +142,7 @@ fn tell_gap(noted: &ClockNote, wall_now: SystemTime) {
 #[derive(Debug)]
 pub(super) struct NotedClock {
     file: ClockFile,
-    clock: GroupClock,
+    clock: Arc<GroupClock>,
     /// What the last run noted of the wall clock.
     noted_wall: u64,
     /// One note at a time, so that none is replaced by an older one; whether the last was written.
@@ -124,29 +150,27 @@ pub(super) struct NotedClock {
 }
 
 impl NotedClock {
-    /// The clock that goes on from `last` and from what `file` says. Blocks.
-    pub(super) fn resume(file: ClockFile, last: GroupTime) -> Self {
+    /// Lets `clock` go on from `last`, and from what `file` says where this node is `alone`. Blocks.
+    pub(super) fn resume(file: ClockFile, clock: Arc<GroupClock>, last: GroupTime, alone: bool) -> Self {
         // Without a note the stop counts as none: sessions live longer, which harms nobody.
         let noted = file.read().unwrap_or_else(|error| {
             tracing::warn!(%error, "the time the node was stopped is not known and does not count");
             None
         });
         let wall_now = SystemTime::now();
-        if let Some(noted) = &noted {
+        if let (Some(noted), true) = (&noted, alone) {
             tell_gap(noted, wall_now);
         }
+        // With others it is theirs to say how long nobody ran: they may have run on.
+        clock.resume(last, noted.clone().filter(|_| alone), wall_now);
         let resumed = Self {
             file,
-            clock: GroupClock::resume(last, noted, wall_now),
+            clock,
             noted_wall: noted.map_or(0, |noted| noted.wall_millis),
             closed: Mutex::default(),
         };
         resumed.note_or_warn(false);
         resumed
-    }
-
-    pub(super) fn clock(&self) -> GroupClock {
-        self.clock
     }
 
     /// Notes both clocks; after the `last` note nothing is written any more.
@@ -172,7 +196,7 @@ impl NotedClock {
             return Ok(());
         }
         *closed = last;
-        let elapsed = self.clock.started.elapsed();
+        let elapsed = self.clock.origin.elapsed();
         self.file.write(note_at(
             self.clock.stamp(),
             elapsed,
@@ -194,9 +218,9 @@ mod tests {
 
     fn resumed(last: u64, noted: (u64, u64), wall_now: u64) -> u64 {
         let noted = ClockNote::new(noted.0, wall(noted.1));
-        GroupClock::resume(GroupTime(last), Some(noted), wall(wall_now))
-            .started()
-            .0
+        let clock = GroupClock::default();
+        clock.resume(GroupTime(last), Some(noted), wall(wall_now));
+        clock.started().0
     }
 
     #[test]
@@ -232,10 +256,12 @@ mod tests {
     #[test]
     fn r32_a_run_with_a_clock_that_is_behind_is_no_stop() {
         let today = 1_700_000_000_000;
-        let clock = GroupClock::resume(GroupTime(0), Some(ClockNote::new(5, wall(today))), wall(0));
+        let clock = GroupClock::default();
+        clock.resume(GroupTime(0), Some(ClockNote::new(5, wall(today))), wall(0));
         let noted = note_at(clock.stamp(), GAP_TOLD, today, wall(10));
         assert!(noted.wall_millis >= today);
-        let next = GroupClock::resume(clock.stamp(), Some(noted), wall(today + HOUR));
+        let next = GroupClock::default();
+        next.resume(clock.stamp(), Some(noted), wall(today + HOUR));
         assert!(next.started().0 <= 2 * HOUR, "{:?}", next.started());
         // Kept back for long, it is believed.
         let noted = note_at(clock.stamp(), BELIEVED_AFTER + GAP_TOLD, today, wall(HOUR));
@@ -249,7 +275,8 @@ mod tests {
         assert_eq!(resumed(10 * HOUR, noted, 1_600_000_000_000), 10 * HOUR);
         assert_eq!(resumed(10 * HOUR, noted, 0), 10 * HOUR);
         let before_1970 = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
-        let clock = GroupClock::resume(GroupTime(3), None, before_1970);
+        let clock = GroupClock::default();
+        clock.resume(GroupTime(3), None, before_1970);
         assert_eq!(clock.started(), GroupTime(3));
         assert!(clock.stamp() >= GroupTime(3));
         let absurd = ClockNote {
@@ -257,6 +284,16 @@ mod tests {
             wall_millis: 0,
         };
         let far = wall(1_700_000_000_000_000);
-        assert!(GroupClock::resume(GroupTime(3), Some(absurd), far).stamp() > GroupTime(3));
+        clock.resume(GroupTime(3), Some(absurd), far);
+        assert!(clock.stamp() > GroupTime(3));
+    }
+
+    #[test]
+    fn r32_the_clock_follows_what_others_have_stamped() {
+        let clock = GroupClock::default();
+        clock.advance_to(GroupTime(HOUR));
+        assert!(clock.stamp() >= GroupTime(HOUR));
+        clock.advance_to(GroupTime(5));
+        assert!(clock.stamp() >= GroupTime(HOUR), "it never goes back");
     }
 }

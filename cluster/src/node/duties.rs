@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::puller::SLOT_SIZE;
 use super::{Group, Host};
-use crate::state::{Command, Sequence, TargetQueue};
+use crate::state::{Command, NodeId, NodeIncarnation, Sequence, TargetQueue};
 
 /// Expired references dropped from a queue at once.
 const EXPIRED_BATCH: usize = 10_000;
@@ -17,11 +17,46 @@ const EXPIRED_BATCH: usize = 10_000;
 const DROP_BATCH: usize = 100;
 
 impl<H: Host> Group<H> {
+    /// The task that wakes the duties of the leader when this node has come to lead.
+    pub(super) async fn run_leadership(self: Arc<Self>) {
+        let Some(replica) = self.replica() else { return };
+        let mut changes = replica.changes();
+        let mut leads = false;
+        loop {
+            let led = std::mem::replace(&mut leads, replica.is_leader());
+            if leads != led {
+                tracing::debug!(group = self.id().0, leads, "leadership has changed");
+                self.begin_dispatch(leads);
+                self.retained_waits.lock().leader_changed();
+                self.deadline_changed.notify_one();
+                self.will_due.notify_one();
+                self.outbox_filled.notify_one();
+                self.attend.notify_one();
+            }
+            if !changes.changed().await {
+                return;
+            }
+        }
+    }
+
+    /// Proposes the end of a node's starts up to this one, where it was not applied yet.
+    pub(super) fn end_start(&self, node: NodeId, incarnation: NodeIncarnation) {
+        let mut ended = self.ended.lock();
+        let asked = ended.get(&node).is_some_and(|asked| *asked >= incarnation);
+        if asked || self.state().is_lost(node, incarnation) {
+            return;
+        }
+        ended.insert(node, incarnation);
+        drop(ended);
+        self.propose(&Command::NodeLost { node, incarnation }, None);
+    }
+
     /// The task that lets time pass: proposes a tick when a deadline has come.
     pub(super) async fn run_timers(self: Arc<Self>) {
         loop {
             let deadline = self.state().next_deadline();
             match deadline {
+                Some(_) if !self.leads() => self.deadline_changed.notified().await,
                 None => self.deadline_changed.notified().await,
                 Some(deadline) if deadline <= self.now() => {
                     if !self.tick().await {
@@ -54,7 +89,7 @@ impl<H: Host> Group<H> {
             let sent = match &queue {
                 TargetQueue::Session(session) => self.sent.lock().get(session).copied(),
                 TargetQueue::Share(share) => Some(self.shares.lock().next(share)),
-                // The node drops what has expired when it takes it.
+                // What a node has of its queue it has delivered.
                 TargetQueue::Node(..) => continue,
             };
             let sent = sent.unwrap_or_default();
@@ -64,8 +99,11 @@ impl<H: Host> Group<H> {
                 // A member's connection takes identifiers of its own, and they end with it.
                 _ => Sequence(0),
             };
-            let unsent =
-                |sequence, received_at| sequence >= sent && (received_at > started || sequence >= window_end);
+            // What other nodes have handed out is not known here.
+            let is_known = self.routes.was_always_alone();
+            let unsent = |sequence, received_at| {
+                sequence >= sent && ((is_known && received_at > started) || sequence >= window_end)
+            };
             let sequences = state.expired(&queue, unsent, EXPIRED_BATCH);
             drop(state);
             if !sequences.is_empty() {

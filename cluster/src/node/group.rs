@@ -11,12 +11,15 @@ use parking_lot::{Mutex, MutexGuard};
 use quorate_storage::log::GroupId;
 use tokio::sync::{Notify, oneshot};
 
-use super::proposer::{Proposals, Waiter};
+use super::barrier::Barrier;
+use super::confirm::RouteConfirmations;
+use super::peers::Peers;
+use super::proposer::{Due, Proposals, Waiter};
 use super::puller::{PullRequest, WaitingPull};
 use super::retained::RetainedWaits;
 use super::shares::ShareDispatch;
 use super::{Backlog, Completion, GroupClock, Host};
-use crate::raft::RaftGroup;
+use crate::raft::{ProposeError, RaftGroup};
 use crate::state::{
     Batch, Command, Event, GroupState, NodeId, NodeIncarnation, QueueLimits, Sequence, SessionId, TargetQueue,
 };
@@ -38,6 +41,14 @@ impl GroupSettings {
     }
 }
 
+/// What all groups of a node share.
+pub(super) struct Common<H: Host> {
+    pub(super) clock: Arc<GroupClock>,
+    pub(super) peers: Peers,
+    pub(super) routes: Arc<RouteConfirmations<H>>,
+    pub(super) backlog: Arc<Backlog>,
+}
+
 /// One group.
 pub struct Group<H: Host> {
     id: GroupId,
@@ -45,8 +56,11 @@ pub struct Group<H: Host> {
     pub(super) settings: GroupSettings,
     state: Mutex<GroupState>,
     raft: OnceLock<RaftGroup>,
-    clock: OnceLock<GroupClock>,
+    clock: Arc<GroupClock>,
+    pub(super) peers: Peers,
+    pub(super) routes: Arc<RouteConfirmations<H>>,
     pub(super) proposals: Proposals<H::Ticket>,
+    pub(super) barrier: Barrier,
     pub(super) pulls: Mutex<Vec<WaitingPull>>,
     /// Positions below which a queue's references may have been sent by an earlier connection; a queue that is not
     /// here has none below.
@@ -56,34 +70,40 @@ pub struct Group<H: Host> {
     pub(super) stopped: Mutex<HashMap<SessionId, Sequence, foldhash::fast::RandomState>>,
     pub(super) shares: Mutex<ShareDispatch>,
     pub(super) retained_waits: Mutex<RetainedWaits<H::Ticket>>,
+    /// How far this node has taken its own queue.
+    pub(super) node_taken: Mutex<Sequence>,
     pub(super) attend: Notify,
     pub(super) deadline_changed: Notify,
     pub(super) will_due: Notify,
     pub(super) outbox_filled: Notify,
-    /// So many entries came that the log should be cut.
-    pub(super) log_has_grown: Notify,
+    /// Starts of nodes whose end this node has proposed.
+    pub(super) ended: Mutex<HashMap<NodeId, NodeIncarnation, foldhash::fast::RandomState>>,
 }
 
 impl<H: Host> Group<H> {
-    pub(super) fn new(id: GroupId, host: Arc<H>, settings: GroupSettings, backlog: Arc<Backlog>) -> Self {
+    pub(super) fn new(id: GroupId, host: Arc<H>, settings: GroupSettings, common: &Common<H>) -> Self {
         Self {
             id,
             host,
             settings,
             state: Mutex::new(GroupState::new(id)),
             raft: OnceLock::new(),
-            clock: OnceLock::new(),
-            proposals: Proposals::new(backlog),
+            clock: common.clock.clone(),
+            peers: common.peers.clone(),
+            routes: common.routes.clone(),
+            proposals: Proposals::new(common.backlog.clone()),
+            barrier: Barrier::default(),
             pulls: Mutex::default(),
             sent: Mutex::default(),
             stopped: Mutex::default(),
             shares: Mutex::default(),
             retained_waits: Mutex::default(),
+            node_taken: Mutex::default(),
             attend: Notify::new(),
             deadline_changed: Notify::new(),
             will_due: Notify::new(),
             outbox_filled: Notify::new(),
-            log_has_grown: Notify::new(),
+            ended: Mutex::default(),
         }
     }
 
@@ -97,54 +117,86 @@ impl<H: Host> Group<H> {
         self.state.lock()
     }
 
-    /// The Raft group behind; present once the node has started.
-    pub fn raft(&self) -> &RaftGroup {
-        self.raft
-            .get()
-            .expect("groups are used after the node has started them")
+    /// This node's replica of the group, where it has one that has started.
+    pub fn replica(&self) -> Option<&RaftGroup> {
+        self.raft.get()
+    }
+
+    /// Whether this node leads the group, as far as it knows.
+    pub fn leads(&self) -> bool {
+        self.replica().is_some_and(RaftGroup::is_leader)
+    }
+
+    /// Waits until a leader is known.
+    pub(super) async fn leader(&self) -> Result<NodeId, ProposeError> {
+        let replica = self.replica().ok_or(ProposeError::NotLeader { leader: None })?;
+        let leader = replica.wait_for_leader().await;
+        leader.map_err(|stopped| ProposeError::Fatal(stopped.0))
+    }
+
+    /// Waits until another node leads than `node`, or none.
+    pub(super) async fn leader_other_than(&self, node: NodeId) {
+        let Some(replica) = self.replica() else {
+            return std::future::pending().await;
+        };
+        let mut changes = replica.changes();
+        while replica.leader() == Some(node) {
+            if !changes.changed().await {
+                return;
+            }
+        }
     }
 
     /// Group time now.
     pub fn now(&self) -> crate::state::GroupTime {
-        self.clock().stamp()
+        self.clock.stamp()
     }
 
     pub(super) fn clock(&self) -> &GroupClock {
-        self.clock.get().expect("the clock runs before the group is used")
+        &self.clock
     }
 
     pub(super) fn started(&self, raft: RaftGroup) {
         assert!(self.raft.set(raft).is_ok(), "a group starts once");
     }
 
-    pub(super) fn clock_started(&self, clock: GroupClock) {
-        assert!(self.clock.set(clock).is_ok(), "a group's clock starts once");
-    }
-
-    /// Proposes a command; `ticket` is completed when its outcome is known.
+    /// Proposes a command; `ticket` is completed when it is applied here.
     pub fn propose(&self, command: &Command, ticket: Option<H::Ticket>) {
-        self.propose_encoded(|buffer| command.encode(buffer), ticket);
+        let waiter = ticket.map_or(Waiter::Nobody, Waiter::Ticket);
+        self.push(|buffer| command.encode(buffer), waiter, Due::Applied);
     }
 
-    /// Proposes the command that `encode` appends to the buffer.
+    /// Proposes a change of subscriptions: the ticket is completed when every node that serves routes by it (R1).
+    pub fn propose_routes(&self, command: &Command, ticket: Option<H::Ticket>) {
+        let waiter = ticket.map_or(Waiter::Nobody, Waiter::Ticket);
+        self.push(|buffer| command.encode(buffer), waiter, Due::Routed);
+    }
+
+    /// Proposes the publish that `encode` appends to the buffer; `ticket` is completed when it is committed.
     pub fn propose_encoded(&self, encode: impl FnOnce(&mut Vec<u8>), ticket: Option<H::Ticket>) {
-        self.push(encode, ticket.map_or(Waiter::Nobody, Waiter::Ticket), false);
+        let waiter = ticket.map_or(Waiter::Nobody, Waiter::Ticket);
+        self.push(encode, waiter, Due::Committed);
     }
 
     /// Proposes a publish whose message is retained: the ticket is completed when the topic's group has it as well.
     pub fn propose_retained(&self, encode: impl FnOnce(&mut Vec<u8>), ticket: Option<H::Ticket>) {
-        self.push(encode, ticket.map_or(Waiter::Nobody, Waiter::Ticket), true);
+        let waiter = ticket.map_or(Waiter::Nobody, Waiter::Ticket);
+        self.push(encode, waiter, Due::Retained);
     }
 
     /// Proposes a command; the receiver gets its outcome.
     pub(super) fn submit(&self, command: &Command) -> oneshot::Receiver<Completion> {
         let (sender, receiver) = oneshot::channel();
-        self.push(|buffer| command.encode(buffer), Waiter::Task(sender), false);
+        self.push(
+            |buffer| command.encode(buffer),
+            Waiter::Task(sender),
+            Due::Applied,
+        );
         receiver
     }
 
-    pub(super) fn push(&self, encode: impl FnOnce(&mut Vec<u8>), waiter: Waiter<H::Ticket>, retained: bool) {
-        if let Err(waiter) = self.proposals.push(encode, waiter, retained) {
+    pub(super) fn push(&self, encode: impl FnOnce(&mut Vec<u8>), waiter: Waiter<H::Ticket>, due: Due) {
+        if let Err(waiter) = self.proposals.push(encode, waiter, due) {
             tracing::warn!(group = self.id.0, "a command that no entry can hold is refused");
             if let Some(completion) = self.tell(waiter, Completion::TooLarge) {
                 self.host.complete(vec![completion]);
@@ -160,12 +212,14 @@ impl<H: Host> Group<H> {
 
     /// Asks for references of a session's queue; the answer goes to [`Host::handle_references`].
     pub fn pull(&self, request: PullRequest) {
-        let after = match request.from {
-            // A connection's first: an earlier connection of the session may have settled what the state still has.
-            Sequence(0) => self.proposals.pushed(),
-            _ => 0,
-        };
-        self.pulls.lock().push(WaitingPull { request, after });
+        // An earlier connection of the session may have settled what the state still has, here or on another node.
+        let is_first = request.from == Sequence(0);
+        let after = if is_first { self.proposals.pushed() } else { 0 };
+        self.pulls.lock().push(WaitingPull {
+            request,
+            after,
+            is_first,
+        });
         self.attend.notify_one();
     }
 
@@ -174,6 +228,7 @@ impl<H: Host> Group<H> {
         loop {
             self.attend.notified().await;
             self.answer_pulls();
+            self.take_node_messages();
             self.dispatch_shares();
         }
     }
@@ -185,6 +240,7 @@ impl<H: Host> Group<H> {
             match event {
                 Event::WillDue { .. } => self.will_due.notify_one(),
                 Event::RetainedQueued => self.outbox_filled.notify_one(),
+                Event::RetainedTaken { up_to, refused } => self.retained_taken(*up_to, refused),
                 Event::DeadlineChanged => self.deadline_changed.notify_one(),
                 Event::Queued {
                     queue: TargetQueue::Share(share),
@@ -193,6 +249,10 @@ impl<H: Host> Group<H> {
                     self.shares.lock().mark(share);
                     attend = true;
                 }
+                Event::Queued {
+                    queue: TargetQueue::Node(node, incarnation),
+                    ..
+                } => attend |= (*node, *incarnation) == (self.settings.node, self.settings.incarnation),
                 Event::Removed {
                     queue: TargetQueue::Session(session),
                     ..
@@ -200,6 +260,10 @@ impl<H: Host> Group<H> {
                     self.window_may_have_moved(*session);
                     attend |= self.member_has_room(*session);
                 }
+                Event::Removed {
+                    queue: TargetQueue::Share(share),
+                    ..
+                } => self.shared_removed(share),
                 Event::SessionEnded { session, .. } => {
                     self.sent.lock().remove(session);
                 }

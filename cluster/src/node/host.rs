@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use quorate_proto::codec::{QoS, SubscriptionOptions};
 use quorate_proto::message::Message;
 use quorate_storage::log::GroupId;
 
-use crate::state::{Event, Outcome, PulledReference, Sequence, SessionId, ShareKey, Target, TargetQueue};
+use super::BrokerReply;
+use crate::raft::PeerStart;
+use crate::state::{
+    Event, NodeId, Outcome, PulledReference, Sequence, SessionId, ShareKey, Target, TargetQueue,
+};
 
 /// Address of a connection on this node: worker, place in its table, and the place's generation, so that a late
 /// message never reaches the place's next tenant.
@@ -55,8 +60,10 @@ pub struct References {
 /// A reference of a shared queue that was given to a member.
 #[derive(Clone, Debug)]
 pub struct SharedReference {
-    /// The member's connection.
-    pub location: Location,
+    /// Where the member's connection is.
+    pub at: MemberAt,
+    /// The member.
+    pub session: SessionId,
     /// The group that holds it.
     pub group: GroupId,
     /// The shared subscription.
@@ -71,13 +78,22 @@ pub struct SharedReference {
     pub now: crate::state::GroupTime,
 }
 
+/// Where a member of a shared subscription is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberAt {
+    /// At this node.
+    Here(Location),
+    /// At another one.
+    There(NodeId),
+}
+
 /// A connected member of a shared subscription.
 #[derive(Clone, Copy, Debug)]
 pub struct ShareMember {
     /// Its session.
     pub session: SessionId,
-    /// Its connection.
-    pub location: Location,
+    /// Where its connection is.
+    pub at: MemberAt,
     /// Its options.
     pub options: SubscriptionOptions,
     /// Its subscription identifier.
@@ -94,6 +110,10 @@ pub trait Host: Send + Sync + Sized + 'static {
 
     /// Apply did this, in this order; called before the proposals of the same entry complete.
     fn handle_events(&self, group: GroupId, events: &[Event]);
+
+    /// The state of a group was replaced as a whole: of the sessions at home there only those are left that are `known`.
+    /// Events that say everything again follow.
+    fn handle_reload(&self, group: GroupId, known: &dyn Fn(SessionId) -> bool);
 
     /// Answers to pulls.
     fn handle_references(&self, references: References);
@@ -115,6 +135,16 @@ pub trait Host: Send + Sync + Sized + 'static {
 
     /// Whether anybody still owns this queue: a session that exists, a share that has a durable or a connected member.
     fn queue_is_known(&self, queue: &TargetQueue) -> bool;
+
+    /// Messages that a group holds for the live subscribers of this node (R11), in order.
+    fn handle_node_messages(&self, messages: Vec<PulledReference>);
+
+    /// A request of another node's broker, in the order they were sent. Must not block.
+    fn handle_peer(&self, from: PeerStart, request: Bytes, reply: BrokerReply);
+
+    /// The cluster has taken this start of the node out of its view: nobody may be answered any more, and the node has
+    /// to start anew.
+    fn removed(&self);
 
     /// The node cannot go on: its log or state store failed.
     fn fatal(&self, what: String);

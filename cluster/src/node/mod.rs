@@ -11,16 +11,23 @@
 //! connections and takes the outcomes of proposals.
 
 mod backlog;
+mod barrier;
 mod checkpoints;
 mod clock;
+mod confirm;
 mod duties;
 mod group;
 mod host;
+mod lease;
+mod membership;
+mod peers;
 mod placement;
 mod proposer;
 mod puller;
 mod replica;
 mod retained;
+mod seeds;
+mod service;
 mod shares;
 mod start;
 #[cfg(test)]
@@ -31,7 +38,10 @@ pub use backlog::Backlog;
 pub use checkpoints::StateCheckpoints;
 pub use clock::GroupClock;
 pub use group::Group;
-pub use host::{Completion, Host, Location, References, ShareMember, SharedReference};
-pub use placement::{DATA_GROUPS, GroupKind, LIVE_GROUPS, Placement};
+pub use host::{Completion, Host, Location, MemberAt, References, ShareMember, SharedReference};
+pub use membership::ServingLease;
+pub use placement::{DATA_GROUPS, GroupKind, LIVE_GROUPS, META, Placement};
 pub use puller::PullRequest;
+pub use seeds::{Found, SeedError, SeedService, SeedSettings, find_cluster};
+pub use service::BrokerReply;
 pub use start::{Node, NodeSettings, StartError};

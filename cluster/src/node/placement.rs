@@ -12,13 +12,16 @@ pub const DATA_GROUPS: u16 = 16;
 /// 2.5 MB of memory.
 pub const LIVE_GROUPS: u16 = 1;
 
-/// Group 0 is `meta`.
+/// The group of the nodes themselves.
+pub const META: GroupId = GroupId(0);
 const DATA_FIRST: u16 = 1;
 const LIVE_FIRST: u16 = DATA_FIRST + DATA_GROUPS;
 
 /// What a group holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GroupKind {
+    /// Synced: the nodes, the view, where the groups are.
+    Meta,
     /// Synced: durable sessions, queues, retained messages.
     Data,
     /// Not synced: sessions of expiry 0.
@@ -45,7 +48,7 @@ impl Placement {
         GroupId(DATA_FIRST + Self::slot(topic, DATA_GROUPS))
     }
 
-    /// Every group of a node, data groups first.
+    /// Every group beside `meta`, data groups first.
     pub fn groups() -> impl Iterator<Item = GroupId> {
         (DATA_FIRST..LIVE_FIRST + LIVE_GROUPS).map(GroupId)
     }
@@ -57,7 +60,9 @@ impl Placement {
 
     /// What `group` holds.
     pub fn kind(group: GroupId) -> GroupKind {
-        if group.0 < LIVE_FIRST {
+        if group == META {
+            GroupKind::Meta
+        } else if group.0 < LIVE_FIRST {
             GroupKind::Data
         } else {
             GroupKind::Live
@@ -77,6 +82,7 @@ impl Placement {
     /// Name of a group, for logs and metrics.
     pub fn name(group: GroupId) -> String {
         match Self::kind(group) {
+            GroupKind::Meta => "meta".to_owned(),
             GroupKind::Data => format!("data-{}", group.0 - DATA_FIRST),
             GroupKind::Live => format!("live-{}", group.0 - LIVE_FIRST),
         }

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,17 +14,19 @@ use tokio::sync::{Notify, oneshot};
 
 use super::shares::Assignment;
 use super::{Backlog, Completion, Group, Host};
-use crate::raft::{BATCH_BYTES_MAX, ProposeError};
+use crate::raft::{BATCH_BYTES_MAX, ProposeError, RaftGroup};
+use crate::state::codec::{batch_proposer, stamp_batch};
 use crate::state::{BatchHeader, BatchOutcome, Outcome, RetainedSource};
 
 /// Bytes of commands in one entry, unless a single command is larger.
 const ENTRY_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a single command: with the header of a batch, of eight numbers, it has to fit one entry.
 pub(super) const COMMAND_BYTES_MAX: usize = BATCH_BYTES_MAX - 128;
-/// Entries after which a log in memory is cut.
-const ENTRIES_UNTIL_CUT: u64 = 256;
 /// Commands in one entry.
 const ENTRY_COMMANDS_MAX: usize = 4_096;
+/// Pause before a proposal is repeated: the first, and the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// Who waits for an outcome.
 #[derive(Debug)]
@@ -36,11 +38,35 @@ pub(super) enum Waiter<T> {
     Assign(Assignment),
 }
 
+/// When a command's waiter is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// When the command is committed.
+    Committed,
+    /// When this node has applied it as well.
+    Applied,
+    /// When every node routes by it (R1).
+    Routed,
+    /// When the topic's group has the retained message.
+    Retained,
+}
+
+/// Waiters of one entry, in the order of its commands.
+type Waiters<T> = Vec<(Waiter<T>, Due)>;
+
 /// Commands that leave in one entry.
 #[derive(Debug)]
 struct Pack<T> {
     commands: Vec<u8>,
-    waiters: Vec<(Waiter<T>, bool)>,
+    waiters: Waiters<T>,
+}
+
+/// An entry whose outcome is known, and which this node has not applied yet.
+#[derive(Debug)]
+struct Committed<T> {
+    number: u64,
+    index: u64,
+    waiters: Vec<(u32, Waiter<T>, Due, Completion)>,
 }
 
 impl<T> Pack<T> {
@@ -67,6 +93,10 @@ pub(super) struct Proposals<T> {
     known: AtomicU64,
     /// Number of the batch that was applied last, and the index of its entry.
     applied: Mutex<(u64, u64)>,
+    /// Entries that wait to be applied here, by their indexes.
+    committed: Mutex<VecDeque<Committed<T>>>,
+    /// Whether there are any.
+    has_committed: AtomicBool,
     /// What waits for all groups of the node.
     backlog: Arc<Backlog>,
 }
@@ -79,6 +109,8 @@ impl<T> Proposals<T> {
             pushed: AtomicU64::new(0),
             known: AtomicU64::new(0),
             applied: Mutex::default(),
+            committed: Mutex::new(VecDeque::new()),
+            has_committed: AtomicBool::new(false),
             backlog,
         }
     }
@@ -93,13 +125,12 @@ impl<T> Proposals<T> {
         self.known.load(Ordering::Acquire)
     }
 
-    /// Appends a command; `retained` delays the completion until the topic's group has the value. The waiter of a
-    /// command that no entry can hold comes back.
+    /// Appends a command. The waiter of one that no entry can hold comes back.
     pub(super) fn push(
         &self,
         encode: impl FnOnce(&mut Vec<u8>),
         waiter: Waiter<T>,
-        retained: bool,
+        due: Due,
     ) -> Result<(), Waiter<T>> {
         let mut packs = self.packs.lock();
         let was_empty = packs.is_empty();
@@ -123,7 +154,7 @@ impl<T> Proposals<T> {
             packs.push_back(pack);
             pack = Pack::of(command);
         }
-        pack.waiters.push((waiter, retained));
+        pack.waiters.push((waiter, due));
         packs.push_back(pack);
         self.pushed.fetch_add(1, Ordering::Release);
         self.backlog.add(size);
@@ -164,19 +195,16 @@ impl<H: Host> Group<H> {
         loop {
             let pack = self.proposals.next().await;
             number += 1;
-            if number % ENTRIES_UNTIL_CUT == 0 {
-                self.log_has_grown.notify_one();
-            }
             let entry = self.entry(number, pack.waiters.len(), &pack.commands);
-            let outcome = self.propose_until_known(entry).await;
+            let proposed = self.propose_until_known(entry).await;
             self.proposals.backlog.remove(pack.commands.len());
-            let Some(outcome) = outcome else { return };
+            let Some((outcome, index)) = proposed else { return };
             let count = pack.waiters.len() as u64;
             self.proposals.known.fetch_add(count, Ordering::Release);
             if !self.pulls.lock().is_empty() {
                 self.attend.notify_one();
             }
-            self.complete(number, pack.waiters, outcome);
+            self.committed(number, index, pack.waiters, outcome);
         }
     }
 
@@ -200,12 +228,13 @@ impl<H: Host> Group<H> {
         self.propose_until_known(entry).await.is_some()
     }
 
-    /// Repeats an entry until its outcome is known; `None` when the node is going down.
-    pub(super) async fn propose_until_known(&self, entry: Bytes) -> Option<BatchOutcome> {
-        let mut pause = Duration::from_millis(5);
+    /// Repeats an entry, at whichever node leads, until its outcome is known; `None` when the node is going down.
+    /// Returns the index of the entry that the outcome came with, which may be that of a repeat.
+    pub(super) async fn propose_until_known(&self, entry: Bytes) -> Option<(BatchOutcome, u64)> {
+        let mut pause = PAUSE_MIN;
         loop {
-            match self.raft().propose(&entry).await {
-                Ok(outcome) => return Some(outcome),
+            match self.propose_once(&entry).await {
+                Ok(proposed) => return Some(proposed),
                 Err(ProposeError::Fatal(what)) => {
                     self.host.fatal(what);
                     return None;
@@ -213,32 +242,119 @@ impl<H: Host> Group<H> {
                 Err(error @ ProposeError::TooLarge(_)) => {
                     // The bounds of packs are to prevent it; a repeat would stop the group for good.
                     tracing::error!(group = self.id().0, %error, "commands are refused");
-                    return Some(BatchOutcome::Refused);
+                    return Some((BatchOutcome::Refused, 0));
                 }
                 Err(error) => {
                     tracing::debug!(group = self.id().0, %error, "proposal is repeated");
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_millis(200));
+                    pause = (pause * 2).min(PAUSE_MAX);
                 }
             }
         }
     }
 
-    fn complete(&self, number: u64, waiters: Vec<(Waiter<H::Ticket>, bool)>, outcome: BatchOutcome) {
+    /// Proposes an entry at the group's leader. Gives up on a leader when there is another.
+    async fn propose_once(&self, entry: &Bytes) -> Result<(BatchOutcome, u64), ProposeError> {
+        let leader = self.leader().await?;
+        if leader == self.settings.node {
+            return self.propose_here(entry).await;
+        }
+        tokio::select! {
+            answer = self.peers.propose(leader, self.id(), entry.clone()) => answer,
+            _ = self.leader_other_than(leader) => Err(ProposeError::Unknown),
+        }
+    }
+
+    /// Proposes an entry of this or another node, which works only where this node leads.
+    pub(super) async fn propose_here(&self, entry: &[u8]) -> Result<(BatchOutcome, u64), ProposeError> {
+        let replica = self.replica().ok_or(ProposeError::NotLeader { leader: None })?;
+        // A batch that another version has made is refused before anybody applies it.
+        batch_proposer(entry).map_err(|error| {
+            tracing::warn!(group = self.id().0, %error, "a batch that was handed over cannot be read");
+            ProposeError::TooLarge(entry.len())
+        })?;
+        let stamp = self.now();
+        replica
+            .propose_patched(entry, |entry| {
+                stamp_batch(entry, stamp).expect("its header was read");
+            })
+            .await
+    }
+
+    /// An entry's outcome is known. Who need not wait until this node has applied it is told.
+    fn committed(&self, number: u64, index: u64, waiters: Waiters<H::Ticket>, outcome: BatchOutcome) {
         let mut outcomes = match outcome {
             BatchOutcome::Applied(outcomes) => outcomes.into_iter(),
             BatchOutcome::Refused => Vec::new().into_iter(),
         };
-        let index = self.proposals.applied_at(number);
-        let mut completions = Vec::with_capacity(waiters.len());
-        for (position, (waiter, retained)) in (0..).zip(waiters) {
+        let is_applied = self.has_applied(index);
+        let mut told = Vec::new();
+        let mut waiting = Vec::new();
+        for (position, (waiter, due)) in (0..).zip(waiters) {
             let completion = outcomes.next().map_or(Completion::Refused, Completion::Applied);
+            match due {
+                Due::Committed => told.extend(self.tell(waiter, completion)),
+                due => waiting.push((position, waiter, due, completion)),
+            }
+        }
+        if !told.is_empty() {
+            self.host.complete(told);
+        }
+        let committed = Committed {
+            number,
+            index,
+            waiters: waiting,
+        };
+        if is_applied {
+            self.complete(committed);
+        } else {
+            self.proposals.committed.lock().push_back(committed);
+            self.proposals.has_committed.store(true, Ordering::SeqCst);
+            // It may have been applied meanwhile, without a look at what waits.
+            if self.has_applied(index) {
+                self.complete_applied(index);
+            }
+        }
+    }
+
+    fn has_applied(&self, index: u64) -> bool {
+        self.replica()
+            .and_then(RaftGroup::applied_index)
+            .is_some_and(|applied| applied >= index)
+    }
+
+    /// This node has applied everything up to `index`: who waited for that is told.
+    pub(super) fn complete_applied(&self, index: u64) {
+        if !self.proposals.has_committed.load(Ordering::SeqCst) {
+            return;
+        }
+        loop {
+            let next = {
+                let mut committed = self.proposals.committed.lock();
+                let next = committed.pop_front_if(|entry| entry.index <= index);
+                self.proposals
+                    .has_committed
+                    .store(!committed.is_empty(), Ordering::SeqCst);
+                next
+            };
+            match next {
+                Some(entry) => self.complete(entry),
+                None => return,
+            }
+        }
+    }
+
+    /// Tells the waiters of an entry that is applied here, unless they wait for more.
+    fn complete(&self, committed: Committed<H::Ticket>) {
+        let index = self.proposals.applied_at(committed.number);
+        let mut completions = Vec::with_capacity(committed.waiters.len());
+        for (position, waiter, due, completion) in committed.waiters {
             let stored = matches!(
                 completion,
                 Completion::Applied(Outcome::Published { duplicate: false, .. })
             );
             match waiter {
-                Waiter::Ticket(ticket) if retained && stored => match index {
+                Waiter::Ticket(ticket) if due == Due::Retained && stored => match index {
                     Some(index) => {
                         let source = RetainedSource {
                             group: self.id(),
@@ -250,6 +366,10 @@ impl<H: Host> Group<H> {
                     // Not applied here: whether its topic's group has it cannot be known (R13).
                     None => completions.push((ticket, Completion::Refused)),
                 },
+                Waiter::Ticket(ticket) if due == Due::Routed && !self.routes.is_alone() => {
+                    self.routes
+                        .confirm(self.id(), committed.index, ticket, completion);
+                }
                 waiter => completions.extend(self.tell(waiter, completion)),
             }
         }

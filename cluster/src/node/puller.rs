@@ -6,10 +6,12 @@
 use std::sync::Arc;
 
 use super::{Group, Host, Location, References};
-use crate::state::{Sequence, SessionId, TargetQueue};
+use crate::state::{Command, Sequence, SessionId, TargetQueue};
 
 /// Identifiers per slot: a reference is sent only within this many of the oldest unsettled one (R22).
 pub(super) const SLOT_SIZE: u64 = 3_855;
+/// References taken from the node's own queue at once.
+const NODE_PULL_COUNT: usize = 256;
 /// Bytes in one answer, unless a single message is larger.
 const PULL_BYTES_MAX: u64 = 256 * 1024;
 
@@ -26,11 +28,14 @@ pub struct PullRequest {
     pub count_max: u32,
 }
 
-/// A request and the number of commands whose outcome must be known before it is answered.
+/// A request and what must have happened before it is answered.
 #[derive(Debug)]
 pub(super) struct WaitingPull {
     pub(super) request: PullRequest,
+    /// The outcomes of so many commands are known.
     pub(super) after: u64,
+    /// Then, everything that is committed is applied here.
+    pub(super) is_first: bool,
 }
 
 impl<H: Host> Group<H> {
@@ -43,8 +48,30 @@ impl<H: Host> Group<H> {
             pulls.extract_if(.., |pull| pull.after <= known).collect()
         };
         for pull in ready {
+            if pull.is_first {
+                let is_first = false;
+                self.barrier.enter(WaitingPull { is_first, ..pull });
+                continue;
+            }
             let references = self.answer_pull(&pull.request);
             self.host.handle_references(references);
+        }
+    }
+
+    /// Takes what came to this node's own queue (R11): its live subscribers get it, and the group forgets it.
+    pub(super) fn take_node_messages(&self) {
+        let queue = TargetQueue::Node(self.settings.node, self.settings.incarnation);
+        let mut taken = self.node_taken.lock();
+        loop {
+            let mut references = Vec::new();
+            self.state()
+                .pull(&queue, *taken, NODE_PULL_COUNT, PULL_BYTES_MAX, &mut references);
+            let Some(last) = references.last() else { return };
+            *taken = Sequence(last.sequence.0 + 1);
+            let sequences = references.iter().map(|reference| reference.sequence).collect();
+            self.host.handle_node_messages(references);
+            let queue = queue.clone();
+            self.propose(&Command::Settle { queue, sequences }, None);
         }
     }
 

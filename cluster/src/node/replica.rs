@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Group, GroupKind, Host, Placement};
+use super::{Group, Host};
 use crate::raft::{ReplicatedState, StateChanges, StateError};
 use crate::state::{Batch, BatchOutcome, Event};
 
@@ -22,15 +22,35 @@ impl<H: Host> Replica<H> {
         }
     }
 
-    /// Tells the host what a loaded state says, in the words of events.
+    /// Takes back what was told of the queues of a state that is about to be replaced.
+    fn withdraw_queues(&mut self) {
+        let state = self.group.state();
+        let events: Vec<Event> = state
+            .queues()
+            .filter(|view| view.len > 0)
+            .map(|view| Event::Removed {
+                queue: view.queue,
+                count: view.len,
+                bytes: view.bytes,
+            })
+            .collect();
+        drop(state);
+        self.group.host.handle_events(self.group.id(), &events);
+    }
+
+    /// Tells the host what a loaded state says, in the words of events; what it does not say is no more (R6).
     fn announce(&mut self) {
+        let group = &self.group;
+        group
+            .host
+            .handle_reload(group.id(), &|session| group.state().session_exists(session));
         let state = self.group.state();
         let mut events = Vec::new();
         for session in state.sessions(None) {
             events.push(Event::SessionOwner {
                 client_id: session.client_id.clone(),
                 session: session.session,
-                owner: None,
+                owner: session.owner,
                 fenced: None,
             });
             for subscription in state.subscriptions(session.session) {
@@ -65,27 +85,22 @@ impl<H: Host> ReplicatedState for Replica<H> {
         if self.group.settings.is_own(&batch) {
             self.group.proposals.note_applied(batch.number, index);
         }
+        self.group.clock().advance_to(batch.stamp);
         self.group.handle_events(&self.events);
         self.events.clear();
+        self.group.complete_applied(index);
         Ok(outcome)
     }
 
     fn changes(&mut self) -> StateChanges {
-        let mut state = self.group.state();
-        match Placement::kind(self.group.id()) {
-            GroupKind::Data => state.take_changes(),
-            // A live group starts empty after a full stop (R41): its state never goes to disk.
-            GroupKind::Live => {
-                state.forget_changes();
-                StateChanges::new()
-            }
-        }
+        self.group.state().take_changes()
     }
 
     fn load(
         &mut self,
         entries: &mut dyn Iterator<Item = Result<(Vec<u8>, Vec<u8>), StateError>>,
     ) -> Result<(), StateError> {
+        self.withdraw_queues();
         // The state wants plain records; an unreadable one ends the load.
         let mut unreadable = None;
         let records = std::iter::from_fn(|| match entries.next() {

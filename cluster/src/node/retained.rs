@@ -57,6 +57,11 @@ impl<T> RetainedWaits<T> {
         }
     }
 
+    /// Another leader carries on, or this one begins: with what stands in the outbox.
+    pub(super) fn leader_changed(&mut self) {
+        self.refused.clear();
+    }
+
     fn forget_refused(&mut self) {
         let (taken, asked_to) = (self.taken, self.asked_to);
         self.refused
@@ -70,7 +75,10 @@ impl<H: Host> Group<H> {
         loop {
             let Some(node) = node.upgrade() else { return };
             let taken = self.retained_waits.lock().taken;
-            let mut writes = self.state().outbox(taken, OUTBOX_BATCH);
+            let mut writes = match self.leads() {
+                true => self.state().outbox(taken, OUTBOX_BATCH),
+                false => Vec::new(),
+            };
             let is_idle = writes.is_empty();
             limit_bytes(&mut writes);
             let all_taken = self.carry_retained(&node, writes).await;
@@ -125,12 +133,14 @@ impl<H: Host> Group<H> {
         // Proposed in their order, before the first answer is waited for.
         let answers: Vec<_> = answers.collect();
         let mut taken = None;
+        let mut refused = Vec::new();
         let mut all_taken = true;
         for (source, answer) in sources.into_iter().zip(join_all(answers).await) {
             match answer.unwrap_or(Completion::Refused) {
                 // A repeat of a refused write would be answered as done.
                 Completion::Applied(Outcome::Refused(_)) | Completion::TooLarge => {
                     self.retained_waits.lock().refused.insert(source);
+                    refused.push(source);
                 }
                 Completion::Applied(_) => {}
                 Completion::Refused => all_taken = false,
@@ -140,14 +150,25 @@ impl<H: Host> Group<H> {
             }
         }
         if let Some(up_to) = taken {
-            self.propose(&Command::RetainedTaken { up_to }, None);
+            refused.retain(|source| *source <= up_to);
+            self.propose(&Command::RetainedTaken { up_to, refused }, None);
+            // Publishers at other nodes are told when that is applied there.
             self.complete_retained(up_to);
         }
         all_taken
     }
 
+    /// The leader of this group, whoever it is, has passed writes on.
+    pub(super) fn retained_taken(&self, up_to: RetainedSource, refused: &[RetainedSource]) {
+        self.retained_waits.lock().refused.extend(refused);
+        self.complete_retained(up_to);
+    }
+
     fn complete_retained(&self, taken: RetainedSource) {
         let mut waits = self.retained_waits.lock();
+        if waits.taken >= Some(taken) {
+            return;
+        }
         waits.taken = Some(taken);
         let mut completions = Vec::new();
         while let Some(first) = waits.waiting.first_entry()

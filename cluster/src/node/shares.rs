@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use quorate_proto::codec::QoS;
 
-use super::host::{ShareMember, shared_qos};
-use super::proposer::Waiter;
-use super::{Completion, Group, Host, Location, Placement, SharedReference};
+use super::host::{MemberAt, ShareMember, shared_qos};
+use super::proposer::{Due, Waiter};
+use super::{Completion, Group, Host, Placement, SharedReference};
 use crate::state::{Command, Outcome, PulledReference, Sequence, SessionId, ShareKey, TargetQueue};
 
 /// References of one group that one member may hold unsettled, and length of its own queue from which on nothing is
@@ -28,9 +28,18 @@ struct Share {
     next: Sequence,
     /// Given back by members that were lost.
     returned: BTreeSet<Sequence>,
-    in_flight: BTreeMap<Sequence, SessionId>,
+    in_flight: BTreeMap<Sequence, Holder>,
     /// Goes round the members.
     turn: usize,
+}
+
+/// Who holds a reference.
+#[derive(Clone, Copy, Debug)]
+struct Holder {
+    session: SessionId,
+    /// A message at QoS 2 that another node has for a member without a durable session. What was sent of it is known
+    /// there alone, and it must not go to another [MQTT-4.8.2-5]: it ends with the member.
+    is_final: bool,
 }
 
 /// How many references of which shares each member holds.
@@ -118,8 +127,8 @@ impl ShareDispatch {
     /// What a member held is not held by it any more.
     fn release(&mut self, share: &ShareKey, sequence: Sequence) -> Option<&mut Share> {
         let dispatched = self.shares.get_mut(share)?;
-        if let Some(session) = dispatched.in_flight.remove(&sequence) {
-            self.held.remove(session, share);
+        if let Some(holder) = dispatched.in_flight.remove(&sequence) {
+            self.held.remove(holder.session, share);
         }
         Some(dispatched)
     }
@@ -174,15 +183,64 @@ impl<H: Host> Group<H> {
     pub fn share_member_lost(&self, session: SessionId) {
         let mut dispatch = self.shares.lock();
         let shares: Vec<ShareKey> = dispatch.held.take(session).collect();
+        let mut ended = Vec::new();
         for key in &shares {
             if let Some(share) = dispatch.shares.get_mut(key) {
-                share.take_back(session);
+                let sequences = share.take_back(session);
+                if !sequences.is_empty() {
+                    let queue = TargetQueue::Share(key.clone());
+                    ended.push(Command::Settle { queue, sequences });
+                }
             }
             dispatch.mark(key);
         }
         drop(dispatch);
+        for settle in ended {
+            self.propose(&settle, None);
+        }
         if !shares.is_empty() {
             self.attend.notify_one();
+        }
+    }
+
+    /// References left a shared queue: who held them has room.
+    pub(super) fn shared_removed(&self, key: &ShareKey) {
+        let mut dispatch = self.shares.lock();
+        let Some(share) = dispatch.shares.get(key) else {
+            return;
+        };
+        let queue = TargetQueue::Share(key.clone());
+        let gone: Vec<Sequence> = {
+            let state = self.state();
+            let held = share.in_flight.keys().chain(&share.returned);
+            held.filter(|sequence| !state.holds(&queue, **sequence))
+                .copied()
+                .collect()
+        };
+        for sequence in &gone {
+            if let Some(share) = dispatch.release(key, *sequence) {
+                share.returned.remove(sequence);
+            }
+        }
+        if !gone.is_empty() {
+            dispatch.mark(key);
+            drop(dispatch);
+            self.attend.notify_one();
+        }
+    }
+
+    /// Another node leads, or this one begins to: it gives everything that is not settled.
+    pub(super) fn begin_dispatch(&self, leads: bool) {
+        let mut dispatch = self.shares.lock();
+        *dispatch = ShareDispatch::default();
+        if leads {
+            let state = self.state();
+            dispatch
+                .marked
+                .extend(state.queues().filter_map(|view| match view.queue {
+                    TargetQueue::Share(share) if view.len > 0 => Some(share),
+                    _ => None,
+                }));
         }
     }
 
@@ -239,11 +297,18 @@ impl<H: Host> Group<H> {
 
     pub(super) fn dispatch_shares(self: &Arc<Self>) {
         let marked = std::mem::take(&mut self.shares.lock().marked);
+        if !self.leads() {
+            return;
+        }
         for key in marked {
             let members = self.host.share_members(&key);
             let (given, assigned) = self.dispatch_share(&key, &members);
             for (assign, assignment) in assigned {
-                self.push(|buffer| assign.encode(buffer), Waiter::Assign(assignment), false);
+                self.push(
+                    |buffer| assign.encode(buffer),
+                    Waiter::Assign(assignment),
+                    Due::Applied,
+                );
             }
             if !given.is_empty() {
                 self.host.handle_shared(given);
@@ -309,7 +374,12 @@ impl<H: Host> Group<H> {
                     if shared_qos(reference.qos, &member.options) > QoS::AtMostOnce {
                         // A session that ends with its connection needs no committed choice: nobody can take it up
                         // again.
-                        share.in_flight.insert(reference.sequence, member.session);
+                        let holder = Holder {
+                            session: member.session,
+                            is_final: matches!(member.at, MemberAt::There(_))
+                                && shared_qos(reference.qos, &member.options) == QoS::ExactlyOnce,
+                        };
+                        share.in_flight.insert(reference.sequence, holder);
                         held.add(member.session, key);
                     }
                     given.push(self.give(key, &member, reference));
@@ -332,7 +402,8 @@ impl<H: Host> Group<H> {
             self.propose(&settle, None);
         }
         SharedReference {
-            location: member.location,
+            at: member.at,
+            session: member.session,
             group: self.id(),
             share: key.clone(),
             reference,
@@ -382,16 +453,19 @@ impl Share {
         None
     }
 
-    fn take_back(&mut self, session: SessionId) {
-        let taken = self.in_flight.extract_if(.., |_, holder| *holder == session);
-        self.returned.extend(taken.map(|(sequence, _)| sequence));
-    }
-}
-
-/// Where a member's connection is.
-impl ShareMember {
-    /// Its connection.
-    pub fn location(&self) -> Location {
-        self.location
+    /// Takes back what a member held; answers what ends with it.
+    fn take_back(&mut self, session: SessionId) -> Vec<Sequence> {
+        let mut ended = Vec::new();
+        let taken = self
+            .in_flight
+            .extract_if(.., |_, holder| holder.session == session);
+        for (sequence, holder) in taken {
+            if holder.is_final {
+                ended.push(sequence);
+            } else {
+                self.returned.insert(sequence);
+            }
+        }
+        ended
     }
 }

@@ -1,4 +1,5 @@
-//! Starts a node: its groups over one log and one state store, the end of its last start, and the tasks that serve.
+//! Starts a node: its replicas over one log and one state store, its place in the cluster, the end of its last start,
+//! and the tasks that serve.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,17 +11,23 @@ use quorate_storage::volume::ClockFile;
 use tokio::task::JoinHandle;
 
 use super::clock::NotedClock;
-use super::group::GroupSettings;
+use super::confirm::RouteConfirmations;
+use super::group::{Common, GroupSettings};
+use super::membership::Membership;
+use super::peers::Peers;
+use super::placement::META;
 use super::replica::Replica;
-use super::{Backlog, Completion, Group, GroupKind, Host, Placement};
-use crate::raft::{self, NodeAddress, NodeParts, RaftGroup, StateError};
-use crate::state::{Command, GroupTime, NodeId, NodeIncarnation, QueueLimits};
+use super::service::NodeService;
+use super::{Backlog, Group, GroupClock, GroupKind, Host, Placement};
+use crate::meta::{Directory, MetaCommand, MetaReplica};
+use crate::raft::{self, NodeAddress, NodeParts, RaftGroup, StateError, Transport};
+use crate::state::{Command, NodeId, NodeIncarnation, QueueLimits};
 
 /// Bytes of commands that may wait for a disk that does not keep up before clients are not read any more.
 const PROPOSALS_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Entries kept in the log of a live group behind a checkpoint.
-const LIVE_ENTRIES_TO_KEEP: u64 = 64;
+/// Entries kept in the log of `meta`, for nodes that were away.
+const META_ENTRIES_TO_KEEP: u64 = 1_000;
 
 /// How a node runs.
 #[derive(Clone, Debug)]
@@ -29,6 +36,20 @@ pub struct NodeSettings {
     pub node: NodeId,
     /// This start of it (R25).
     pub incarnation: NodeIncarnation,
+    /// Its name.
+    pub name: String,
+    /// Number of its volume.
+    pub volume: [u8; 16],
+    /// Where the other nodes reach it.
+    pub address: NodeAddress,
+    /// The other nodes, as far as they are known.
+    pub known: Vec<(NodeId, NodeAddress)>,
+    /// Copies of everything, as far as there are nodes. Counts where this node founds the cluster.
+    pub replication_factor: u32,
+    /// Nodes before the cluster serves for the first time. Counts where this node founds the cluster.
+    pub bootstrap_expect: u32,
+    /// The machine stopped uncleanly since the last start: what was written and not synced may be lost (R41).
+    pub machine_restarted: bool,
     /// Where group time and wall clock are noted (R32).
     pub clock: ClockFile,
     /// Limits of one (session, group) queue.
@@ -62,6 +83,12 @@ pub enum StartError {
         /// Why.
         what: String,
     },
+    /// The cluster has gone on without this start of the node: it has to start anew.
+    #[error("the cluster has gone on without this node")]
+    Ended,
+    /// The cluster does not take this start of the node.
+    #[error("the cluster refuses this node: {0}")]
+    Refused(&'static str),
 }
 
 impl StartError {
@@ -74,30 +101,45 @@ impl StartError {
                     StateError::LogLost { .. } | StateError::StateLost { .. } | StateError::Corrupt(_)
                 )
             ),
-            Self::Stopped { .. } => false,
+            Self::Stopped { .. } | Self::Refused(_) | Self::Ended => false,
         }
     }
 }
 
 /// A node's groups.
 pub struct Node<H: Host> {
+    settings: NodeSettings,
+    parts: NodeParts,
+    host: Arc<H>,
+    peers: Peers,
+    routes: Arc<RouteConfirmations<H>>,
+    pub(super) membership: Membership,
+    pub(super) handovers: super::membership::Handovers,
     groups: BTreeMap<GroupId, Arc<Group<H>>>,
     backlog: Arc<Backlog>,
-    clock: Arc<NotedClock>,
+    clock: Arc<GroupClock>,
+    noted: std::sync::OnceLock<Arc<NotedClock>>,
     tasks: parking_lot::Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl<H: Host> Node<H> {
-    /// Starts all groups and brings their state up to the end of their logs; call it within the runtime that is to
-    /// run them. A volume without groups becomes a cluster of this node alone.
-    ///
-    /// # Errors
-    /// What is stored cannot be used, or a group stopped.
-    pub async fn start(
-        settings: NodeSettings,
-        parts: NodeParts,
-        host: Arc<H>,
-    ) -> Result<Arc<Self>, StartError> {
+    /// A node that does nothing yet, except that it answers its peers.
+    pub fn new(settings: NodeSettings, parts: NodeParts, host: Arc<H>) -> Arc<Self> {
+        let peers = Peers::new(parts.transport.clone());
+        let directory = Arc::new(Directory::default());
+        let backlog = Arc::new(Backlog::new(PROPOSALS_BYTES_MAX));
+        let clock = Arc::new(GroupClock::default());
+        let routes = Arc::new(RouteConfirmations::new(
+            host.clone(),
+            peers.clone(),
+            directory.clone(),
+        ));
+        let common = Common {
+            clock: clock.clone(),
+            peers: peers.clone(),
+            routes: routes.clone(),
+            backlog: backlog.clone(),
+        };
         let group_settings = GroupSettings {
             node: settings.node,
             incarnation: settings.incarnation,
@@ -105,70 +147,310 @@ impl<H: Host> Node<H> {
             retained_messages_max: settings.retained_messages_max,
             retained_bytes_max: settings.retained_bytes_max,
         };
-        let backlog = Arc::new(Backlog::new(PROPOSALS_BYTES_MAX));
-        let new_group = |group| Group::new(group, host.clone(), group_settings, backlog.clone());
-        let groups: BTreeMap<GroupId, Arc<Group<H>>> = Placement::groups()
-            .map(|group| (group, Arc::new(new_group(group))))
-            .collect();
-        let starts = groups.values().map(|group| start_group(group, &settings, &parts));
-        let mut last = GroupTime::default();
-        for started in join_all(starts).await {
-            last = last.max(started?);
-        }
-        let clock = Arc::new(NotedClock::resume(settings.clock.clone(), last));
-        for group in groups.values() {
-            group.clock_started(clock.clock());
-        }
+        let new_group = |group| Arc::new(Group::new(group, host.clone(), group_settings, &common));
+        let groups = Placement::groups().map(|group| (group, new_group(group)));
+        let known = settings.known.iter().map(|(node, _)| *node).collect();
         let node = Arc::new(Self {
-            groups,
+            membership: Membership::new(directory, known),
+            handovers: super::membership::Handovers::default(),
+            groups: groups.collect(),
+            peers,
+            routes,
             backlog,
             clock,
+            noted: std::sync::OnceLock::new(),
             tasks: parking_lot::Mutex::default(),
+            settings,
+            parts,
+            host,
         });
-        node.spawn_tasks(settings.checkpoint_interval);
-        node.end_last_start(&settings).await?;
-        Ok(node)
-    }
-
-    fn spawn_tasks(self: &Arc<Self>, checkpoint_interval: Duration) {
-        let mut tasks = self.tasks.lock();
-        for group in self.groups.values() {
-            tasks.push(tokio::spawn(group.clone().run_proposer()));
-            tasks.push(tokio::spawn(group.clone().run_attendant()));
-            tasks.push(tokio::spawn(group.clone().run_timers()));
-            tasks.push(tokio::spawn(group.clone().run_wills(Arc::downgrade(self))));
-            tasks.push(tokio::spawn(group.clone().run_outbox(Arc::downgrade(self))));
-            if Placement::kind(group.id()) == GroupKind::Live {
-                tasks.push(tokio::spawn(group.clone().cut_log()));
-            }
+        let transport = &node.parts.transport;
+        for (known, address) in &node.settings.known {
+            transport.set_address(*known, address);
         }
-        tasks.push(tokio::spawn(run_checkpoints(
-            Arc::downgrade(self),
-            checkpoint_interval,
-        )));
+        transport.set_service(Arc::new(NodeService(Arc::downgrade(&node))));
+        node
     }
 
-    /// Ends the connections of this node's last start in every group, before clients come (R25).
-    async fn end_last_start(&self, settings: &NodeSettings) -> Result<(), StartError> {
-        let Some(last) = settings.incarnation.0.checked_sub(1) else {
-            return Ok(());
+    /// Starts the replicas of this node, takes its place in the cluster, and brings everything up to what is committed;
+    /// call it within the runtime that is to run them. A volume that founded its cluster, and holds nothing, becomes
+    /// its first node. Clients may come when this returns.
+    ///
+    /// # Errors
+    /// What is stored cannot be used, a group stopped, or the cluster refuses this node.
+    pub async fn start(self: &Arc<Self>) -> Result<(), StartError> {
+        self.start_meta().await?;
+        self.spawn(Self::run_addresses(Arc::downgrade(self)));
+        self.spawn(Self::run_meta_leader(Arc::downgrade(self)));
+        self.register().await?;
+        self.start_groups().await?;
+        self.spawn(Self::run_reconciler(Arc::downgrade(self)));
+        self.spawn(Self::run_losses(Arc::downgrade(self)));
+        self.spawn(self.routes.clone().run());
+        self.spawn(run_checkpoints(
+            Arc::downgrade(self),
+            self.settings.checkpoint_interval,
+        ));
+        self.wait_for_members().await;
+        self.catch_up().await;
+        self.enter().await?;
+        // What was committed before everybody knew of this start (R2).
+        self.catch_up().await;
+        Ok(())
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.lock().push(tokio::spawn(task));
+    }
+
+    /// Starts the replica of `meta`; who founds the cluster writes its first entry.
+    async fn start_meta(&self) -> Result<(), StartError> {
+        let settings = raft::GroupSettings {
+            log_entries_to_keep: META_ENTRIES_TO_KEEP,
+            ..raft::GroupSettings::new(META)
         };
-        let command = Command::NodeLost {
-            node: settings.node,
-            incarnation: NodeIncarnation(last),
-        };
-        let ends = Placement::data_groups().map(|group| {
-            let group = self.group(group);
-            let command = &command;
-            async move { (group.id(), group.propose_and_wait(command).await) }
-        });
-        for (group, completion) in join_all(ends).await {
-            if completion == Completion::Refused {
-                let what = "the end of the last start was refused".to_owned();
-                return Err(StartError::Stopped { group: group.0, what });
-            }
+        let replica = MetaReplica::new(self.directory().clone());
+        let meta = RaftGroup::start(&settings, &self.parts, replica)
+            .await
+            .map_err(|error| StartError::Group { group: 0, error })?;
+        let founds = self.settings.node == FOUNDER && self.settings.known.is_empty();
+        if founds {
+            meta.initialize_single(self.settings.address.clone())
+                .await
+                .map_err(|error| stopped(META, &error))?;
+        }
+        assert!(self.membership.meta.set(meta.clone()).is_ok(), "meta starts once");
+        if founds {
+            // Void where it was founded before.
+            let settings = &self.settings;
+            let found = MetaCommand::found(
+                settings.replication_factor,
+                settings.bootstrap_expect,
+                settings.volume,
+                &settings.name,
+                &settings.address.0,
+            );
+            self.bring_about(&found, |state| state.is_founded().then_some(()))
+                .await;
         }
         Ok(())
+    }
+
+    /// Tells the cluster that this start of the node has begun (R25, R46).
+    async fn register(&self) -> Result<(), StartError> {
+        let (node, incarnation) = (self.settings.node, self.settings.incarnation);
+        let address = &self.settings.address.0;
+        let command = MetaCommand::register(node, incarnation, address);
+        let registered = self.bring_about(&command, |state| {
+            let record = state.node(node)?;
+            if record.removed {
+                return Some(Err(StartError::Refused("it was removed from the cluster")));
+            }
+            if record.incarnation == incarnation && record.ended {
+                return Some(Err(StartError::Ended));
+            }
+            if record.incarnation > incarnation {
+                return Some(Err(StartError::Refused(
+                    "a later start of it is known: its volume is a copy of another, or was restored from one",
+                )));
+            }
+            (record.incarnation == incarnation && record.address == *address).then_some(Ok(()))
+        });
+        registered.await
+    }
+
+    /// Starts this node's replicas, as soon as it is said where they are.
+    async fn start_groups(self: &Arc<Self>) -> Result<(), StartError> {
+        let this = self.settings.node;
+        self.directory()
+            .wait_for(|state| {
+                let mut placements = Placement::groups().map(|group| state.placement(group));
+                placements
+                    .all(|placed| placed.is_some_and(|placed| placed.replicas.contains(&this)))
+                    .then_some(())
+            })
+            .await;
+        let starts = self.groups.values().map(|group| self.start_group(group));
+        let mut alone = true;
+        for started in join_all(starts).await {
+            alone &= started?;
+        }
+        let times = self.groups.values().map(|group| group.state().group_time());
+        let last = times.max().unwrap_or_default();
+        let noted = NotedClock::resume(self.settings.clock.clone(), self.clock.clone(), last, alone);
+        assert!(self.noted.set(Arc::new(noted)).is_ok(), "the clock starts once");
+        for group in self.groups.values() {
+            self.spawn(group.clone().run_proposer());
+            self.spawn(group.clone().run_barrier());
+            self.spawn(group.clone().run_attendant());
+            self.spawn(group.clone().run_leadership());
+            self.spawn(group.clone().run_timers());
+            self.spawn(group.clone().run_wills(Arc::downgrade(self)));
+            self.spawn(group.clone().run_outbox(Arc::downgrade(self)));
+        }
+        Ok(())
+    }
+
+    /// Starts a group's replica; whether this node is its only member, and it is up to date then.
+    async fn start_group(&self, group: &Arc<Group<H>>) -> Result<bool, StartError> {
+        let id = group.id();
+        let (alone_placed, first_placed) = {
+            let state = self.directory().read();
+            let placed = state.placement(id);
+            let alone = placed.is_some_and(|placed| placed.replicas == [self.settings.node]);
+            (alone, placed.is_some_and(|placed| placed.version == 1))
+        };
+        let mut settings = raft::GroupSettings {
+            log_entries_to_keep: self.settings.log_entries_to_keep,
+            ..raft::GroupSettings::new(id)
+        };
+        if Placement::kind(id) == GroupKind::Live {
+            settings.sync = SyncPolicy::Written;
+            if self.settings.machine_restarted {
+                settings.distrust_log = !alone_placed;
+                self.forget(id).await.map_err(|error| stopped(id, &error))?;
+            }
+        }
+        let raft = RaftGroup::start(&settings, &self.parts, Replica::new(group.clone()))
+            .await
+            .map_err(|error| StartError::Group { group: id.0, error })?;
+        let is_live = Placement::kind(id) == GroupKind::Live;
+        if alone_placed && (first_placed || is_live) {
+            raft.initialize_single(self.settings.address.clone())
+                .await
+                .map_err(|error| stopped(id, &error))?;
+        }
+        if alone_placed {
+            raft.wait_for_leader()
+                .await
+                .map_err(|error| stopped(id, &error))?;
+            // Everything in the log is applied: group time goes on from its last stamp.
+            raft.ensure_linearizable()
+                .await
+                .map_err(|error| stopped(id, &error))?;
+        }
+        group.started(raft);
+        Ok(alone_placed)
+    }
+
+    /// Lets go of what this node has of a group that is not synced, after the machine stopped uncleanly (R41).
+    async fn forget(&self, group: GroupId) -> std::io::Result<()> {
+        let (done, result) = tokio::sync::oneshot::channel();
+        self.parts
+            .log
+            .reset(group, Box::new(move |result| drop(done.send(result))));
+        result
+            .await
+            .unwrap_or_else(|_| Err(std::io::Error::other("the log has stopped")))?;
+        self.parts.checkpoints.forget(group)
+    }
+
+    /// A new cluster does not serve before as many nodes have come as were asked for.
+    async fn wait_for_members(&self) {
+        self.directory()
+            .wait_for(|state| {
+                let ever_served = state.view().number > 0;
+                let members = state.members().filter(|(_, record)| record.incarnation.0 > 0);
+                (ever_served || members.count() >= state.bootstrap_expect() as usize).then_some(())
+            })
+            .await;
+        let wanted = {
+            let state = self.directory().read();
+            match state.view().number {
+                0 => state.bootstrap_expect().min(state.replication_factor()) as usize,
+                _ => 1,
+            }
+        };
+        // This node is one of those whose disks count, and at first there are enough of them.
+        for group in self.groups.values() {
+            let is_voter = || {
+                let members = group.replica()?.status().members;
+                let voters = members.values().filter(|member| member.voter).count();
+                let votes = members.get(&self.settings.node)?.voter;
+                (votes && voters >= wanted).then_some(())
+            };
+            while is_voter().is_none() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+
+    /// Applies everything that is committed now, in every group; the end of this node's last start among it (R25).
+    async fn catch_up(&self) {
+        let last = self
+            .settings
+            .incarnation
+            .0
+            .checked_sub(1)
+            .filter(|last| *last > 0);
+        let lost = last.map(|last| Command::NodeLost {
+            node: self.settings.node,
+            incarnation: NodeIncarnation(last),
+        });
+        let ends = self.groups.values().map(|group| {
+            let lost = &lost;
+            async move {
+                group.pass_barrier().await;
+                if let Some(lost @ Command::NodeLost { node, incarnation }) = lost
+                    && !group.state().is_lost(*node, *incarnation)
+                {
+                    group.propose_and_wait(lost).await;
+                }
+            }
+        });
+        join_all(ends).await;
+    }
+
+    /// Comes into the view and waits for the first lease.
+    async fn enter(self: &Arc<Self>) -> Result<(), StartError> {
+        let (node, incarnation) = (self.settings.node, self.settings.incarnation);
+        let command = MetaCommand::enter(node, incarnation);
+        let entered = self.bring_about(&command, |state| {
+            let record = state.node(node)?;
+            if record.incarnation > incarnation || record.ended {
+                return Some(Err(StartError::Ended));
+            }
+            state.view().holds(node, incarnation).then_some(Ok(()))
+        });
+        entered.await?;
+        self.spawn(Self::run_lease(Arc::downgrade(self)));
+        let lease = self.serving_lease();
+        while !lease.is_held() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    /// This node.
+    pub fn this_node(&self) -> NodeId {
+        self.settings.node
+    }
+
+    /// This start of it.
+    pub fn incarnation(&self) -> NodeIncarnation {
+        self.settings.incarnation
+    }
+
+    /// Hands a request to another node's broker; requests to one node arrive in the order of the calls as long as the
+    /// connection holds. `None`: whether it arrived is not known.
+    pub fn ask_broker(
+        &self,
+        node: NodeId,
+        request: bytes::Bytes,
+    ) -> impl Future<Output = Option<bytes::Bytes>> + use<H> {
+        self.peers.ask_broker(node, request)
+    }
+
+    pub(super) fn host(&self) -> &Arc<H> {
+        &self.host
+    }
+
+    pub(super) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    pub(super) fn transport(&self) -> &Arc<Transport> {
+        &self.parts.transport
     }
 
     /// Commands that wait to be committed, over all groups.
@@ -182,6 +464,10 @@ impl<H: Host> Node<H> {
     /// Every node of this version has every group.
     pub fn group(&self, group: GroupId) -> &Arc<Group<H>> {
         self.groups.get(&group).expect("a node has all groups")
+    }
+
+    pub(super) fn find_group(&self, group: GroupId) -> Option<&Arc<Group<H>>> {
+        self.groups.get(&group)
     }
 
     /// The home group of a session.
@@ -199,100 +485,63 @@ impl<H: Host> Node<H> {
         self.groups.values()
     }
 
-    /// Writes the state of all data groups to the state store, so that the log behind it can go.
+    /// Writes the state of all groups to the state store, so that the log behind it can go.
     pub async fn checkpoint(&self) {
-        // Live groups have no state after a full stop, so there is nothing to keep; their log is cut all the same.
-        join_all(self.groups.values().map(|group| async move {
-            if let Err(error) = group.raft().checkpoint().await {
-                tracing::error!(group = group.id().0, %error, "checkpoint failed");
+        let replicas = self.groups.values().filter_map(|group| group.replica());
+        join_all(replicas.chain(self.meta()).map(|replica| async move {
+            if let Err(error) = replica.checkpoint().await {
+                tracing::error!(group = replica.group().0, %error, "checkpoint failed");
             }
         }))
         .await;
     }
 
-    /// Stops serving, checkpoints, stops the groups.
+    /// Leaves the view, hands leadership over where there is somebody, checkpoints, stops the groups.
     pub async fn shutdown(&self) {
+        const LEAVE_MAX: Duration = Duration::from_secs(2);
+        self.membership.lease.end();
+        let leave = MetaCommand::leave(self.settings.node, self.settings.incarnation);
+        if tokio::time::timeout(LEAVE_MAX, self.propose_meta(&leave))
+            .await
+            .is_err()
+        {
+            tracing::warn!("the cluster could not be told that this node stops; it will notice by itself");
+        }
+        self.hand_over().await;
         self.checkpoint().await;
         for task in self.tasks.lock().drain(..) {
             task.abort();
         }
-        join_all(self.groups.values().map(|group| group.raft().shutdown())).await;
-        self.clock.note(true).await;
+        let replicas = self.groups.values().filter_map(|group| group.replica());
+        join_all(replicas.chain(self.meta()).map(RaftGroup::shutdown)).await;
+        if let Some(noted) = self.noted.get() {
+            noted.note(true).await;
+        }
     }
-}
 
-/// Starts a group and applies its log; returns the time that it has come to.
-async fn start_group<H: Host>(
-    group: &Arc<Group<H>>,
-    settings: &NodeSettings,
-    parts: &NodeParts,
-) -> Result<GroupTime, StartError> {
-    let id = group.id();
-    let stopped = |what: String| StartError::Stopped { group: id.0, what };
-    let sync = match Placement::kind(id) {
-        GroupKind::Data => SyncPolicy::Synced,
-        GroupKind::Live => SyncPolicy::Written,
-    };
-    if Placement::kind(id) == GroupKind::Live {
-        // Its last member starts: nothing of it counts any more (R41).
-        reset_log(parts, id)
-            .await
-            .map_err(|error| stopped(error.to_string()))?;
-    }
-    let group_settings = raft::GroupSettings {
-        sync,
-        log_entries_to_keep: settings.log_entries_to_keep,
-        ..raft::GroupSettings::new(id)
-    };
-    let group_settings = match Placement::kind(id) {
-        GroupKind::Data => group_settings,
-        // The live groups' state is small and in memory: who falls behind gets it whole.
-        GroupKind::Live => raft::GroupSettings {
-            log_entries_to_keep: settings.log_entries_to_keep.min(LIVE_ENTRIES_TO_KEEP),
-            purge_batch: LIVE_ENTRIES_TO_KEEP,
-            ..group_settings
-        },
-    };
-    let raft = RaftGroup::start(&group_settings, parts, Replica::new(group.clone()))
-        .await
-        .map_err(|error| StartError::Group { group: id.0, error })?;
-    raft.initialize_single(NodeAddress::default())
-        .await
-        .map_err(|error| stopped(error.to_string()))?;
-    raft.wait_for_leader()
-        .await
-        .map_err(|error| stopped(error.to_string()))?;
-    // Everything in the log is applied: group time goes on from its last stamp.
-    raft.ensure_linearizable()
-        .await
-        .map_err(|error| stopped(error.to_string()))?;
-    let last = group.state().group_time();
-    group.started(raft);
-    Ok(last)
-}
-
-impl<H: Host> Group<H> {
-    /// Cuts the log of a live group when it has grown, not only at the node's checkpoints: it is in memory, and its
-    /// checkpoint costs nothing.
-    async fn cut_log(self: Arc<Self>) {
-        loop {
-            self.log_has_grown.notified().await;
-            if let Err(error) = self.raft().checkpoint().await {
-                tracing::error!(group = self.id().0, %error, "the log could not be cut");
-                return;
+    async fn hand_over(&self) {
+        let replicas = self.groups.values().filter_map(|group| group.replica());
+        for replica in replicas.chain(self.meta()).filter(|replica| replica.is_leader()) {
+            let view = self.directory().read().view().clone();
+            let status = replica.status();
+            let mut others = status.members.iter().filter(|(node, member)| {
+                **node != self.settings.node && member.voter && view.serving.contains_key(node)
+            });
+            if let Some((node, _)) = others.next() {
+                let _ = replica.transfer_leader(*node).await;
             }
         }
     }
 }
 
-async fn reset_log(parts: &NodeParts, group: GroupId) -> std::io::Result<()> {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    parts
-        .log
-        .reset(group, Box::new(move |result| drop(sender.send(result))));
-    receiver
-        .await
-        .unwrap_or_else(|_| Err(std::io::Error::other("the log has stopped")))
+/// The node that founds a cluster.
+const FOUNDER: NodeId = NodeId(1);
+
+fn stopped(group: GroupId, error: &dyn std::fmt::Display) -> StartError {
+    StartError::Stopped {
+        group: group.0,
+        what: error.to_string(),
+    }
 }
 
 async fn run_checkpoints<H: Host>(node: std::sync::Weak<Node<H>>, interval: Duration) {
@@ -303,12 +552,18 @@ async fn run_checkpoints<H: Host>(node: std::sync::Weak<Node<H>>, interval: Dura
         ticks.tick().await;
         let Some(node) = node.upgrade() else { return };
         for group in Placement::data_groups() {
-            node.group(group).drop_expired();
-            node.group(group).drop_unknown_queues();
-            node.group(group).forget_sent();
-            node.group(group).forget_shares();
+            let group = node.group(group);
+            if group.leads() {
+                group.drop_expired();
+                group.drop_unknown_queues();
+                group.forget_live_wills(&node).await;
+            }
+            group.forget_sent();
+            group.forget_shares();
         }
         node.checkpoint().await;
-        node.clock.note(false).await;
+        if let Some(noted) = node.noted.get() {
+            noted.note(false).await;
+        }
     }
 }

@@ -4,7 +4,6 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use quorate_proto::codec::QoS;
 use tokio::sync::oneshot;
 
 use super::{Completion, Group, GroupKind, Host, Node, Placement};
@@ -20,7 +19,10 @@ impl<H: Host> Group<H> {
     pub(super) async fn run_wills(self: Arc<Self>, node: Weak<Node<H>>) {
         loop {
             let Some(node) = node.upgrade() else { return };
-            let due: Vec<DueWill> = self.state().due_wills().take(WILLS_BATCH).collect();
+            let due: Vec<DueWill> = match self.leads() {
+                true => self.state().due_wills().take(WILLS_BATCH).collect(),
+                false => Vec::new(),
+            };
             let is_idle = due.is_empty();
             let all_taken = self.publish_wills(&node, due).await;
             drop(node);
@@ -43,31 +45,40 @@ impl<H: Host> Group<H> {
         }));
         let mut all_taken = true;
         let mut published = Vec::new();
+        let mut remembered = Vec::new();
         for (will, completion) in due.into_iter().zip(answers.await) {
             let DueWill {
                 session,
                 epoch,
                 message,
             } = will;
-            let stored = matches!(completion, Completion::Applied(Outcome::Published { .. }));
             match completion {
-                // The home group does not hold it any more: it was published.
-                Completion::Applied(Outcome::Refused(_)) => continue,
+                // It was published before.
+                Completion::Applied(Outcome::Refused(_)) => {
+                    published.push(self.submit(&Command::WillPublished { session, epoch }));
+                    continue;
+                }
                 Completion::Refused => {
                     all_taken = false;
                     continue;
                 }
-                // Where it is too large for the log, those who are connected get it all the same.
                 Completion::Applied(_) | Completion::TooLarge => {
-                    self.host.deliver_will(session, &Arc::new(message))
+                    self.host.deliver_will(session, &Arc::new(message.clone()));
                 }
             }
-            // A data group that stored it as its own holds it no longer.
-            if !stored || Placement::kind(self.id()) == GroupKind::Live {
-                published.push(self.submit(&Command::WillPublished { session, epoch }));
+            // A data group that stored it as its own holds it no longer; said twice, it does no harm.
+            published.push(self.submit(&Command::WillPublished { session, epoch }));
+            if Placement::kind(self.id()) == GroupKind::Live {
+                remembered.push((Placement::data_of_topic(message.topic()), (session, epoch)));
             }
         }
         join_all(published).await;
+        // The live group does not hold them any more, so nobody publishes them again.
+        for (group, will) in remembered {
+            let wills = vec![will];
+            node.group(group)
+                .propose(&Command::ForgetLiveWills { wills }, None);
+        }
         all_taken
     }
 
@@ -79,17 +90,18 @@ impl<H: Host> Group<H> {
             message,
         } = due;
         let (home, origin) = match Placement::kind(self.id()) {
-            GroupKind::Data => {
+            GroupKind::Data | GroupKind::Meta => {
                 let (session, epoch) = (*session, *epoch);
                 (self.id(), Origin::Will { session, epoch })
             }
-            // A live group cannot hold messages.
-            GroupKind::Live => (Placement::data_of_topic(message.topic()), Origin::Server),
+            // A live group cannot hold messages. The data group remembers whose will it has published.
+            GroupKind::Live => {
+                let (session, epoch) = (*session, *epoch);
+                let home = Placement::data_of_topic(message.topic());
+                (home, Origin::LiveWill { session, epoch })
+            }
         };
-        let targets = match message.qos {
-            QoS::AtMostOnce => Vec::new(),
-            QoS::AtLeastOnce | QoS::ExactlyOnce => self.host.will_targets(*session, message),
-        };
+        let targets = self.host.will_targets(*session, message);
         if home != self.id() && targets.is_empty() && !message.retain {
             return None;
         }
@@ -101,5 +113,30 @@ impl<H: Host> Group<H> {
             targets,
         };
         Some(node.group(home).submit(&Command::Publish(publish)))
+    }
+
+    /// Forgets wills of live groups that those do not hold any more: a leader that published them was lost before it
+    /// could say so (R31).
+    pub(super) async fn forget_live_wills(&self, node: &Node<H>) {
+        const AT_ONCE: usize = 1_000;
+        let remembered = self.state().live_wills(None, AT_ONCE);
+        if remembered.is_empty() || !self.leads() {
+            return;
+        }
+        let mut wills = Vec::new();
+        for (session, epoch) in remembered {
+            let home = node.home(session);
+            home.pass_barrier().await;
+            let is_due = home
+                .state()
+                .due_wills()
+                .any(|due| (due.session, due.epoch) == (session, epoch));
+            if !is_due {
+                wills.push((session, epoch));
+            }
+        }
+        if !wills.is_empty() {
+            self.propose(&Command::ForgetLiveWills { wills }, None);
+        }
     }
 }

@@ -80,6 +80,12 @@ pub trait CheckpointStore: Send + Sync + 'static {
         meta: Bytes,
         entries: EntryIterator<'_>,
     ) -> io::Result<()>;
+
+    /// Removes the stored state of `group`, where there is one; durable when it returns.
+    ///
+    /// # Errors
+    /// I/O failed.
+    fn remove(&self, group: GroupId) -> io::Result<()>;
 }
 
 /// How checkpoints and the streaming of snapshots share the store.
@@ -197,6 +203,14 @@ impl CheckpointService {
         {
             tracing::error!("the checkpoint thread panicked");
         }
+    }
+
+    /// Removes the stored state of a group that does not run; blocks.
+    ///
+    /// # Errors
+    /// I/O failed.
+    pub fn forget(&self, group: GroupId) -> io::Result<()> {
+        self.store.remove(group)
     }
 
     pub(super) fn store(&self) -> &Arc<dyn CheckpointStore> {

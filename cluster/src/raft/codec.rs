@@ -281,13 +281,16 @@ mod tests {
     fn payloads_survive_a_round_trip() {
         for payload in [
             Payload::Blank,
-            Payload::Normal(EntryData::new(b"batch")),
-            Payload::Normal(EntryData::new(b"")),
+            Payload::Normal(EntryData::new(b"batch", |_| ())),
+            Payload::Normal(EntryData::new(b"", |_| ())),
             Payload::Membership(membership()),
         ] {
             assert_eq!(decode_payload(encode_payload(payload.clone())), Ok(payload));
         }
-        assert_eq!(EntryData::new(b"batch").batch(), Bytes::from_static(b"batch"));
+        assert_eq!(
+            EntryData::new(b"batch", |_| ()).batch(),
+            Bytes::from_static(b"batch")
+        );
     }
 
     #[test]

@@ -31,7 +31,8 @@ pub(super) fn look_after(transport: &Arc<Transport>, node: NodeId) {
         .into_iter()
         .filter(|group| group.leader() == Some(node))
         .collect();
-    let Some(address) = led.iter().find_map(|group| group.address_of(node)) else {
+    let known = || led.iter().find_map(|group| group.address_of(node));
+    let Some(address) = transport.address(node).or_else(known) else {
         return;
     };
     // Both directions of a connection end at once.

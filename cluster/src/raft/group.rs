@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
 use openraft::{ChangeMembers, Instant as _, Raft, ReadPolicy, ServerState};
@@ -228,7 +227,21 @@ impl RaftGroup {
     ///
     /// # Errors
     /// See [`ProposeError`]; only `Unknown` leaves open whether the batch is, or will be, applied.
-    pub async fn propose(&self, batch: &Bytes) -> Result<BatchOutcome, ProposeError> {
+    pub async fn propose(&self, batch: &[u8]) -> Result<BatchOutcome, ProposeError> {
+        self.propose_patched(batch, |_| ())
+            .await
+            .map(|(outcome, _)| outcome)
+    }
+
+    /// As [`Self::propose`], with what `patch` makes of the batch; answers the index of the entry as well.
+    ///
+    /// # Errors
+    /// As [`Self::propose`].
+    pub async fn propose_patched(
+        &self,
+        batch: &[u8],
+        patch: impl FnOnce(&mut [u8]),
+    ) -> Result<(BatchOutcome, u64), ProposeError> {
         if batch.len() > BATCH_BYTES_MAX {
             return Err(ProposeError::TooLarge(batch.len()));
         }
@@ -236,12 +249,12 @@ impl RaftGroup {
         let submitted = self
             .inner
             .raft
-            .client_write_ff(EntryData::new(batch), Some(sender))
+            .client_write_ff(EntryData::new(batch, patch), Some(sender))
             .await;
         submitted.map_err(|fatal| ProposeError::Fatal(fatal.to_string()))?;
         match outcome.await {
             Ok(Ok(written)) => match written.data {
-                Applied::Batch(outcome) => Ok(outcome),
+                Applied::Batch(outcome) => Ok((outcome, written.log_id.index)),
                 Applied::NoBatch => Err(ProposeError::Fatal(
                     "a batch was applied as something else".to_owned(),
                 )),
@@ -307,6 +320,11 @@ impl RaftGroup {
     /// Where the replica stands.
     pub fn status(&self) -> GroupStatus {
         GroupStatus::new(&self.inner.raft.metrics().borrow_watched())
+    }
+
+    /// Waits until this replica has applied the entry at `index`.
+    pub async fn reached(&self, index: u64) {
+        self.inner.applied.reached(index).await;
     }
 
     /// Index of the last entry this replica has applied.

@@ -11,7 +11,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt};
@@ -19,7 +19,7 @@ use openraft::RaftSnapshotBuilder;
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
 use parking_lot::Mutex;
 use quorate_storage::log::{GroupId, GroupLogState, LogPosition};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::checkpoint::{CheckpointService, GroupCheckpoint, StateChanges, Written};
 use super::codec;
@@ -134,17 +134,41 @@ pub(super) struct Machine {
 
 /// Index of the last applied entry, for those outside the state machine's task.
 #[derive(Debug, Default)]
-pub(super) struct AppliedIndex(AtomicU64);
+pub(super) struct AppliedIndex {
+    /// One more than the index; 0 for nothing.
+    next: AtomicU64,
+    /// Whether anybody waits.
+    awaited: AtomicBool,
+    advanced: Notify,
+}
 
 impl AppliedIndex {
     fn set(&self, log_id: Option<LogId>) {
-        self.0
-            .store(log_id.map_or(0, |id| id.index + 1), Ordering::Release);
+        self.next
+            .store(log_id.map_or(0, |id| id.index + 1), Ordering::SeqCst);
+        if self.awaited.load(Ordering::SeqCst) && self.awaited.swap(false, Ordering::SeqCst) {
+            self.advanced.notify_waiters();
+        }
     }
 
     /// The index, if anything was applied.
     pub(super) fn get(&self) -> Option<u64> {
-        self.0.load(Ordering::Acquire).checked_sub(1)
+        self.next.load(Ordering::SeqCst).checked_sub(1)
+    }
+
+    /// Waits until the entry at `index` is applied.
+    pub(super) async fn reached(&self, index: u64) {
+        loop {
+            let advanced = self.advanced.notified();
+            tokio::pin!(advanced);
+            // From here on no advance is missed.
+            advanced.as_mut().enable();
+            self.awaited.store(true, Ordering::SeqCst);
+            if self.next.load(Ordering::SeqCst) > index {
+                return;
+            }
+            advanced.await;
+        }
     }
 }
 

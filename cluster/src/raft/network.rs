@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use super::codec;
 use super::machine::GroupSnapshot;
-use super::peer::{self, Answer, Peer};
+use super::peer::{self, Answer, Lane, Peer};
 use super::snapshot::SnapshotData;
 use super::transport::{Transport, endpoint};
 use super::types::{NodeAddress, Payload, TypeConfig, Vote};
@@ -47,7 +47,7 @@ impl PeerFactory {
     fn client(&self, target: u64, address: &NodeAddress, in_order: bool) -> GroupPeer {
         GroupPeer {
             transport: Arc::clone(&self.transport),
-            peer: self.transport.peer(NodeId(target), address),
+            peer: self.transport.peer(NodeId(target), address, Lane::Raft),
             node: NodeId(target),
             group: self.group,
             in_order,

@@ -1,4 +1,5 @@
-//! The sending side of one pair of nodes: one call that carries the requests of all groups.
+//! The sending side of one pair of nodes: one call that carries the requests of all groups, and one on a connection of
+//! its own for the requests to the node's service, so that those never stand in the way of heartbeats.
 //!
 //! Requests are numbered; whoever sent one waits for the answer with its number, whatever order they come in. The
 //! connection is made when there is something to send, and again after it broke; what was on the way then is answered
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
 use quorate_storage::log::GroupId;
@@ -37,12 +39,52 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 /// Time for the two hellos.
 const HELLO_MAX: Duration = Duration::from_secs(1);
 
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Lane {
+    /// Raft's messages.
+    Raft,
+    /// Requests to the node's service.
+    Service,
+}
+
 /// No answer came; the reason in words.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("node {node}: {reason}")]
-pub(super) struct NoAnswer {
+pub struct NoAnswer {
     node: u64,
     reason: String,
+}
+
+impl NoAnswer {
+    pub(super) fn new(node: NodeId, reason: impl Into<String>) -> Self {
+        Self {
+            node: node.0,
+            reason: reason.into(),
+        }
+    }
+}
+
+/// The answer of a node's service to come.
+pub struct Answered(Result<Answer, NoAnswer>);
+
+impl Answered {
+    pub(super) fn none(reason: NoAnswer) -> Self {
+        Self(Err(reason))
+    }
+
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// The connection broke, or there was none: whether the request was carried out is not known.
+    pub async fn wait(self) -> Result<Bytes, NoAnswer> {
+        let answer = self.0?;
+        let node = answer.node;
+        match answer.wait().await? {
+            AnswerBody::Service(answer) => Ok(answer),
+            _ => Err(NoAnswer::new(node, "it answered something else")),
+        }
+    }
 }
 
 /// The way to one peer.
@@ -75,19 +117,24 @@ impl Answer {
             Ok(body) => return Ok(body),
             Err(_) => "cannot be reached".to_owned(),
         };
-        let node = self.node.0;
-        Err(NoAnswer { node, reason })
+        Err(NoAnswer::new(self.node, reason))
     }
 }
 
 impl Peer {
     /// Starts the task that keeps the connection; it ends when the last handle is gone.
-    pub(super) fn start(transport: &Arc<Transport>, node: NodeId, address: NodeAddress) -> Arc<Self> {
+    pub(super) fn start(
+        transport: &Arc<Transport>,
+        node: NodeId,
+        address: NodeAddress,
+        lane: Lane,
+    ) -> Arc<Self> {
         let (outgoing, requests) = mpsc::unbounded_channel();
         let address = Arc::new(Mutex::new(address));
         let link = Link {
             transport: Arc::downgrade(transport),
             node,
+            lane,
             address: Arc::clone(&address),
             requests,
         };
@@ -137,6 +184,11 @@ impl Peer {
         }
     }
 
+    /// Sends a request to the node's service.
+    pub(super) fn ask(&self, request: Bytes) -> Answered {
+        Answered(Ok(self.call(GroupId(0), RequestBody::Service(request), None)))
+    }
+
     /// Sends a request that has no answer.
     pub(super) fn tell(&self, group: GroupId, body: RequestBody) {
         self.send(group, body, None);
@@ -162,6 +214,7 @@ impl Peer {
 struct Link {
     transport: Weak<Transport>,
     node: NodeId,
+    lane: Lane,
     address: Arc<Mutex<NodeAddress>>,
     requests: mpsc::UnboundedReceiver<Outgoing>,
 }
@@ -172,7 +225,7 @@ impl Link {
     async fn run(mut self) {
         while let Some(first) = self.requests.recv().await {
             if let Err(reason) = self.exchange(first).await {
-                tracing::debug!(node = self.node.0, reason, "no connection to a peer");
+                tracing::debug!(node = self.node.0, lane = ?self.lane, reason, "no connection to a peer");
                 tokio::time::sleep(RECONNECT_PAUSE).await;
                 // What waited for this connection hears that there is none.
                 while self.requests.try_recv().is_ok() {}
@@ -193,7 +246,7 @@ impl Link {
             () = writer => "the peer takes no more requests".to_owned(),
             reason = reader => reason,
         };
-        tracing::info!(node = self.node.0, reason = ended, "connection to a peer ended");
+        tracing::info!(node = self.node.0, lane = ?self.lane, reason = ended, "connection to a peer ended");
         if let Some(transport) = self.transport.upgrade() {
             transport.connection_ended(self.node);
         }

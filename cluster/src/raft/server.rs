@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::codec;
 use super::group::RaftGroup;
 use super::machine::GroupSnapshot;
+use super::service::{PeerStart, Reply};
 use super::snapshot::{SnapshotData, SnapshotReceiver};
 use super::transport::Transport;
 use super::types::TypeConfig;
@@ -26,7 +27,7 @@ use super::wire::proto::{
     Answer, AnswerFrame, Append, RequestFrame, SnapshotAnswer, SnapshotFrame, SnapshotHeader,
 };
 use super::wire::{self, AnswerBody, RequestBody, WireError, proto};
-use crate::state::NodeId;
+use crate::state::NodeIncarnation;
 
 /// Answers put into one frame.
 const FRAME_ANSWERS_MAX: usize = 256;
@@ -66,18 +67,23 @@ impl RaftPeer for PeerService {
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         let mut requests = request.into_inner();
         let first = requests.message().await?.unwrap_or_default();
-        let peer = self.transport.check_hello(first.hello, None)?;
+        let incarnation = first.hello.as_ref().map_or(0, |hello| hello.incarnation);
+        let peer = PeerStart {
+            node: self.transport.check_hello(first.hello, None)?,
+            incarnation: NodeIncarnation(incarnation),
+        };
         let (answers, mut answered) = mpsc::unbounded_channel();
         let hello = AnswerFrame {
-            hello: Some(self.transport.hello_to(peer)),
+            hello: Some(self.transport.hello_to(peer.node)),
             answers: Vec::new(),
         };
         let connection = Connection {
             transport: Arc::clone(&self.transport),
+            peer,
             answers,
             streams: HashMap::new(),
         };
-        tokio::spawn(connection.serve(peer, requests));
+        tokio::spawn(connection.serve(requests));
         let answers = futures_util::stream::poll_fn(move |context| {
             let mut answers = Vec::new();
             answered
@@ -158,12 +164,13 @@ async fn receive(
 /// One peer's call.
 struct Connection {
     transport: Arc<Transport>,
+    peer: PeerStart,
     answers: mpsc::UnboundedSender<Answer>,
     streams: HashMap<(GroupId, u64), mpsc::Sender<NumberedAppend>>,
 }
 
 impl Connection {
-    async fn serve(mut self, peer: NodeId, mut requests: Streaming<RequestFrame>) {
+    async fn serve(mut self, mut requests: Streaming<RequestFrame>) {
         let reason = loop {
             match requests.message().await {
                 Ok(Some(frame)) => {
@@ -179,14 +186,23 @@ impl Connection {
                 Err(status) => break status.to_string(),
             }
         };
-        tracing::info!(node = peer.0, reason, "connection from a peer ended");
-        self.transport.connection_ended(peer);
+        let node = self.peer.node;
+        tracing::info!(node = node.0, reason, "connection from a peer ended");
+        self.transport.connection_ended(node);
     }
 
     /// Hands a request on. An error ends the connection.
     fn handle(&mut self, request: proto::Request) -> Result<(), String> {
         let number = request.number;
         let body = request.body.ok_or("request without a body")?;
+        if let RequestBody::Service(body) = body {
+            let reply = Reply::new(number, self.answers.clone());
+            match self.transport.service_of_node() {
+                Some(service) => service.handle(self.peer, body, reply),
+                None => drop(reply),
+            }
+            return Ok(());
+        }
         let group = match group_of(&self.transport, request.group) {
             Ok(group) => group,
             Err(reason) => {
@@ -300,6 +316,8 @@ async fn carry_out(group: &RaftGroup, body: RequestBody) -> Result<AnswerBody, S
             let answer = raft.handle_transfer_leader(request).await;
             wire::transfer_answer_to_wire(answer.map_err(|error| error.to_string())?)
         }
-        RequestBody::EndAppendStream(_) => return Err("not a request with an answer".to_owned()),
+        RequestBody::EndAppendStream(_) | RequestBody::Service(_) => {
+            return Err("not a request with an answer".to_owned());
+        }
     })
 }

@@ -5,9 +5,10 @@
 //! `server` for the receiving one, `failover` for what a broken connection starts.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_storage::log::GroupId;
 use tonic::Status;
@@ -16,8 +17,9 @@ use tonic::transport::{Endpoint, Server};
 use super::failover;
 use super::group::{BATCH_BYTES_MAX, RaftGroup, WeakGroup};
 use super::log::READ_BYTES_MAX;
-use super::peer::Peer;
+use super::peer::{Answered, Lane, NoAnswer, Peer};
 use super::server::PeerService;
+use super::service::Service;
 use super::snapshot::CHUNK_BYTES_MAX;
 use super::types::NodeAddress;
 use super::wire::proto::Hello;
@@ -55,7 +57,12 @@ pub struct NodeIdentity {
 pub struct Transport {
     identity: NodeIdentity,
     groups: Mutex<HashMap<GroupId, WeakGroup>>,
-    peers: Mutex<HashMap<NodeId, Weak<Peer>>>,
+    peers: Mutex<HashMap<(NodeId, Lane), Weak<Peer>>>,
+    /// Where the nodes are now; the groups' own records of it may be older.
+    addresses: Mutex<HashMap<NodeId, NodeAddress>>,
+    /// Ways that are kept for [`Transport::ask`].
+    asked: Mutex<HashMap<NodeId, Arc<Peer>>>,
+    service: OnceLock<Arc<dyn Service>>,
     /// Newest start of each node that has said hello.
     incarnations: Mutex<HashMap<NodeId, u64>>,
     /// Nodes that `failover` is looking after.
@@ -69,6 +76,9 @@ impl Transport {
             identity,
             groups: Mutex::default(),
             peers: Mutex::default(),
+            addresses: Mutex::default(),
+            asked: Mutex::default(),
+            service: OnceLock::new(),
             incarnations: Mutex::default(),
             looked_after: Mutex::default(),
         })
@@ -106,16 +116,68 @@ impl Transport {
             .collect()
     }
 
-    /// The way to `node`, which all groups share while any of them uses it.
-    pub(super) fn peer(self: &Arc<Self>, node: NodeId, address: &NodeAddress) -> Arc<Peer> {
+    /// Who answers the peers' requests that are not Raft's. Set once, before the first peer connects.
+    ///
+    /// # Panics
+    /// When it is set twice.
+    pub fn set_service(&self, service: Arc<dyn Service>) {
+        assert!(self.service.set(service).is_ok(), "a node has one service");
+    }
+
+    pub(super) fn service_of_node(&self) -> Option<&Arc<dyn Service>> {
+        self.service.get()
+    }
+
+    /// A node can be reached there from now on, whatever the groups' records say.
+    pub fn set_address(self: &Arc<Self>, node: NodeId, address: &NodeAddress) {
+        let before = self.addresses.lock().insert(node, address.clone());
+        if before.as_ref() == Some(address) {
+            return;
+        }
+        let peers = self.peers.lock();
+        for lane in [Lane::Raft, Lane::Service] {
+            if let Some(peer) = peers.get(&(node, lane)).and_then(Weak::upgrade) {
+                peer.set_address(address);
+            }
+        }
+    }
+
+    /// Where a node can be reached, as far as this one was told.
+    pub fn address(&self, node: NodeId) -> Option<NodeAddress> {
+        self.addresses.lock().get(&node).cloned()
+    }
+
+    /// The way to `node`, which all groups share while any of them uses it. `address` counts where nothing newer is
+    /// known.
+    pub(super) fn peer(self: &Arc<Self>, node: NodeId, address: &NodeAddress, lane: Lane) -> Arc<Peer> {
+        let address = self.address(node).unwrap_or_else(|| address.clone());
         let mut peers = self.peers.lock();
-        if let Some(peer) = peers.get(&node).and_then(Weak::upgrade) {
-            peer.set_address(address);
+        if let Some(peer) = peers.get(&(node, lane)).and_then(Weak::upgrade) {
+            peer.set_address(&address);
             return peer;
         }
-        let peer = Peer::start(self, node, address.clone());
-        peers.insert(node, Arc::downgrade(&peer));
+        let peer = Peer::start(self, node, address, lane);
+        peers.insert((node, lane), Arc::downgrade(&peer));
         peer
+    }
+
+    /// Sends a request to a node's service; requests to one node arrive in the order of the calls, as long as the
+    /// connection holds. The answer is awaited apart from that.
+    pub fn ask(self: &Arc<Self>, node: NodeId, request: Bytes) -> Answered {
+        let Some(address) = self.address(node) else {
+            return Answered::none(NoAnswer::new(node, "its address is not known"));
+        };
+        let mut asked = self.asked.lock();
+        let peer = asked
+            .entry(node)
+            .or_insert_with(|| self.peer(node, &address, Lane::Service));
+        peer.ask(request)
+    }
+
+    /// Nothing is sent to a node any more that has left the cluster.
+    pub fn forget_node(&self, node: NodeId) {
+        self.asked.lock().remove(&node);
+        self.addresses.lock().remove(&node);
     }
 
     /// A connection to or from `node` ended.

@@ -61,11 +61,12 @@ pub(super) struct EntryData {
 }
 
 impl EntryData {
-    /// Copies `batch` behind its kind byte: the only copy until it is written.
-    pub(super) fn new(batch: &[u8]) -> Self {
+    /// Copies `batch` behind its kind byte, the only copy until it is written, and lets `patch` change it.
+    pub(super) fn new(batch: &[u8], patch: impl FnOnce(&mut [u8])) -> Self {
         let mut encoded = BytesMut::with_capacity(1 + batch.len());
         encoded.put_u8(codec::PAYLOAD_NORMAL);
         encoded.extend_from_slice(batch);
+        patch(&mut encoded[1..]);
         Self {
             encoded: encoded.freeze(),
         }

@@ -245,6 +245,8 @@ pub enum Command {
     RetainedTaken {
         /// Last one taken.
         up_to: RetainedSource,
+        /// Those among them that their topics' groups refused: their publishers may be on any node.
+        refused: Vec<RetainedSource>,
     },
     /// The will of (session, epoch) that this group held as due was published by its leader.
     WillPublished {

@@ -8,7 +8,7 @@ use super::queue::Delivery;
 use super::retained::RetainedLimits;
 use super::timers::Timer;
 use super::{
-    GroupState, Outcome, QueueLimits, RefusedReason, RetainedSource, Sequence, SessionId, ShareKey,
+    Event, GroupState, Outcome, QueueLimits, RefusedReason, RetainedSource, Sequence, SessionId, ShareKey,
     TargetQueue,
 };
 
@@ -119,8 +119,17 @@ impl GroupState {
     }
 
     /// Retained writes of this group reached their topics' groups.
-    pub(super) fn retained_taken(&mut self, up_to: &RetainedSource) -> Outcome {
+    pub(super) fn retained_taken(
+        &mut self,
+        up_to: &RetainedSource,
+        refused: &[RetainedSource],
+        events: &mut Events<'_>,
+    ) -> Outcome {
         if up_to.group == self.group {
+            events.push(Event::RetainedTaken {
+                up_to: *up_to,
+                refused: refused.to_vec(),
+            });
             let up_to = MessageKey {
                 index: up_to.index,
                 position: up_to.position,

@@ -2,7 +2,7 @@
 //!
 //! Events say what the state says already; a node that starts rebuilds the same knowledge from the state.
 
-use super::{ClientId, Epoch, Owner, Sequence, SessionId, Subscription, TargetQueue};
+use super::{ClientId, Epoch, Owner, RetainedSource, Sequence, SessionId, Subscription, TargetQueue};
 
 /// Something that apply did.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,6 +70,13 @@ pub enum Event {
     },
     /// The retained outbox got a write: the leader passes it to the topic's group.
     RetainedQueued,
+    /// Retained writes up to this one are with their topics' groups, or refused by them: their publishers can be told.
+    RetainedTaken {
+        /// The last one.
+        up_to: RetainedSource,
+        /// Those that were refused.
+        refused: Vec<RetainedSource>,
+    },
     /// The deadline the leader has to tick at may have come nearer.
     DeadlineChanged,
 }

@@ -167,7 +167,7 @@ impl GroupState {
                 };
                 self.set_retained(source, message, limits)
             }
-            Command::RetainedTaken { up_to } => self.retained_taken(up_to),
+            Command::RetainedTaken { up_to, refused } => self.retained_taken(up_to, refused, events),
             Command::DropQueues { queues } => self.drop_queues(queues, events),
             Command::WillPublished { session, epoch } => self.will_published(*session, *epoch),
             Command::ForgetLiveWills { wills } => self.forget_live_wills(wills),

@@ -255,6 +255,15 @@ impl GroupState {
         }
     }
 
+    /// Whether a queue has a reference that is not settled.
+    pub fn holds(&self, queue: &TargetQueue, sequence: Sequence) -> bool {
+        let reference = self
+            .queues
+            .get(queue)
+            .and_then(|queue| queue.iter_from(sequence.0).next());
+        reference.is_some_and(|reference| reference.sequence == sequence.0)
+    }
+
     /// References whose message has expired, at most `count_max`: for the leader to settle those that no owner can have
     /// sent (R22, R23), which `unsent` tells from their sequence and when they came. Looks at the whole queue.
     pub fn expired(

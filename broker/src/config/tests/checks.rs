@@ -53,19 +53,28 @@ fn loopback_is_open_until_there_is_a_user() {
 
 #[test]
 fn what_this_version_cannot_do_does_not_start() {
-    for (file, key) in [
-        ("[cluster]\njoin = ['b:7946']".to_owned(), "F:2: cluster.join"),
-        (
-            "[cluster]\nbootstrap_expect = 3".to_owned(),
-            "F:2: cluster.bootstrap_expect",
-        ),
-        (
-            LISTENER.replace("'mqtt'", "'mqtts'") + "tls = { cert = 'c', key = 'k' }",
-            "F:3: listener[a].kind",
-        ),
-    ] {
+    for (file, key) in [(
+        LISTENER.replace("'mqtt'", "'mqtts'") + "tls = { cert = 'c', key = 'k' }",
+        "F:3: listener[a].kind",
+    )] {
         assert_one_error(&file, &[key, "not yet supported in this version"]);
     }
+}
+
+#[test]
+fn other_nodes_are_told_an_address() {
+    assert_one_error(
+        "[cluster]\nlisten = '0.0.0.0:7946'",
+        &["F:2: cluster.listen", "cluster.advertise"],
+    );
+    assert!(
+        load_all(
+            "[cluster]\nlisten = '0.0.0.0:7946'\nadvertise = 'node-1:7946'",
+            &[],
+            &[]
+        )
+        .is_ok()
+    );
 }
 
 #[test]

@@ -100,7 +100,7 @@ async fn wills_are_published_together() {
     published.sort_by_key(|will| will.parse::<u64>().unwrap());
     let numbers: Vec<String> = (0..WILLS).map(|number| number.to_string()).collect();
     assert_eq!(published, numbers, "each once");
-    let entries = home.raft().applied_index().unwrap();
+    let entries = home.replica().unwrap().applied_index().unwrap();
     assert!(entries < WILLS / 2, "{entries} entries");
     let queue = TargetQueue::Session(elsewhere(1));
     assert_eq!(u64::from(home.state().queue_len(&queue)), WILLS);

@@ -80,6 +80,16 @@ impl Host for Told {
         !self.unknown.lock().contains(queue)
     }
 
+    fn handle_reload(&self, _: GroupId, _: &dyn Fn(SessionId) -> bool) {}
+
+    fn handle_node_messages(&self, _: Vec<PulledReference>) {}
+
+    fn handle_peer(&self, _: crate::raft::PeerStart, _: bytes::Bytes, _: BrokerReply) {}
+
+    fn removed(&self) {
+        panic!("a node alone was removed");
+    }
+
     fn fatal(&self, what: String) {
         panic!("{what}");
     }
@@ -106,6 +116,13 @@ impl TestNode {
         let mut settings = NodeSettings {
             node: NodeId(1),
             incarnation: NodeIncarnation(1),
+            name: "node".to_owned(),
+            volume: [1; 16],
+            address: crate::raft::NodeAddress::default(),
+            known: Vec::new(),
+            replication_factor: 3,
+            bootstrap_expect: 1,
+            machine_restarted: false,
             clock: volume.clock_file(),
             queue_limits: QueueLimits {
                 messages_max: 100_000,
@@ -118,9 +135,7 @@ impl TestNode {
         };
         change(&mut settings);
         let (disk, told) = (Disk::new(), Arc::new(Told::default()));
-        let node = within(Node::start(settings.clone(), disk.parts(1), told.clone()))
-            .await
-            .unwrap();
+        let node = start_node(&settings, &disk, &told).await;
         Self {
             disk,
             told,
@@ -133,16 +148,11 @@ impl TestNode {
     /// Stops the node in order and starts it again.
     async fn restart(self, change: impl FnOnce(&mut NodeSettings)) -> Self {
         within(self.node.shutdown()).await;
-        for group in Placement::groups().filter(|group| Placement::kind(*group) == GroupKind::Live) {
-            self.disk.lose_state(group);
-        }
         let (disk, mut settings, volume) = (self.disk, self.settings, self.volume);
         settings.incarnation.0 += 1;
         change(&mut settings);
         let told = Arc::new(Told::default());
-        let node = within(Node::start(settings.clone(), disk.parts(1), told.clone()))
-            .await
-            .unwrap();
+        let node = start_node(&settings, &disk, &told).await;
         Self {
             disk,
             told,
@@ -165,6 +175,12 @@ impl TestNode {
     async fn references(&self) -> References {
         eventually(|| self.told.references.lock().pop()).await
     }
+}
+
+async fn start_node(settings: &NodeSettings, disk: &Disk, told: &Arc<Told>) -> Arc<Node<Told>> {
+    let node = Node::new(settings.clone(), disk.parts(1), told.clone());
+    within(node.start()).await.unwrap();
+    node
 }
 
 /// Waits for an answer.

@@ -52,6 +52,14 @@ impl Host for Nobody {
         true
     }
 
+    fn handle_reload(&self, _: GroupId, _: &dyn Fn(SessionId) -> bool) {}
+
+    fn handle_node_messages(&self, _: Vec<crate::state::PulledReference>) {}
+
+    fn handle_peer(&self, _: crate::raft::PeerStart, _: bytes::Bytes, _: BrokerReply) {}
+
+    fn removed(&self) {}
+
     fn fatal(&self, what: String) {
         panic!("the node stops: {what}");
     }
@@ -93,6 +101,13 @@ impl Running {
         let settings = NodeSettings {
             node: NodeId(1),
             incarnation,
+            name: "node".to_owned(),
+            volume: volume.id().0,
+            address: crate::raft::NodeAddress::default(),
+            known: Vec::new(),
+            replication_factor: 3,
+            bootstrap_expect: 1,
+            machine_restarted: volume.machine_restarted(),
             clock: volume.clock_file(),
             queue_limits: QueueLimits {
                 messages_max: 1000,
@@ -103,7 +118,8 @@ impl Running {
             checkpoint_interval: Duration::from_millis(100),
             log_entries_to_keep: 0,
         };
-        let node = Node::start(settings, parts, Arc::new(Nobody)).await?;
+        let node = Node::new(settings, parts, Arc::new(Nobody));
+        node.start().await?;
         Ok(Self {
             node,
             checkpoints,
@@ -253,8 +269,8 @@ async fn the_longest_strings_of_mqtt_fit_a_checkpoint() {
         bytes_max: 1 << 20,
     };
     applied(&group, retain).await;
-    let stored = group.raft().checkpoint().await.unwrap();
-    assert!(stored.is_some() && stored == group.raft().applied_index());
+    let stored = group.replica().unwrap().checkpoint().await.unwrap();
+    assert!(stored.is_some() && stored == group.replica().unwrap().applied_index());
     drop(group);
     running.stop().await;
 

@@ -52,7 +52,7 @@ async fn entry_that_is_too_large_is_not_repeated() {
     let entry = vec![0; crate::raft::BATCH_BYTES_MAX + 1];
     assert_eq!(
         within(node.home().propose_until_known(entry.into())).await,
-        Some(BatchOutcome::Refused)
+        Some((BatchOutcome::Refused, 0))
     );
 }
 

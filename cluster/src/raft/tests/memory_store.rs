@@ -119,4 +119,9 @@ impl CheckpointStore for MemoryStore {
         self.groups.lock().insert(group, (position, meta, entries));
         Ok(())
     }
+
+    fn remove(&self, group: GroupId) -> io::Result<()> {
+        self.lose(group);
+        Ok(())
+    }
 }

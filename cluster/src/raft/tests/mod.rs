@@ -53,11 +53,6 @@ impl Disk {
         &self.log
     }
 
-    /// The state of `group` is gone, as it is after the stop of a group that is not stored.
-    pub(crate) fn lose_state(&self, group: GroupId) {
-        self.store.lose(group);
-    }
-
     pub(crate) fn parts(&self, node: u64) -> NodeParts {
         self.parts_with(node, self.checkpoint_settings())
     }

@@ -92,9 +92,11 @@ impl Command {
                 put_varint(out, u64::from(*messages_max));
                 put_varint(out, *bytes_max);
             }
-            Self::RetainedTaken { up_to } => {
+            Self::RetainedTaken { up_to, refused } => {
                 out.push(tag::RETAINED_TAKEN);
                 put_source(out, up_to);
+                put_varint(out, refused.len() as u64);
+                refused.iter().for_each(|source| put_source(out, source));
             }
             Self::NodeLost { node, incarnation } => {
                 out.push(tag::NODE_LOST);
@@ -232,9 +234,15 @@ impl Command {
                 messages_max: reader.varint_u32("retained limit")?,
                 bytes_max: reader.varint("retained limit")?,
             }),
-            tag::RETAINED_TAKEN => Ok(Self::RetainedTaken {
-                up_to: read_source(reader)?,
-            }),
+            tag::RETAINED_TAKEN => {
+                let up_to = read_source(reader)?;
+                let count = reader.count(3, "refused writes")?;
+                let refused = (0..count).map(|_| read_source(reader));
+                Ok(Self::RetainedTaken {
+                    up_to,
+                    refused: refused.collect::<Result<_, _>>()?,
+                })
+            }
             tag::NODE_LOST => {
                 let (node, incarnation) = read_start(reader)?;
                 Ok(Self::NodeLost { node, incarnation })

@@ -2,7 +2,7 @@
 
 use super::primitive::{CodecError, Reader, put_bool, put_varint};
 use super::terms::*;
-use crate::state::{Outcome, RefusedReason, SubscribeResult};
+use crate::state::{BatchOutcome, Outcome, RefusedReason, SubscribeResult};
 
 const DONE: u8 = 1;
 /// As [`OPENED`], with the session's subscriptions behind it; only read.
@@ -22,6 +22,28 @@ pub(in crate::state) fn put_outcomes(out: &mut Vec<u8>, outcomes: &[Outcome]) {
 pub(in crate::state) fn read_outcomes(reader: &mut Reader<'_>) -> Result<Vec<Outcome>, CodecError> {
     let count = reader.count(1, "outcomes")?;
     (0..count).map(|_| read_outcome(reader)).collect()
+}
+
+impl BatchOutcome {
+    /// Appends the outcomes; none for a batch that was refused.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Applied(outcomes) => put_outcomes(out, outcomes),
+            Self::Refused => {}
+        }
+    }
+
+    /// Reads the outcomes of a batch that was applied.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn decode(encoded: &[u8]) -> Result<Self, CodecError> {
+        let encoded = bytes::Bytes::copy_from_slice(encoded);
+        let mut reader = Reader::new(&encoded);
+        let outcomes = read_outcomes(&mut reader)?;
+        reader.finish()?;
+        Ok(Self::Applied(outcomes))
+    }
 }
 
 fn put_outcome(out: &mut Vec<u8>, outcome: &Outcome) {

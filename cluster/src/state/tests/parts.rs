@@ -329,7 +329,10 @@ fn r35_a_retained_publish_is_put_into_the_outbox_with_its_first_part() {
     // Not again when it is sent again, and whether or not its way has ended meanwhile.
     group.one(retained(origin));
     assert_eq!(group.state.outbox(None, 9).len(), 1);
-    group.one(Command::RetainedTaken { up_to: source });
+    group.one(Command::RetainedTaken {
+        up_to: source,
+        refused: vec![],
+    });
     group.one(retained(origin));
     assert_eq!(group.state.outbox(None, 9), []);
     group.queue_limits.messages_max = 0;

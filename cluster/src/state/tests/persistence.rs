@@ -146,7 +146,10 @@ fn r42_what_came_and_went_between_two_checkpoints_is_not_written() {
             index: u64::MAX,
             position: 0,
         };
-        group.one(Command::RetainedTaken { up_to });
+        group.one(Command::RetainedTaken {
+            up_to,
+            refused: vec![],
+        });
     }
     assert_eq!(kinds_of(&mut group), [(Kind::Queue as u8, true)]);
     // What a checkpoint has goes with a record of its end.
@@ -243,6 +246,7 @@ fn r42_every_change_alone_reaches_the_checkpoint() {
                 index: 99,
                 position: 0,
             },
+            refused: vec![],
         },
         retain(8, b"value"),
         retain(9, b""),

@@ -218,18 +218,28 @@ fn r35_retained_writes_leave_in_the_order_of_the_log() {
     assert_eq!(sent(&group, Some(one), 9), all[1..]);
     assert_eq!(group.state.outbox(None, 1)[0].expires_at, Some(GroupTime(10_000)));
 
-    group.one(Command::RetainedTaken { up_to: two });
+    group.one(Command::RetainedTaken {
+        up_to: two,
+        refused: vec![],
+    });
     assert_eq!(sent(&group, None, 9), all[2..]);
     // Its other reference keeps the message; somebody else's writes are not ours.
     assert_eq!(group.payloads(&subscriber.queue()), ["2"]);
     group.one(Command::RetainedTaken {
         up_to: source(4, 99, 0),
+        refused: vec![],
     });
     assert_eq!(group.state.counts().outbox, 1);
-    group.one(Command::RetainedTaken { up_to: two });
+    group.one(Command::RetainedTaken {
+        up_to: two,
+        refused: vec![],
+    });
     assert_eq!(sent(&group, None, 9), all[2..]);
     group.one(settle(subscriber.queue(), &[0]));
-    group.one(Command::RetainedTaken { up_to: three });
+    group.one(Command::RetainedTaken {
+        up_to: three,
+        refused: vec![],
+    });
     assert_eq!(group.state.counts().outbox, 0);
     assert_eq!(group.state.counts().messages, 0);
 }

@@ -229,7 +229,13 @@ fn golden_commands() -> Vec<(&'static str, Command)> {
                 bytes_max: 10_000,
             },
         ),
-        ("0d 03 8101 02", Command::RetainedTaken { up_to: source }),
+        (
+            "0d 03 8101 02 01 03 8101 02",
+            Command::RetainedTaken {
+                up_to: source,
+                refused: vec![source],
+            },
+        ),
         (
             "0e 0807060504030201 ac02",
             Command::WillPublished { session, epoch },

@@ -271,7 +271,8 @@ fn message_command() -> impl Strategy<Value = Command> {
                 bytes_max
             }
         ),
-        source().prop_map(|up_to| Command::RetainedTaken { up_to }),
+        (source(), vec(source(), 0..3))
+            .prop_map(|(up_to, refused)| Command::RetainedTaken { up_to, refused }),
     ]
 }
 

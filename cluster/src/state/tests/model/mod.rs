@@ -397,6 +397,7 @@ impl World {
                 };
                 Command::RetainedTaken {
                     up_to: write.unwrap_or(none),
+                    refused: vec![],
                 }
             }
             step => unreachable!("{step:?} is not about messages"),

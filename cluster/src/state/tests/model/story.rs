@@ -65,7 +65,10 @@ impl Story {
                     *len -= u64::from(count);
                     *size -= bytes;
                 }
-                Event::WillDue { .. } | Event::RetainedQueued | Event::DeadlineChanged => {}
+                Event::WillDue { .. }
+                | Event::RetainedQueued
+                | Event::DeadlineChanged
+                | Event::RetainedTaken { .. } => {}
             }
         }
     }

@@ -1,0 +1,201 @@
+//! This node among others: its socket for them, the search for the cluster, and the start of its groups.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_cluster::node::{
+    Found, Node, NodeSettings, SeedError, SeedService, SeedSettings, StartError, find_cluster,
+};
+use quorate_cluster::raft::{NodeAddress, NodeIdentity, Transport, server_builder};
+use quorate_cluster::state::{NodeId, QueueLimits};
+use quorate_storage::volume::{ClusterId, Membership};
+use tokio::sync::oneshot;
+use tonic::transport::server::TcpIncoming;
+
+use crate::config::Config;
+use crate::node::Shared;
+use crate::serve::ServeError;
+use crate::store::Store;
+
+/// Time between checkpoints of the state.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(10);
+/// Entries kept in the log behind a checkpoint, for replicas that are a little late.
+const LOG_ENTRIES_TO_KEEP: u64 = 1_000;
+/// A node that has others keeps more, so that one that was away for a moment needs no snapshot.
+const LOG_ENTRIES_TO_KEEP_FOR_OTHERS: u64 = 20_000;
+/// The node that founds a cluster has this identifier.
+const FOUNDER: u64 = 1;
+
+/// Who this node is, and whom it knows.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) membership: Membership,
+    known: Vec<(NodeId, NodeAddress)>,
+}
+
+/// This node's socket for the others.
+pub(crate) struct ClusterSocket {
+    listener: Option<TcpListener>,
+    seeds: Arc<SeedService>,
+}
+
+impl ClusterSocket {
+    /// The socket that was bound, if the node is to have one.
+    pub(crate) fn new(config: &Config, store: &Store, listener: Option<TcpListener>) -> Self {
+        let settings = SeedSettings {
+            cluster_name: config.cluster.name.clone(),
+            node_name: config.node.name.clone(),
+            volume: store.volume_id,
+            address: advertised(config, listener.as_ref()),
+            seeds: config
+                .cluster
+                .join
+                .iter()
+                .map(|seed| seed.as_str().to_owned())
+                .collect(),
+            bootstrap_expect: config.cluster.bootstrap_expected(),
+        };
+        Self {
+            listener,
+            seeds: SeedService::new(settings),
+        }
+    }
+
+    fn incoming(&self) -> std::io::Result<Option<TcpIncoming>> {
+        let Some(listener) = &self.listener else {
+            return Ok(None);
+        };
+        let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+        Ok(Some(TcpIncoming::from(listener).with_nodelay(Some(true))))
+    }
+
+    /// Who this node is: as its volume says, or as a cluster says that takes it in.
+    pub(crate) async fn identify(&self, store: &Store) -> Result<Identity, ServeError> {
+        if let Some(membership) = store.membership() {
+            let known = Vec::new();
+            return Ok(Identity { membership, known });
+        }
+        let (stop, stopped) = oneshot::channel::<()>();
+        let answering = match self.incoming()? {
+            Some(incoming) => {
+                let server = server_builder().add_service(self.seeds.server());
+                let ended = async { drop(stopped.await) };
+                Some(tokio::spawn(server.serve_with_incoming_shutdown(incoming, ended)))
+            }
+            None => None,
+        };
+        let found = find_cluster(&self.seeds).await;
+        drop(stop);
+        if let Some(answering) = answering {
+            // Connections of those who still ask may take their time to end.
+            let _ = tokio::time::timeout(Duration::from_millis(500), answering).await;
+        }
+        let identity = match found.map_err(|error: SeedError| ServeError::Cluster(error.to_string()))? {
+            Found::Nothing => Identity {
+                membership: Membership {
+                    cluster: ClusterId::random(),
+                    node: FOUNDER,
+                },
+                known: Vec::new(),
+            },
+            Found::Cluster {
+                cluster,
+                node,
+                members,
+            } => Identity {
+                membership: Membership {
+                    cluster: ClusterId(cluster),
+                    node: node.0,
+                },
+                known: members,
+            },
+        };
+        store.set_membership(identity.membership)?;
+        Ok(identity)
+    }
+
+    /// Answers the other nodes.
+    fn serve(&self, transport: &Arc<Transport>, shared: &Arc<Shared>) -> std::io::Result<()> {
+        let Some(incoming) = self.incoming()? else {
+            return Ok(());
+        };
+        let server = server_builder()
+            .add_service(self.seeds.server())
+            .add_service(transport.service());
+        let shared = Arc::downgrade(shared);
+        tokio::spawn(async move {
+            if let Err(error) = server.serve_with_incoming(incoming).await
+                && let Some(shared) = shared.upgrade()
+            {
+                let what = format!("the socket for other nodes failed: {error}");
+                quorate_cluster::node::Host::fatal(&*shared, what);
+            }
+        });
+        Ok(())
+    }
+}
+
+/// What other nodes are told to connect to.
+fn advertised(config: &Config, listener: Option<&TcpListener>) -> String {
+    if let Some(address) = &config.cluster.advertise {
+        return address.as_str().to_owned();
+    }
+    let bound = listener.and_then(|listener| listener.local_addr().ok());
+    bound.map_or_else(String::new, |address| address.to_string())
+}
+
+/// Makes the node and starts it; it is known to `shared` before its groups run.
+pub(crate) async fn start_node(
+    config: &Config,
+    store: &Store,
+    socket: &ClusterSocket,
+    identity: Identity,
+    shared: &Arc<Shared>,
+) -> Result<Arc<Node<Shared>>, ServeError> {
+    let limits = &config.limits;
+    let node = NodeId(identity.membership.node);
+    let transport = Transport::new(NodeIdentity {
+        cluster: u128::from_be_bytes(identity.membership.cluster.0),
+        node,
+        incarnation: store.incarnation,
+    });
+    tracing::info!(cluster = %identity.membership.cluster, node = node.0, "this node belongs to a cluster");
+    let has_others = socket.listener.is_some();
+    let settings = NodeSettings {
+        node,
+        incarnation: store.incarnation,
+        name: config.node.name.clone(),
+        volume: store.volume_id,
+        address: NodeAddress(advertised(config, socket.listener.as_ref())),
+        known: identity.known,
+        replication_factor: config.cluster.replication_factor.into(),
+        bootstrap_expect: config.cluster.bootstrap_expected().unwrap_or(1),
+        machine_restarted: store.machine_restarted,
+        clock: store.clock.clone(),
+        queue_limits: QueueLimits {
+            messages_max: config.session.queue_messages_max,
+            bytes_max: config.session.queue_bytes_max,
+        },
+        retained_messages_max: u32::try_from(limits.retained_messages_max).unwrap_or(u32::MAX),
+        retained_bytes_max: limits.retained_bytes_max,
+        checkpoint_interval: CHECKPOINT_INTERVAL,
+        log_entries_to_keep: match has_others {
+            true => LOG_ENTRIES_TO_KEEP_FOR_OTHERS,
+            false => LOG_ENTRIES_TO_KEEP,
+        },
+    };
+    let node = Node::new(settings, store.parts(transport.clone()), shared.clone());
+    shared.node_made(node.clone());
+    socket.seeds.belongs_to(&node);
+    socket.serve(&transport, shared)?;
+    node.start().await.map_err(|error| match error {
+        StartError::Ended => ServeError::Removed,
+        error => ServeError::Groups {
+            dir: config.node.data_dir.clone(),
+            error,
+        },
+    })?;
+    store.restart_recovered();
+    Ok(node)
+}

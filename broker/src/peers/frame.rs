@@ -1,0 +1,354 @@
+//! Messages on their way to another node's live subscribers, as bytes.
+//!
+//! A frame is a version, the receiver's incarnation, a number and flags, then items. An item is a message and to whom
+//! it goes. Integers are big-endian; lengths and counts are 32 bits.
+
+use std::sync::Arc;
+
+use quorate_cluster::state::{Sequence, SessionId, ShareKey};
+use quorate_proto::codec::QoS;
+use quorate_storage::log::GroupId;
+
+/// Version of the frames.
+const VERSION: u8 = 1;
+/// Bytes before the first item.
+const HEADER_BYTES: usize = 1 + 8 + 8 + 1;
+/// Frames before this one are lost.
+const FLAG_GAP: u8 = 1;
+
+const TO_MATCHING: u8 = 0;
+const TO_SESSIONS: u8 = 1;
+const TO_MEMBER: u8 = 2;
+const TO_HOLDER: u8 = 3;
+
+const RETAIN: u8 = 1 << 2;
+const EXPIRES: u8 = 1 << 3;
+
+/// A message of an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ForwardedMessage<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) forwardable: &'a [u8],
+    pub(crate) payload: &'a [u8],
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) expiry_secs: Option<u32>,
+    /// Who published it, for No Local.
+    pub(crate) publisher: Option<SessionId>,
+}
+
+/// To whom a message goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Recipients {
+    /// Everybody there whose subscriptions match and who gets it without replication.
+    Matching,
+    /// These sessions, as a retained message: their subscriptions came while it was published (R33).
+    Late(Vec<SessionId>),
+    /// A member of a shared subscription without durable member.
+    Member {
+        /// The member.
+        session: SessionId,
+        /// The shared subscription.
+        share: ShareKey,
+    },
+    /// A member of a shared subscription whose queue a group holds: it settles the reference there.
+    Holder {
+        /// The member.
+        session: SessionId,
+        /// The shared subscription.
+        share: ShareKey,
+        /// The group.
+        group: GroupId,
+        /// The reference.
+        sequence: Sequence,
+    },
+}
+
+/// What precedes the items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FrameHeader {
+    /// The start of the receiver that is meant.
+    pub(crate) incarnation: u64,
+    /// Counts the frames from one sender to one start of a receiver, from 1.
+    pub(crate) number: u64,
+    /// Frames before this one are lost.
+    pub(crate) gap: bool,
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    let length = u32::try_from(bytes.len()).expect("parts of a packet are below 256 MiB");
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// Appends an item.
+pub(crate) fn put_item(out: &mut Vec<u8>, recipients: &Recipients, message: &ForwardedMessage<'_>) {
+    match recipients {
+        Recipients::Matching => out.push(TO_MATCHING),
+        Recipients::Late(sessions) => {
+            out.push(TO_SESSIONS);
+            let count = u32::try_from(sessions.len()).expect("a frame names fewer sessions");
+            out.extend_from_slice(&count.to_be_bytes());
+            for session in sessions {
+                out.extend_from_slice(&session.0.to_be_bytes());
+            }
+        }
+        Recipients::Member { session, share } => {
+            out.push(TO_MEMBER);
+            out.extend_from_slice(&session.0.to_be_bytes());
+            put_bytes(out, share.name.as_bytes());
+            put_bytes(out, share.filter.as_bytes());
+        }
+        Recipients::Holder {
+            session,
+            share,
+            group,
+            sequence,
+        } => {
+            out.push(TO_HOLDER);
+            out.extend_from_slice(&session.0.to_be_bytes());
+            put_bytes(out, share.name.as_bytes());
+            put_bytes(out, share.filter.as_bytes());
+            out.extend_from_slice(&u32::from(group.0).to_be_bytes());
+            out.extend_from_slice(&sequence.0.to_be_bytes());
+        }
+    }
+    let retain = if message.retain { RETAIN } else { 0 };
+    let expires = if message.expiry_secs.is_some() { EXPIRES } else { 0 };
+    out.push(message.qos as u8 | retain | expires);
+    if let Some(expiry_secs) = message.expiry_secs {
+        out.extend_from_slice(&expiry_secs.to_be_bytes());
+    }
+    let publisher = message.publisher.map_or(0, |session| session.0);
+    out.extend_from_slice(&publisher.to_be_bytes());
+    put_bytes(out, message.topic.as_bytes());
+    put_bytes(out, message.forwardable);
+    put_bytes(out, message.payload);
+}
+
+/// A whole frame of these items.
+pub(crate) fn frame(header: FrameHeader, items: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEADER_BYTES + items.len());
+    out.push(VERSION);
+    out.extend_from_slice(&header.incarnation.to_be_bytes());
+    out.extend_from_slice(&header.number.to_be_bytes());
+    out.push(if header.gap { FLAG_GAP } else { 0 });
+    out.extend_from_slice(items);
+    out
+}
+
+/// Reads from the front of a slice; `None` where it ends too early.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.take(1).map(|bytes| bytes[0])
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        let bytes = self.take(4)?;
+        Some(u32::from_be_bytes(bytes.try_into().ok()?))
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        let bytes = self.take(8)?;
+        Some(u64::from_be_bytes(bytes.try_into().ok()?))
+    }
+
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = self.u32()?;
+        self.take(length as usize)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes()?).ok()
+    }
+
+    fn share(&mut self) -> Option<ShareKey> {
+        Some(ShareKey {
+            name: Arc::from(self.text()?),
+            filter: Arc::from(self.text()?),
+        })
+    }
+
+    fn recipients(&mut self) -> Option<Recipients> {
+        Some(match self.u8()? {
+            TO_MATCHING => Recipients::Matching,
+            TO_SESSIONS => {
+                let count = self.u32()? as usize;
+                if count > self.0.len() / 8 {
+                    return None;
+                }
+                let sessions = (0..count).map(|_| self.u64().map(SessionId));
+                Recipients::Late(sessions.collect::<Option<_>>()?)
+            }
+            TO_MEMBER => Recipients::Member {
+                session: SessionId(self.u64()?),
+                share: self.share()?,
+            },
+            TO_HOLDER => Recipients::Holder {
+                session: SessionId(self.u64()?),
+                share: self.share()?,
+                group: GroupId(u16::try_from(self.u32()?).ok()?),
+                sequence: Sequence(self.u64()?),
+            },
+            _ => return None,
+        })
+    }
+
+    fn message(&mut self) -> Option<ForwardedMessage<'a>> {
+        let flags = self.u8()?;
+        let qos = match flags & 3 {
+            0 => QoS::AtMostOnce,
+            1 => QoS::AtLeastOnce,
+            2 => QoS::ExactlyOnce,
+            _ => return None,
+        };
+        let expiry_secs = match flags & EXPIRES {
+            0 => None,
+            _ => Some(self.u32()?),
+        };
+        let publisher = self.u64()?;
+        Some(ForwardedMessage {
+            qos,
+            retain: flags & RETAIN != 0,
+            expiry_secs,
+            publisher: (publisher != 0).then_some(SessionId(publisher)),
+            topic: self.text()?,
+            forwardable: self.bytes()?,
+            payload: self.bytes()?,
+        })
+    }
+}
+
+/// The header of a frame and its items.
+pub(crate) fn open(frame: &[u8]) -> Option<(FrameHeader, &[u8])> {
+    let mut reader = Reader(frame);
+    if reader.u8()? != VERSION {
+        return None;
+    }
+    let header = FrameHeader {
+        incarnation: reader.u64()?,
+        number: reader.u64()?,
+        gap: reader.u8()? & FLAG_GAP != 0,
+    };
+    Some((header, reader.0))
+}
+
+/// Visits every item in order; false where they cannot be read to the end.
+pub(crate) fn visit(items: &[u8], mut visit: impl FnMut(&Recipients, &ForwardedMessage<'_>)) -> bool {
+    let mut reader = Reader(items);
+    while !reader.0.is_empty() {
+        let Some(recipients) = reader.recipients() else {
+            return false;
+        };
+        let Some(message) = reader.message() else {
+            return false;
+        };
+        visit(&recipients, &message);
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message<'a>(topic: &'a str, payload: &'a [u8]) -> ForwardedMessage<'a> {
+        ForwardedMessage {
+            topic,
+            forwardable: b"\x01\x01",
+            payload,
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            expiry_secs: Some(7),
+            publisher: Some(SessionId(99)),
+        }
+    }
+
+    fn items() -> Vec<(Recipients, ForwardedMessage<'static>)> {
+        let share = ShareKey {
+            name: "g".into(),
+            filter: "a/+".into(),
+        };
+        let plain = ForwardedMessage {
+            qos: QoS::AtMostOnce,
+            retain: false,
+            expiry_secs: None,
+            publisher: None,
+            ..message("b", b"")
+        };
+        vec![
+            (Recipients::Matching, message("a/b", b"one")),
+            (Recipients::Late(vec![SessionId(1), SessionId(2)]), plain),
+            (
+                Recipients::Member {
+                    session: SessionId(3),
+                    share: share.clone(),
+                },
+                message("a/c", b"two"),
+            ),
+            (
+                Recipients::Holder {
+                    session: SessionId(4),
+                    share,
+                    group: GroupId(5),
+                    sequence: Sequence(6),
+                },
+                message("a/d", b"three"),
+            ),
+        ]
+    }
+
+    #[test]
+    fn frames_come_out_as_they_went_in() {
+        let mut bytes = Vec::new();
+        for (recipients, message) in items() {
+            put_item(&mut bytes, &recipients, &message);
+        }
+        let header = FrameHeader {
+            incarnation: 4,
+            number: 5,
+            gap: true,
+        };
+        let whole = frame(header, &bytes);
+        let (read, rest) = open(&whole).expect("a frame");
+        assert_eq!(read, header);
+        let mut expected = items().into_iter();
+        assert!(visit(rest, |recipients, message| {
+            assert_eq!(
+                expected.next(),
+                Some((recipients.clone(), *message_static(message)))
+            );
+        }));
+        assert_eq!(expected.next(), None);
+    }
+
+    fn message_static<'a>(message: &'a ForwardedMessage<'a>) -> &'a ForwardedMessage<'a> {
+        message
+    }
+
+    #[test]
+    fn what_is_cut_or_changed_is_not_read_past_its_end() {
+        let mut bytes = Vec::new();
+        for (recipients, message) in items() {
+            put_item(&mut bytes, &recipients, &message);
+        }
+        for end in 0..bytes.len() {
+            visit(&bytes[..end], |_, _| ());
+        }
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 0xff;
+            visit(&changed, |_, _| ());
+        }
+        assert_eq!(open(b""), None);
+        assert_eq!(open(&[9; 40]), None, "another version");
+    }
+}

@@ -1,0 +1,293 @@
+//! The way of live deliveries to one start of another node.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use parking_lot::Mutex;
+use quorate_cluster::node::Backlog;
+use quorate_cluster::state::{NodeId, NodeIncarnation};
+use tokio::sync::Notify;
+
+use super::frame::{FrameHeader, frame};
+use super::{PeerBatch, Waiting, release};
+use crate::node::Shared;
+
+/// Bytes of one frame, unless a single batch is larger.
+const FRAME_BYTES_MAX: usize = 256 * 1024;
+/// Frames sent and not accepted.
+const FRAMES_MAX: usize = 16;
+/// A node that accepts nothing for so long is no longer waited for (R4).
+const STALL_MAX: Duration = Duration::from_millis(300);
+/// Bytes kept for a node that is no longer waited for; beyond that its subscribers lose what there is, and their
+/// connections with it.
+const STALLED_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Pause before frames are sent again.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// A link; dropped when its node's start is out of the view.
+#[derive(Debug)]
+pub(super) struct Link {
+    incarnation: NodeIncarnation,
+    queue: Mutex<Queue>,
+    filled: Notify,
+    backlog: Arc<Backlog>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    batches: VecDeque<PeerBatch>,
+    bytes: usize,
+    /// Nobody sends any more.
+    closed: bool,
+}
+
+/// A frame that was sent and not accepted.
+struct Sent {
+    frame: Bytes,
+    waiting: Vec<Waiting>,
+    since: Instant,
+}
+
+impl Link {
+    /// Starts the task that sends.
+    pub(super) fn start(
+        shared: &Arc<Shared>,
+        node: NodeId,
+        incarnation: NodeIncarnation,
+        backlog: Arc<Backlog>,
+    ) -> Arc<Self> {
+        let link = Arc::new(Self {
+            incarnation,
+            queue: Mutex::default(),
+            filled: Notify::new(),
+            backlog,
+        });
+        let sender = Sender {
+            shared: Arc::downgrade(shared),
+            link: link.clone(),
+            node,
+            unaccepted: VecDeque::new(),
+            number: 0,
+            gap: false,
+            stalled: false,
+        };
+        shared.control.spawn(sender.run());
+        link
+    }
+
+    pub(super) fn incarnation(&self) -> NodeIncarnation {
+        self.incarnation
+    }
+
+    /// Appends a batch; it comes back where the node's start is out of the view.
+    pub(super) fn send(&self, batch: PeerBatch) -> Result<(), PeerBatch> {
+        let mut queue = self.queue.lock();
+        if queue.closed {
+            // Its start has just left the view.
+            drop(queue);
+            return Err(batch);
+        }
+        self.backlog.add(batch.items.len());
+        queue.bytes += batch.items.len();
+        queue.batches.push_back(batch);
+        drop(queue);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    /// Takes what fits one frame.
+    fn take(&self) -> Option<(Vec<u8>, Vec<Waiting>)> {
+        let mut queue = self.queue.lock();
+        let PeerBatch {
+            mut items,
+            mut waiting,
+        } = queue.batches.pop_front()?;
+        while let Some(next) = queue.batches.front()
+            && items.len() + next.items.len() <= FRAME_BYTES_MAX
+        {
+            let next = queue.batches.pop_front().expect("it was looked at");
+            items.extend_from_slice(&next.items);
+            waiting.extend(next.waiting);
+        }
+        queue.bytes -= items.len();
+        Some((items, waiting))
+    }
+}
+
+struct Sender {
+    shared: Weak<Shared>,
+    link: Arc<Link>,
+    node: NodeId,
+    unaccepted: VecDeque<Sent>,
+    number: u64,
+    gap: bool,
+    stalled: bool,
+}
+
+impl Sender {
+    async fn run(mut self) {
+        let Some(mut view) = self
+            .shared
+            .upgrade()
+            .map(|shared| shared.node().directory().watch_view())
+        else {
+            return;
+        };
+        let (node, incarnation) = (self.node, self.link.incarnation);
+        let left = async move { drop(view.wait_for(|view| !view.holds(node, incarnation)).await) };
+        tokio::select! {
+            () = left => {}
+            () = self.send_all() => {}
+        }
+        self.give_up();
+    }
+
+    /// The node's start is out of the view: its connections are closed, and nobody waits for it.
+    fn give_up(&mut self) {
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        let mut waiting = Vec::new();
+        let mut bytes = 0;
+        for sent in self.unaccepted.drain(..) {
+            bytes += sent.frame.len();
+            waiting.extend(sent.waiting);
+        }
+        let mut queue = self.link.queue.lock();
+        queue.closed = true;
+        bytes += queue.bytes;
+        queue.bytes = 0;
+        waiting.extend(queue.batches.drain(..).flat_map(|batch| batch.waiting));
+        drop(queue);
+        self.link.backlog.remove(bytes.min(self.link.backlog.bytes()));
+        release(&shared, waiting);
+    }
+
+    /// Sends what comes, as long as the process runs.
+    async fn send_all(&mut self) {
+        loop {
+            let mut answers = FuturesOrdered::new();
+            // What a broken connection left open goes first, with the same numbers.
+            for sent in &self.unaccepted {
+                let Some(answer) = self.ask(sent.frame.clone()) else {
+                    return;
+                };
+                answers.push_back(answer);
+            }
+            loop {
+                while answers.len() < FRAMES_MAX
+                    && let Some((items, waiting)) = self.link.take()
+                {
+                    let frame = self.next_frame(&items);
+                    let Some(answer) = self.ask(frame.clone()) else {
+                        return;
+                    };
+                    answers.push_back(answer);
+                    self.unaccepted.push_back(Sent {
+                        frame,
+                        waiting,
+                        since: Instant::now(),
+                    });
+                }
+                tokio::select! {
+                    Some(accepted) = answers.next() => match accepted {
+                        true => self.accepted(),
+                        false => break,
+                    },
+                    () = self.link.filled.notified(), if answers.len() < FRAMES_MAX => {}
+                    () = tokio::time::sleep(STALL_MAX / 3), if !answers.is_empty() => self.look_at_stall(),
+                }
+            }
+            self.look_at_stall();
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Sends a frame; the answer is whether it was accepted.
+    fn ask(&self, frame: Bytes) -> Option<impl Future<Output = bool> + use<>> {
+        let shared = self.shared.upgrade()?;
+        let answer = shared.node().ask_broker(self.node, frame);
+        Some(async move { answer.await.is_some() })
+    }
+
+    fn next_frame(&mut self, items: &[u8]) -> Bytes {
+        self.number += 1;
+        let header = FrameHeader {
+            incarnation: self.link.incarnation.0,
+            number: self.number,
+            gap: std::mem::take(&mut self.gap),
+        };
+        // The header is not counted: what is taken off the backlog is what was added.
+        frame(header, items).into()
+    }
+
+    fn accepted(&mut self) {
+        self.stalled = false;
+        let (Some(sent), Some(shared)) = (self.unaccepted.pop_front(), self.shared.upgrade()) else {
+            return;
+        };
+        self.uncount(&sent.frame);
+        release(&shared, sent.waiting);
+    }
+
+    fn uncount(&self, frame: &Bytes) {
+        let items = super::frame::open(frame).map_or(0, |(_, items)| items.len());
+        self.link.backlog.remove(items.min(self.link.backlog.bytes()));
+    }
+
+    /// A node that accepts nothing is no longer waited for; what it has not accepted is kept for a while (R4).
+    fn look_at_stall(&mut self) {
+        let Some(oldest) = self.unaccepted.front() else {
+            return;
+        };
+        if oldest.since.elapsed() < STALL_MAX {
+            return;
+        }
+        let Some(shared) = self.shared.upgrade() else {
+            return;
+        };
+        if !std::mem::replace(&mut self.stalled, true) {
+            tracing::warn!(
+                node = self.node.0,
+                "a node takes no deliveries; publishers do not wait for it any more"
+            );
+        }
+        let mut waiting: Vec<Waiting> = self
+            .unaccepted
+            .iter_mut()
+            .flat_map(|sent| sent.waiting.drain(..))
+            .collect();
+        let bytes = {
+            let mut queue = self.link.queue.lock();
+            let batches = queue.batches.iter_mut();
+            waiting.extend(batches.flat_map(|batch| batch.waiting.drain(..)));
+            queue.bytes
+        };
+        release(&shared, waiting);
+        let unaccepted: usize = self.unaccepted.iter().map(|sent| sent.frame.len()).sum();
+        if bytes + unaccepted > STALLED_BYTES_MAX {
+            self.drop_all();
+        }
+    }
+
+    /// Too much waits: it is lost, and the node closes the connections that would have got it.
+    fn drop_all(&mut self) {
+        tracing::warn!(
+            node = self.node.0,
+            "deliveries for a node that takes none are dropped; it will close its live subscribers"
+        );
+        for sent in std::mem::take(&mut self.unaccepted) {
+            self.uncount(&sent.frame);
+        }
+        let mut queue = self.link.queue.lock();
+        let bytes = std::mem::take(&mut queue.bytes);
+        queue.batches.clear();
+        drop(queue);
+        self.link.backlog.remove(bytes.min(self.link.backlog.bytes()));
+        self.gap = true;
+    }
+}

@@ -1,0 +1,20 @@
+//! The group `meta`: which nodes there are, which of them serve (the view, R1), and where the groups are (R47).
+//!
+//! [`MetaState`] is the replicated state, a pure function of its log. The node keeps it in a [`Directory`], which the
+//! rest of the node reads and watches. Every command can be repeated: it says what is to be, not what is to change.
+
+mod directory;
+mod replica;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use directory::Directory;
+pub use replica::MetaReplica;
+pub use state::{GroupPlacement, MetaCommand, MetaState, NodeRecord, Rejected, Serving, View};
+
+/// What `proto/proto/meta.proto` declares.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+mod proto {
+    tonic::include_proto!("quorate.meta.v1");
+}

@@ -1,0 +1,75 @@
+//! `meta` as Raft drives it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Directory, MetaState};
+use crate::raft::{ReplicatedState, StateChanges, StateError};
+use crate::state::{BatchOutcome, Outcome};
+
+/// The replicated state of `meta`, kept in a directory.
+pub struct MetaReplica {
+    directory: Arc<Directory>,
+    /// What the last checkpoint holds.
+    stored: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl MetaReplica {
+    /// A replica that keeps its state in `directory`.
+    pub fn new(directory: Arc<Directory>) -> Self {
+        Self {
+            directory,
+            stored: BTreeMap::new(),
+        }
+    }
+}
+
+impl ReplicatedState for MetaReplica {
+    fn apply(&mut self, index: u64, entry: &Bytes) -> Result<BatchOutcome, StateError> {
+        match self.directory.change(|state| state.apply(entry)) {
+            Ok(()) => Ok(BatchOutcome::Applied(vec![Outcome::Done])),
+            Err(super::Rejected::Malformed) => {
+                Err(StateError::Corrupt(format!("entry {index} of meta is malformed")))
+            }
+            Err(rejected) => {
+                tracing::debug!(index, %rejected, "a command to meta has no effect");
+                Ok(BatchOutcome::Refused)
+            }
+        }
+    }
+
+    /// The state is small: what differs from the last checkpoint is found by comparing.
+    fn changes(&mut self) -> StateChanges {
+        let records = self.directory.read().records();
+        let mut changes = StateChanges::new();
+        for key in self.stored.keys().filter(|key| !records.contains_key(*key)) {
+            changes.push((key.clone(), None));
+        }
+        for (key, value) in &records {
+            if self.stored.get(key) != Some(value) {
+                changes.push((key.clone(), Some(value.clone())));
+            }
+        }
+        self.stored = records;
+        changes
+    }
+
+    fn load(
+        &mut self,
+        entries: &mut dyn Iterator<Item = Result<(Vec<u8>, Vec<u8>), StateError>>,
+    ) -> Result<(), StateError> {
+        let mut loaded = MetaState::default();
+        self.stored.clear();
+        for entry in entries {
+            let (key, value) = entry?;
+            loaded
+                .load(&value)
+                .map_err(|error| StateError::Corrupt(format!("a record of meta: {error}")))?;
+            self.stored.insert(key, value);
+        }
+        self.directory.change(|state| *state = loaded);
+        Ok(())
+    }
+}

@@ -1,0 +1,566 @@
+//! The replicated state of `meta`.
+//!
+//! Invariants: a node's identifier is given once; a volume has one node; the view holds only starts that are their
+//! node's newest and nodes that were not removed; its number rises with every change.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use prost::Message;
+use quorate_storage::log::GroupId;
+
+use super::proto;
+use crate::state::{NodeId, NodeIncarnation};
+
+/// A node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRecord {
+    /// Random number of its volume.
+    pub volume: [u8; 16],
+    /// Its name, unique among the nodes that were not removed.
+    pub name: String,
+    /// Where the other nodes reach it.
+    pub address: String,
+    /// Its newest start; 0 before the first.
+    pub incarnation: NodeIncarnation,
+    /// That start is over: it left, or fell silent.
+    pub ended: bool,
+    /// It is to get no new clients and groups.
+    pub draining: bool,
+    /// It is gone for good.
+    pub removed: bool,
+}
+
+impl NodeRecord {
+    /// The last start that is over for good; its connections have ended.
+    pub fn last_ended(&self) -> Option<NodeIncarnation> {
+        let last = match self.ended {
+            true => self.incarnation.0,
+            false => self.incarnation.0.saturating_sub(1),
+        };
+        (last > 0).then_some(NodeIncarnation(last))
+    }
+}
+
+/// A start of a node in the view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Serving {
+    /// The start.
+    pub incarnation: NodeIncarnation,
+    /// Number of the view it came with.
+    pub entered: u64,
+    /// Whether it may have a lease: everybody who serves knows of it (R2).
+    pub active: bool,
+}
+
+/// The starts of nodes that serve clients, or are about to (R1).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// Rises with every change.
+    pub number: u64,
+    /// Who is in it.
+    pub serving: BTreeMap<NodeId, Serving>,
+}
+
+impl View {
+    /// Whether this start of a node is in it.
+    pub fn holds(&self, node: NodeId, incarnation: NodeIncarnation) -> bool {
+        self.serving
+            .get(&node)
+            .is_some_and(|serving| serving.incarnation == incarnation)
+    }
+}
+
+/// Where a group is to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupPlacement {
+    /// Its voters, best leader first.
+    pub replicas: Vec<NodeId>,
+    /// Counts the placements of the group.
+    pub version: u64,
+}
+
+/// A change of the state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetaCommand(proto::Command);
+
+/// A command was not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    /// There is no such node, or not any more.
+    #[error("the cluster has no such node, or has removed it")]
+    UnknownNode,
+    /// The volume was used at a later time already: it is a copy, or was restored (R46).
+    #[error("a later start of this node is known: its volume is a copy of another, or was restored from one")]
+    OldIncarnation,
+    /// Another node has the name and serves.
+    #[error("another node that serves has this name")]
+    NameInUse,
+    /// It rests on something that has changed.
+    #[error("it rests on something that has changed since")]
+    Outdated,
+    /// It cannot be decoded or lacks something.
+    #[error("it is malformed")]
+    Malformed,
+}
+
+fn command(body: proto::command::Body) -> MetaCommand {
+    MetaCommand(proto::Command { body: Some(body) })
+}
+
+impl MetaCommand {
+    /// The cluster begins, with the volume that becomes its first node.
+    pub fn found(
+        replication_factor: u32,
+        bootstrap_expect: u32,
+        volume: [u8; 16],
+        name: &str,
+        address: &str,
+    ) -> Self {
+        command(proto::command::Body::Found(proto::Found {
+            settings: Some(proto::Settings {
+                replication_factor,
+                bootstrap_expect,
+                next_node: 1,
+            }),
+            founder: Some(join(volume, name, address)),
+        }))
+    }
+
+    /// A volume asks for an identity.
+    pub fn join(volume: [u8; 16], name: &str, address: &str) -> Self {
+        command(proto::command::Body::Join(join(volume, name, address)))
+    }
+
+    /// A node has started.
+    pub fn register(node: NodeId, incarnation: NodeIncarnation, address: &str) -> Self {
+        command(proto::command::Body::Register(proto::Register {
+            node: node.0,
+            incarnation: incarnation.0,
+            address: address.to_owned(),
+        }))
+    }
+
+    /// A start of a node has caught up and begins to serve.
+    pub fn enter(node: NodeId, incarnation: NodeIncarnation) -> Self {
+        command(proto::command::Body::Enter(proto::Enter {
+            node: node.0,
+            incarnation: incarnation.0,
+        }))
+    }
+
+    /// Everybody who serves knows a start that has entered.
+    pub fn activate(node: NodeId, incarnation: NodeIncarnation) -> Self {
+        command(proto::command::Body::Activate(proto::Activate {
+            node: node.0,
+            incarnation: incarnation.0,
+        }))
+    }
+
+    /// A start of a node serves no more.
+    pub fn leave(node: NodeId, incarnation: NodeIncarnation) -> Self {
+        command(proto::command::Body::Leave(proto::Leave {
+            node: node.0,
+            incarnation: incarnation.0,
+        }))
+    }
+
+    /// A group is to have these replicas; `after` is the version of the placement this follows.
+    pub fn place(group: GroupId, replicas: &[NodeId], after: u64) -> Self {
+        command(proto::command::Body::Place(proto::Place {
+            group: u32::from(group.0),
+            replicas: replicas.iter().map(|node| node.0).collect(),
+            after,
+        }))
+    }
+
+    /// A node is to lose its clients and groups, or not any more.
+    pub fn set_draining(node: NodeId, draining: bool) -> Self {
+        command(proto::command::Body::SetDraining(proto::SetDraining {
+            node: node.0,
+            draining,
+        }))
+    }
+
+    /// A node is gone for good.
+    pub fn remove(node: NodeId) -> Self {
+        command(proto::command::Body::Remove(proto::Remove { node: node.0 }))
+    }
+
+    /// As an entry of the log.
+    pub fn encode(&self) -> Bytes {
+        self.0.encode_to_vec().into()
+    }
+}
+
+fn join(volume: [u8; 16], name: &str, address: &str) -> proto::Join {
+    proto::Join {
+        volume: volume.to_vec().into(),
+        name: name.to_owned(),
+        address: address.to_owned(),
+    }
+}
+
+/// The nodes, the view and the placement.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MetaState {
+    founded: bool,
+    replication_factor: u32,
+    bootstrap_expect: u32,
+    next_node: u64,
+    nodes: BTreeMap<NodeId, NodeRecord>,
+    view: View,
+    groups: BTreeMap<GroupId, GroupPlacement>,
+}
+
+impl MetaState {
+    /// Carries out the command that `entry` encodes.
+    ///
+    /// # Errors
+    /// The command is void; nothing has changed.
+    pub fn apply(&mut self, entry: &[u8]) -> Result<(), Rejected> {
+        use proto::command::Body;
+        let command = proto::Command::decode(entry).map_err(|_| Rejected::Malformed)?;
+        let body = command.body.ok_or(Rejected::Malformed)?;
+        if !self.founded && !matches!(body, Body::Found(_)) {
+            return Err(Rejected::Outdated);
+        }
+        match body {
+            Body::Found(found) => self.found(found),
+            Body::Join(join) => self.join(join),
+            Body::Register(register) => self.register(&register),
+            Body::Enter(enter) => self.enter(NodeId(enter.node), NodeIncarnation(enter.incarnation)),
+            Body::Activate(activate) => {
+                self.activate(NodeId(activate.node), NodeIncarnation(activate.incarnation))
+            }
+            Body::Leave(leave) => self.leave(NodeId(leave.node), NodeIncarnation(leave.incarnation)),
+            Body::Place(place) => self.place(&place),
+            Body::SetDraining(change) => self.set_draining(NodeId(change.node), change.draining),
+            Body::Remove(remove) => self.remove(NodeId(remove.node)),
+        }
+    }
+
+    fn found(&mut self, found: proto::Found) -> Result<(), Rejected> {
+        let settings = found.settings.ok_or(Rejected::Malformed)?;
+        if self.founded {
+            return Err(Rejected::Outdated);
+        }
+        self.founded = true;
+        self.replication_factor = settings.replication_factor;
+        self.bootstrap_expect = settings.bootstrap_expect;
+        self.next_node = settings.next_node.max(1);
+        self.join(found.founder.ok_or(Rejected::Malformed)?)
+    }
+
+    fn join(&mut self, join: proto::Join) -> Result<(), Rejected> {
+        let volume: [u8; 16] = join.volume[..].try_into().map_err(|_| Rejected::Malformed)?;
+        if let Some((_, known)) = self.nodes.iter().find(|(_, node)| node.volume == volume) {
+            return if known.removed {
+                Err(Rejected::UnknownNode)
+            } else {
+                Ok(())
+            };
+        }
+        if self.serving_node_named(&join.name).is_some() {
+            return Err(Rejected::NameInUse);
+        }
+        // A volume that comes under the name of a node that does not serve replaces it: that one's volume is lost.
+        let replaced: Vec<NodeId> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.name == join.name && !node.removed)
+            .map(|(node, _)| *node)
+            .collect();
+        for node in replaced {
+            self.remove(node)?;
+        }
+        let node = NodeId(self.next_node);
+        self.next_node += 1;
+        let record = NodeRecord {
+            volume,
+            name: join.name,
+            address: join.address,
+            incarnation: NodeIncarnation(0),
+            ended: false,
+            draining: false,
+            removed: false,
+        };
+        self.nodes.insert(node, record);
+        Ok(())
+    }
+
+    fn serving_node_named(&self, name: &str) -> Option<NodeId> {
+        let mut serving = self.view.serving.keys();
+        serving
+            .find(|node| self.nodes.get(node).is_some_and(|record| record.name == name))
+            .copied()
+    }
+
+    fn member(&mut self, node: NodeId) -> Result<&mut NodeRecord, Rejected> {
+        self.nodes
+            .get_mut(&node)
+            .filter(|record| !record.removed)
+            .ok_or(Rejected::UnknownNode)
+    }
+
+    fn register(&mut self, register: &proto::Register) -> Result<(), Rejected> {
+        let (node, incarnation) = (NodeId(register.node), NodeIncarnation(register.incarnation));
+        let record = self.member(node)?;
+        if incarnation < record.incarnation {
+            return Err(Rejected::OldIncarnation);
+        }
+        if incarnation == record.incarnation && (record.ended || register.address != record.address) {
+            // The same start has one address, and ends once: two processes run on copies of a volume.
+            return Err(Rejected::OldIncarnation);
+        }
+        record.ended = false;
+        record.incarnation = incarnation;
+        record.address.clone_from(&register.address);
+        self.leave_before(node, incarnation);
+        Ok(())
+    }
+
+    /// Starts of `node` before `incarnation` serve no more: its process tells that they are over.
+    fn leave_before(&mut self, node: NodeId, incarnation: NodeIncarnation) {
+        if self
+            .view
+            .serving
+            .get(&node)
+            .is_some_and(|serving| serving.incarnation < incarnation)
+        {
+            self.view.serving.remove(&node);
+            self.view.number += 1;
+        }
+    }
+
+    fn enter(&mut self, node: NodeId, incarnation: NodeIncarnation) -> Result<(), Rejected> {
+        let record = self.member(node)?;
+        if record.incarnation != incarnation || record.ended {
+            return Err(Rejected::OldIncarnation);
+        }
+        if !self.view.holds(node, incarnation) {
+            self.view.number += 1;
+            let serving = Serving {
+                incarnation,
+                entered: self.view.number,
+                active: false,
+            };
+            self.view.serving.insert(node, serving);
+        }
+        Ok(())
+    }
+
+    fn activate(&mut self, node: NodeId, incarnation: NodeIncarnation) -> Result<(), Rejected> {
+        let serving = self.view.serving.get_mut(&node);
+        let serving = serving.filter(|serving| serving.incarnation == incarnation);
+        let serving = serving.ok_or(Rejected::Outdated)?;
+        if !serving.active {
+            serving.active = true;
+            self.view.number += 1;
+        }
+        Ok(())
+    }
+
+    /// A start that left does not come back: the node has to start anew.
+    fn leave(&mut self, node: NodeId, incarnation: NodeIncarnation) -> Result<(), Rejected> {
+        let record = self.nodes.get_mut(&node).ok_or(Rejected::UnknownNode)?;
+        record.ended |= record.incarnation == incarnation;
+        self.leave_before(node, NodeIncarnation(incarnation.0 + 1));
+        Ok(())
+    }
+
+    fn place(&mut self, place: &proto::Place) -> Result<(), Rejected> {
+        let group = GroupId(u16::try_from(place.group).map_err(|_| Rejected::Malformed)?);
+        let replicas: Vec<NodeId> = place.replicas.iter().map(|node| NodeId(*node)).collect();
+        let distinct: BTreeSet<NodeId> = replicas.iter().copied().collect();
+        let all_members = replicas
+            .iter()
+            .all(|node| self.nodes.get(node).is_some_and(|record| !record.removed));
+        if replicas.is_empty() || distinct.len() != replicas.len() || !all_members {
+            return Err(Rejected::UnknownNode);
+        }
+        let placement = self.groups.entry(group).or_default();
+        if placement.version != place.after {
+            return Err(Rejected::Outdated);
+        }
+        *placement = GroupPlacement {
+            replicas,
+            version: place.after + 1,
+        };
+        Ok(())
+    }
+
+    fn set_draining(&mut self, node: NodeId, draining: bool) -> Result<(), Rejected> {
+        self.member(node)?.draining = draining;
+        Ok(())
+    }
+
+    fn remove(&mut self, node: NodeId) -> Result<(), Rejected> {
+        if self.view.serving.contains_key(&node) {
+            return Err(Rejected::NameInUse);
+        }
+        let record = self.nodes.get_mut(&node).ok_or(Rejected::UnknownNode)?;
+        record.removed = true;
+        Ok(())
+    }
+
+    /// Whether the cluster was founded.
+    pub fn is_founded(&self) -> bool {
+        self.founded
+    }
+
+    /// Copies of everything, as far as there are nodes.
+    pub fn replication_factor(&self) -> u32 {
+        self.replication_factor
+    }
+
+    /// Nodes before the cluster serves for the first time.
+    pub fn bootstrap_expect(&self) -> u32 {
+        self.bootstrap_expect
+    }
+
+    /// A node, removed or not.
+    pub fn node(&self, node: NodeId) -> Option<&NodeRecord> {
+        self.nodes.get(&node)
+    }
+
+    /// The node of a volume.
+    pub fn node_of_volume(&self, volume: [u8; 16]) -> Option<NodeId> {
+        let mut nodes = self.nodes.iter();
+        nodes
+            .find(|(_, record)| record.volume == volume)
+            .map(|(node, _)| *node)
+    }
+
+    /// The nodes that were not removed.
+    pub fn members(&self) -> impl Iterator<Item = (NodeId, &NodeRecord)> {
+        self.nodes
+            .iter()
+            .filter(|(_, record)| !record.removed)
+            .map(|(node, record)| (*node, record))
+    }
+
+    /// All nodes there ever were.
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &NodeRecord)> {
+        self.nodes.iter().map(|(node, record)| (*node, record))
+    }
+
+    /// Who serves.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Where a group is to be.
+    pub fn placement(&self, group: GroupId) -> Option<&GroupPlacement> {
+        self.groups.get(&group)
+    }
+
+    /// All things as records with their keys.
+    pub(super) fn records(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        use proto::record::Body;
+        let mut records = BTreeMap::new();
+        if !self.founded {
+            return records;
+        }
+        let mut put = |key: Vec<u8>, body: Body| {
+            records.insert(key, proto::Record { body: Some(body) }.encode_to_vec());
+        };
+        let settings = proto::Settings {
+            replication_factor: self.replication_factor,
+            bootstrap_expect: self.bootstrap_expect,
+            next_node: self.next_node,
+        };
+        put(b"settings".to_vec(), Body::Settings(settings));
+        for (node, record) in &self.nodes {
+            let mut key = b"node/".to_vec();
+            key.extend(node.0.to_be_bytes());
+            put(key, Body::Node(node_record(*node, record)));
+        }
+        let serving = self.view.serving.iter().map(|(node, serving)| proto::Serving {
+            node: node.0,
+            incarnation: serving.incarnation.0,
+            entered: serving.entered,
+            active: serving.active,
+        });
+        let view = proto::View {
+            number: self.view.number,
+            serving: serving.collect(),
+        };
+        put(b"view".to_vec(), Body::View(view));
+        for (group, placement) in &self.groups {
+            let mut key = b"group/".to_vec();
+            key.extend(group.0.to_be_bytes());
+            let group = proto::Group {
+                group: u32::from(group.0),
+                replicas: placement.replicas.iter().map(|node| node.0).collect(),
+                version: placement.version,
+            };
+            put(key, Body::Group(group));
+        }
+        records
+    }
+
+    /// Adds a stored record.
+    pub(super) fn load(&mut self, value: &[u8]) -> Result<(), Rejected> {
+        use proto::record::Body;
+        let record = proto::Record::decode(value).map_err(|_| Rejected::Malformed)?;
+        match record.body.ok_or(Rejected::Malformed)? {
+            Body::Settings(settings) => {
+                self.founded = true;
+                self.replication_factor = settings.replication_factor;
+                self.bootstrap_expect = settings.bootstrap_expect;
+                self.next_node = settings.next_node;
+            }
+            Body::Node(node) => {
+                let record = NodeRecord {
+                    volume: node.volume[..].try_into().map_err(|_| Rejected::Malformed)?,
+                    name: node.name,
+                    address: node.address,
+                    incarnation: NodeIncarnation(node.incarnation),
+                    ended: node.ended,
+                    draining: node.draining,
+                    removed: node.removed,
+                };
+                self.nodes.insert(NodeId(node.node), record);
+            }
+            Body::View(view) => {
+                let serving = view.serving.iter();
+                self.view = View {
+                    number: view.number,
+                    serving: serving.map(serving_of).collect(),
+                };
+            }
+            Body::Group(group) => {
+                let id = GroupId(u16::try_from(group.group).map_err(|_| Rejected::Malformed)?);
+                let placement = GroupPlacement {
+                    replicas: group.replicas.iter().map(|node| NodeId(*node)).collect(),
+                    version: group.version,
+                };
+                self.groups.insert(id, placement);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn serving_of(serving: &proto::Serving) -> (NodeId, Serving) {
+    let read = Serving {
+        incarnation: NodeIncarnation(serving.incarnation),
+        entered: serving.entered,
+        active: serving.active,
+    };
+    (NodeId(serving.node), read)
+}
+
+fn node_record(node: NodeId, record: &NodeRecord) -> proto::Node {
+    proto::Node {
+        node: node.0,
+        volume: record.volume.to_vec().into(),
+        name: record.name.clone(),
+        address: record.address.clone(),
+        incarnation: record.incarnation.0,
+        draining: record.draining,
+        removed: record.removed,
+        ended: record.ended,
+    }
+}

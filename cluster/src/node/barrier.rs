@@ -1,0 +1,108 @@
+//! Reads that see everything that was committed before they began (R18).
+//!
+//! Whoever wants to read waits at the barrier. One round asks the leader how far the group has committed, waits until
+//! this node has applied that much, and lets all pass who waited before it began; the next round takes those who came
+//! meanwhile. From then on what this node has applied may be read: it is a beginning of the log that ends behind what
+//! the reader has to see.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::puller::WaitingPull;
+use super::{Group, Host};
+use crate::raft::RaftGroup;
+
+/// Pause after a round that failed.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// Who waits at a group's barrier.
+#[derive(Debug, Default)]
+pub(super) struct Barrier {
+    waiting: Mutex<Waiting>,
+    entered: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    pulls: Vec<WaitingPull>,
+    tasks: Vec<oneshot::Sender<()>>,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.pulls.is_empty() && self.tasks.is_empty()
+    }
+}
+
+impl Barrier {
+    /// A pull that is answered behind the barrier.
+    pub(super) fn enter(&self, pull: WaitingPull) {
+        self.waiting.lock().pulls.push(pull);
+        self.entered.notify_one();
+    }
+}
+
+impl<H: Host> Group<H> {
+    /// Waits until this node has applied everything that was committed anywhere when this was called. Never returns
+    /// where the group has no leader.
+    pub async fn pass_barrier(&self) {
+        let (passed, passing) = oneshot::channel();
+        self.barrier.waiting.lock().tasks.push(passed);
+        self.barrier.entered.notify_one();
+        if passing.await.is_err() {
+            // The node is going down.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The barrier's task.
+    pub(super) async fn run_barrier(self: Arc<Self>) {
+        loop {
+            let waiting = std::mem::take(&mut *self.barrier.waiting.lock());
+            if waiting.is_empty() {
+                self.barrier.entered.notified().await;
+                continue;
+            }
+            while !self.catch_up().await {
+                tokio::time::sleep(RETRY).await;
+            }
+            for task in waiting.tasks {
+                // Who waited may have gone.
+                let _ = task.send(());
+            }
+            if !waiting.pulls.is_empty() {
+                self.pulls.lock().extend(waiting.pulls);
+                self.attend.notify_one();
+            }
+        }
+    }
+
+    /// One round; false where nobody could say how far the group has committed.
+    async fn catch_up(&self) -> bool {
+        let Ok(leader) = self.leader().await else {
+            // The replica has stopped, which ends the node.
+            return std::future::pending().await;
+        };
+        let index = if leader == self.settings.node {
+            self.read_index().await
+        } else {
+            tokio::select! {
+                index = self.peers.read_index(leader, self.id()) => index.ok(),
+                () = self.leader_other_than(leader) => None,
+            }
+        };
+        let (Some(index), Some(replica)) = (index, self.replica()) else {
+            return false;
+        };
+        replica.reached(index).await;
+        true
+    }
+
+    /// How far the group has committed, if this node leads it and can show that.
+    pub(super) async fn read_index(&self) -> Option<u64> {
+        self.replica().map(RaftGroup::ensure_linearizable)?.await.ok()
+    }
+}

@@ -1,0 +1,247 @@
+//! Leases on the view (R1).
+//!
+//! A node answers clients only while it holds a lease from the leader of `meta`. It counts its lease from the moment it
+//! asked, the leader from the moment it was asked, so that the node's ends first. Before a start of a node is taken out
+//! of the view its lease has run out; a new leader waits for that as long as a lease lasts. A start that has entered
+//! gets its first lease when all who have one know of it (R2).
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::meta::View;
+use crate::state::{NodeId, NodeIncarnation};
+
+/// How long a lease lasts: longer than an election of `meta` takes.
+pub(super) const LEASE: Duration = Duration::from_millis(1_500);
+/// Time between renewals.
+pub(super) const RENEW_INTERVAL: Duration = Duration::from_millis(300);
+/// After the end of a lease by the leader's clock, before the view changes.
+const LAPSE_MARGIN: Duration = Duration::from_millis(50);
+
+/// This node's lease; reading it costs a look at the clock.
+#[derive(Debug)]
+pub(super) struct Lease {
+    origin: Instant,
+    /// End in milliseconds since the origin.
+    until: AtomicU64,
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self {
+            origin: Instant::now(),
+            until: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Lease {
+    /// It was granted to who asked at `asked`.
+    pub(super) fn grant(&self, asked: Instant) {
+        let end = (asked + LEASE).saturating_duration_since(self.origin);
+        self.until.fetch_max(millis(end), Ordering::SeqCst);
+    }
+
+    /// It is given up.
+    pub(super) fn end(&self) {
+        self.until.store(0, Ordering::SeqCst);
+    }
+
+    /// Whether it holds now.
+    pub(super) fn is_held(&self) -> bool {
+        millis(self.origin.elapsed()) < self.until.load(Ordering::SeqCst)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What the leader of `meta` knows of a start.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    incarnation: NodeIncarnation,
+    asked: Instant,
+    view: u64,
+}
+
+/// The leases that this node grants while it leads `meta`.
+#[derive(Debug)]
+pub(super) struct Leases {
+    /// Since when this node leads: leases that its predecessor granted may hold for as long as one lasts.
+    leads_since: Instant,
+    known: BTreeMap<NodeId, Known>,
+}
+
+/// What the view needs.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum ViewChange {
+    Activate(NodeId, NodeIncarnation),
+    Leave(NodeId, NodeIncarnation),
+}
+
+impl Leases {
+    /// Those of a leader whose time begins `now`.
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            leads_since: now,
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// A start asked at `asked` and goes by the view with this number. Whether it gets a lease: `asked` is before the
+    /// leader has made sure that it leads, and `view` is what it knows after that.
+    pub(super) fn renew(
+        &mut self,
+        node: NodeId,
+        incarnation: NodeIncarnation,
+        goes_by: u64,
+        asked: Instant,
+        view: &View,
+    ) -> bool {
+        let Some(serving) = view.serving.get(&node) else {
+            return false;
+        };
+        if serving.incarnation != incarnation {
+            return false;
+        }
+        let known = Known {
+            incarnation,
+            asked,
+            view: goes_by,
+        };
+        let entry = self.known.entry(node).or_insert(known);
+        if entry.incarnation != incarnation || entry.asked <= asked {
+            *entry = known;
+        }
+        serving.active
+    }
+
+    /// Whether a lease of this start may still hold.
+    fn may_hold(&self, node: NodeId, incarnation: NodeIncarnation, now: Instant) -> bool {
+        let asked = self
+            .known
+            .get(&node)
+            .filter(|known| known.incarnation == incarnation)
+            .map(|known| known.asked);
+        let last = asked.map_or(self.leads_since, |asked| asked.max(self.leads_since));
+        now < last + LEASE + LAPSE_MARGIN
+    }
+
+    /// This node itself did not run for a while: what others asked may still wait to be heard.
+    pub(super) fn stalled_until(&mut self, now: Instant) {
+        self.leads_since = now;
+    }
+
+    /// What is to be changed in the view.
+    pub(super) fn changes(&self, view: &View, now: Instant) -> Vec<ViewChange> {
+        let mut changes = Vec::new();
+        for (node, serving) in &view.serving {
+            if !self.may_hold(*node, serving.incarnation, now) {
+                changes.push(ViewChange::Leave(*node, serving.incarnation));
+            } else if !serving.active && self.all_know(view, serving.entered) {
+                changes.push(ViewChange::Activate(*node, serving.incarnation));
+            }
+        }
+        changes
+    }
+
+    /// Whether everybody who may have a lease goes by the view with this number or a later one.
+    fn all_know(&self, view: &View, number: u64) -> bool {
+        let mut holders = view.serving.iter().filter(|(_, serving)| serving.active);
+        holders.all(|(node, serving)| {
+            self.known
+                .get(node)
+                .is_some_and(|known| known.incarnation == serving.incarnation && known.view >= number)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meta::Serving;
+
+    fn serving(incarnation: u64, entered: u64, active: bool) -> Serving {
+        Serving {
+            incarnation: NodeIncarnation(incarnation),
+            entered,
+            active,
+        }
+    }
+
+    fn view(number: u64, serving: &[(u64, Serving)]) -> View {
+        View {
+            number,
+            serving: serving
+                .iter()
+                .map(|(node, serving)| (NodeId(*node), *serving))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn r1_a_lease_counts_from_when_it_was_asked_for() {
+        let lease = Lease::default();
+        assert!(!lease.is_held());
+        lease.grant(Instant::now());
+        assert!(lease.is_held());
+        lease.end();
+        assert!(!lease.is_held());
+        if let Some(long_ago) = Instant::now().checked_sub(LEASE) {
+            lease.grant(long_ago);
+        }
+        assert!(!lease.is_held());
+    }
+
+    #[test]
+    fn r1_who_may_still_hold_a_lease_stays_in_the_view() {
+        let start = Instant::now();
+        let view = view(4, &[(1, serving(1, 1, true)), (2, serving(7, 2, true))]);
+        let mut leases = Leases::new(start);
+        let almost = start + LEASE;
+        assert_eq!(
+            leases.changes(&view, almost),
+            vec![],
+            "a predecessor may have granted any"
+        );
+        assert!(leases.renew(NodeId(1), NodeIncarnation(1), 4, almost, &view));
+        assert!(
+            !leases.renew(NodeId(2), NodeIncarnation(6), 4, almost, &view),
+            "an older start"
+        );
+        let after = start + LEASE + LAPSE_MARGIN;
+        assert_eq!(
+            leases.changes(&view, after),
+            vec![ViewChange::Leave(NodeId(2), NodeIncarnation(7))]
+        );
+        assert!(
+            !leases.renew(NodeId(3), NodeIncarnation(1), 4, after, &view),
+            "not in the view"
+        );
+    }
+
+    #[test]
+    fn r2_a_start_that_enters_gets_a_lease_when_all_know_of_it() {
+        let start = Instant::now();
+        let before = view(4, &[(1, serving(1, 1, true))]);
+        let entered = view(5, &[(1, serving(1, 1, true)), (2, serving(1, 5, false))]);
+        let mut leases = Leases::new(start);
+        assert!(leases.renew(NodeId(1), NodeIncarnation(1), 4, start, &before));
+        assert!(!leases.renew(NodeId(2), NodeIncarnation(1), 5, start, &entered));
+        assert_eq!(
+            leases.changes(&entered, start),
+            vec![],
+            "node 1 goes by an older view"
+        );
+        assert!(leases.renew(NodeId(1), NodeIncarnation(1), 5, start, &entered));
+        assert_eq!(
+            leases.changes(&entered, start),
+            vec![ViewChange::Activate(NodeId(2), NodeIncarnation(1))]
+        );
+        let late = start + LEASE + LAPSE_MARGIN;
+        let changes = leases.changes(&entered, late);
+        assert_eq!(changes.len(), 2, "both fell silent: {changes:?}");
+    }
+}

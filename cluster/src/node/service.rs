@@ -1,0 +1,133 @@
+//! What a node answers to its peers: the receiving side of [`peers`](super::peers).
+
+use std::sync::Weak;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use prost::Message;
+use quorate_storage::log::GroupId;
+
+use super::peers::{AnswerBody, RequestBody, encode_answer, proto};
+use super::placement::META;
+use super::{Host, Node};
+use crate::raft::{PeerStart, ProposeError, Reply, Service};
+use crate::state::{BatchOutcome, NodeIncarnation};
+
+/// Answers the peers of a node.
+pub(super) struct NodeService<H: Host>(pub(super) Weak<Node<H>>);
+
+impl<H: Host> Service for NodeService<H> {
+    fn handle(&self, from: PeerStart, request: Bytes, reply: Reply) {
+        // Before anything is waited for: a lease counts from here.
+        let asked = Instant::now();
+        let Some(node) = self.0.upgrade() else { return };
+        let body = proto::Request::decode(request)
+            .ok()
+            .and_then(|request| request.body);
+        match body {
+            Some(RequestBody::Broker(request)) => {
+                node.host().handle_peer(from, request, BrokerReply(reply));
+            }
+            Some(body) => drop(tokio::spawn(async move {
+                if let Some(answer) = node.answer(from, body, asked).await {
+                    reply.send(encode_answer(answer));
+                }
+            })),
+            None => tracing::warn!(node = from.node.0, "a peer asks what this version does not know"),
+        }
+    }
+}
+
+/// Takes the broker's answer to another's request.
+pub struct BrokerReply(Reply);
+
+impl BrokerReply {
+    /// Answers.
+    pub fn send(self, answer: Bytes) {
+        self.0.send(encode_answer(AnswerBody::Broker(answer)));
+    }
+}
+
+impl<H: Host> Node<H> {
+    async fn answer(&self, from: PeerStart, body: RequestBody, asked: Instant) -> Option<AnswerBody> {
+        match body {
+            RequestBody::Propose(propose) => Some(self.answer_propose(propose).await),
+            RequestBody::ReadIndex(read) => Some(self.answer_read_index(read).await),
+            RequestBody::Renew(renew) => {
+                let incarnation = NodeIncarnation(renew.incarnation);
+                Some(
+                    match self.grant(from.node, incarnation, renew.view, asked).await {
+                        Some((granted, in_view)) => AnswerBody::Lease(proto::Lease {
+                            granted,
+                            in_view,
+                            view: self.directory().read().view().number,
+                        }),
+                        None => self.not_leader(META),
+                    },
+                )
+            }
+            RequestBody::Confirm(confirm) => self.answer_confirm(confirm).await,
+            RequestBody::Broker(_) => None,
+        }
+    }
+
+    fn not_leader(&self, group: GroupId) -> AnswerBody {
+        let leader = self.leader_of(group).map_or(0, |leader| leader.0);
+        AnswerBody::NotLeader(proto::NotLeader { leader })
+    }
+
+    async fn answer_propose(&self, propose: proto::Propose) -> AnswerBody {
+        let group = group_id(propose.group);
+        let proposed = match group {
+            META => self.propose_meta_here(&propose.batch).await,
+            group => match self.find_group(group) {
+                Some(group) => group.propose_here(&propose.batch).await,
+                None => Err(ProposeError::NotLeader { leader: None }),
+            },
+        };
+        match proposed {
+            Ok((outcome, index)) => {
+                let mut outcomes = Vec::new();
+                let refused = outcome == BatchOutcome::Refused;
+                outcome.encode(&mut outcomes);
+                AnswerBody::Proposed(proto::Proposed {
+                    index,
+                    refused,
+                    outcomes: outcomes.into(),
+                })
+            }
+            Err(ProposeError::TooLarge(_)) => AnswerBody::TooLarge(proto::TooLarge {}),
+            Err(ProposeError::NotLeader { .. } | ProposeError::Fatal(_)) => self.not_leader(group),
+            Err(ProposeError::Unknown) => AnswerBody::Unknown(proto::Unknown {}),
+        }
+    }
+
+    async fn answer_read_index(&self, read: proto::ReadIndex) -> AnswerBody {
+        let group = group_id(read.group);
+        let index = match self.find_group(group) {
+            Some(group) => group.read_index().await,
+            None => None,
+        };
+        match index {
+            Some(index) => AnswerBody::IndexRead(proto::IndexRead { index }),
+            None => self.not_leader(group),
+        }
+    }
+
+    /// Answers when this node has applied everything up to the watermarks, and so routes by it.
+    async fn answer_confirm(&self, confirm: proto::Confirm) -> Option<AnswerBody> {
+        let mut replicas = Vec::with_capacity(confirm.watermarks.len());
+        for watermark in confirm.watermarks {
+            let group = self.find_group(group_id(watermark.group))?;
+            replicas.push((group.replica()?.clone(), watermark.index));
+        }
+        join_all(replicas.iter().map(|(replica, index)| replica.reached(*index))).await;
+        Some(AnswerBody::Confirmed(proto::Confirmed {}))
+    }
+}
+
+/// No group has the number that stands for what is none.
+fn group_id(number: u32) -> GroupId {
+    GroupId(u16::try_from(number).unwrap_or(u16::MAX))
+}

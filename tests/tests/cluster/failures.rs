@@ -1,0 +1,200 @@
+//! Nodes that end, pause and come back.
+
+use std::time::{Duration, Instant};
+
+use quorate_tests::Version;
+use quorate_tests::wire::{Will, connect, filter, publish};
+
+use super::three;
+
+/// The longest that a will, a subscription or a session may have to wait for the loss of a node to be known.
+const LOSS_MAX: Duration = Duration::from_secs(20);
+
+/// What was acknowledged is there when any one node is gone, and the node gets it when it comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledged_messages_survive_the_death_of_any_node() {
+    let mut cluster = three();
+    for victim in 0..3 {
+        let (next, after) = ((victim + 1) % 3, (victim + 2) % 3);
+        let id = format!("s{victim}");
+        let mut subscriber = cluster.nodes[victim].durable(Version::V5, &id).await;
+        subscriber.subscribe("safe", 2).await;
+        let mut publisher = cluster.nodes[victim].clean(Version::V5, "p").await;
+        let mut expected = Vec::new();
+        for number in 0..20 {
+            let payload = format!("{victim}-{number}");
+            publisher
+                .publish(publish("safe", &payload).qos(1 + number % 2))
+                .await;
+            expected.push(payload);
+        }
+        drop(subscriber);
+        cluster.nodes[victim].kill();
+        let mut subscriber = cluster.nodes[next].durable(Version::V5, &id).await;
+        let mut texts = subscriber.receive_texts(20).await;
+        texts.sort();
+        expected.sort();
+        assert_eq!(texts, expected);
+        subscriber.disconnect().await;
+        // Two of three go on.
+        let mut publisher = cluster.nodes[after].clean(Version::V5, "p").await;
+        publisher.publish(publish("safe", "later").qos(1)).await;
+        cluster.restart(victim);
+        let mut subscriber = cluster.nodes[victim].durable(Version::V5, &id).await;
+        subscriber.expect("later").await;
+        subscriber.unsubscribe("safe").await;
+        subscriber.disconnect().await;
+    }
+}
+
+/// R3, R31: a node that dies ends its connections: wills are published, sessions of expiry 0 end.
+#[tokio::test(flavor = "multi_thread")]
+async fn r3_the_death_of_a_node_ends_its_connections() {
+    let mut cluster = three();
+    let mut watcher = cluster.nodes[1].durable(Version::V5, "watcher").await;
+    watcher.subscribe("will/#", 1).await;
+    let mut dying = Vec::new();
+    for number in 0..4 {
+        let topic = format!("will/{number}");
+        let packet = connect(&format!("dying{number}")).will(Will::new(&topic, "gone").qos(1));
+        let packet = if number % 2 == 0 {
+            packet
+        } else {
+            packet.resume().expiry(600)
+        };
+        let mut client = cluster.nodes[0].client(Version::V5, &packet).await;
+        client.subscribe("some/topic", 1).await;
+        dying.push(client);
+    }
+    cluster.nodes[0].kill();
+    let mut topics = Vec::new();
+    for _ in 0..4 {
+        topics.push(watcher.receive().await.topic);
+    }
+    topics.sort();
+    assert_eq!(topics, ["will/0", "will/1", "will/2", "will/3"]);
+    let began = Instant::now();
+    // Of the four sessions those of expiry 0 are gone, and the watcher's stays.
+    while cluster.metric(1, "quorate_sessions") != 3.0 {
+        assert!(
+            began.elapsed() < LOSS_MAX,
+            "{} sessions",
+            cluster.metric(1, "quorate_sessions")
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(dying);
+}
+
+/// R1: a subscription is acknowledged although a node that would have to know of it is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn r1_suback_waits_for_a_dead_node_no_longer_than_its_lease() {
+    let mut cluster = three();
+    let mut client = cluster.nodes[1].raw(Version::V5).await;
+    client.connect(&connect("c")).await;
+    cluster.nodes[0].kill();
+    let began = Instant::now();
+    client.subscribe([filter("a").qos(1)]).await;
+    assert!(began.elapsed() < LOSS_MAX, "{:?}", began.elapsed());
+    let mut publisher = cluster.nodes[2].clean(Version::V5, "p").await;
+    publisher.publish(publish("a", "x").qos(1)).await;
+    client.expect_publish().await;
+}
+
+/// R1: a node that was paused for longer than its lease has lost its place: its clients are closed, nothing that it had
+/// not acknowledged is acknowledged late, and it comes back by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn r1_a_node_that_was_paused_closes_its_clients_and_comes_back() {
+    let mut cluster = three();
+    let mut client = cluster.nodes[0].raw(Version::V5).await;
+    client.connect(&connect("c").resume().expiry(600)).await;
+    cluster.nodes[0].signal("STOP");
+    let mut watcher = cluster.nodes[1].clean(Version::V5, "w").await;
+    // It is out of the view when this is acknowledged.
+    watcher.subscribe("a", 1).await;
+    client.send(&publish("a", "late").qos(1).id(1)).await;
+    cluster.nodes[0].signal("CONT");
+    let packets = client.drain_until_closed().await;
+    let acknowledged = packets
+        .iter()
+        .any(|packet| matches!(packet, quorate_tests::wire::Packet::Puback(_)));
+    assert!(!acknowledged, "{packets:?}");
+    cluster.nodes[0].wait_for_log("starts anew");
+    cluster.nodes[0].wait_until_listening_again();
+    cluster.nodes[0].wait_until_ready();
+    let mut publisher = cluster.nodes[0].clean(Version::V5, "p").await;
+    publisher.publish(publish("a", "fresh").qos(1)).await;
+    watcher.expect("fresh").await;
+}
+
+/// A node without a majority answers CONNECT with "server unavailable", says so at `/readyz`, acknowledges nothing, and
+/// recovers by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn r48_a_minority_serves_nobody_and_recovers() {
+    let mut cluster = three();
+    let mut subscriber = cluster.nodes[0].durable(Version::V5, "s").await;
+    subscriber.subscribe("a", 1).await;
+    let mut client = cluster.nodes[0].raw(Version::V5).await;
+    client.connect(&connect("c")).await;
+    cluster.nodes[1].kill();
+    cluster.nodes[2].kill();
+    cluster.nodes[0].wait_for_readiness(|code, body| code == 503 && body.contains("lease"));
+    client.send(&publish("a", "unsafe").qos(1).id(1)).await;
+    let mut refused = cluster.nodes[0].raw(Version::V5).await;
+    refused.send(&connect("other")).await;
+    refused.expect_refused(Some(0x88)).await;
+    let mut refused = cluster.nodes[0].raw(Version::V3_1_1).await;
+    refused.send(&connect("other")).await;
+    refused.expect_refused(Some(3)).await;
+    cluster.nodes[1].begin_restart();
+    cluster.nodes[2].begin_restart();
+    for node in [1, 2] {
+        cluster.nodes[node].wait_until_listening();
+        cluster.nodes[node].wait_until_ready();
+    }
+    cluster.nodes[0].wait_until_listening_again();
+    cluster.nodes[0].wait_until_ready();
+    let mut publisher = cluster.nodes[0].clean(Version::V5, "p").await;
+    publisher.publish(publish("a", "safe").qos(1)).await;
+    let mut subscriber = cluster.nodes[2].durable(Version::V5, "s").await;
+    loop {
+        // What was never acknowledged may have been stored.
+        if subscriber.receive().await.payload == b"safe"[..] {
+            break;
+        }
+    }
+}
+
+/// All nodes at once, as when the power goes, and back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cold_restart_of_all_nodes_keeps_everything() {
+    let mut cluster = three();
+    let mut subscriber = cluster.nodes[0].durable(Version::V5, "s").await;
+    subscriber.subscribe("a", 2).await;
+    subscriber.disconnect().await;
+    let mut publisher = cluster.nodes[1].clean(Version::V5, "p").await;
+    for number in 0..20 {
+        publisher
+            .publish(publish("a", number.to_string()).qos(1 + number % 2))
+            .await;
+    }
+    publisher.publish(publish("kept", "value").qos(1).retain()).await;
+    for node in &mut cluster.nodes {
+        node.kill();
+    }
+    for node in &mut cluster.nodes {
+        node.begin_restart();
+    }
+    for node in &mut cluster.nodes {
+        node.wait_until_listening();
+        node.wait_until_ready();
+    }
+    let mut subscriber = cluster.nodes[2].durable(Version::V5, "s").await;
+    let mut texts = subscriber.receive_texts(20).await;
+    texts.sort_by_key(|text| text.parse::<u32>().expect("a number"));
+    let expected: Vec<String> = (0..20).map(|number| number.to_string()).collect();
+    assert_eq!(texts, expected);
+    let mut reader = cluster.nodes[1].clean(Version::V5, "r").await;
+    reader.subscribe("kept", 1).await;
+    reader.expect("value").await;
+}
