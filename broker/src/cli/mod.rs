@@ -1,11 +1,13 @@
 //! The command line.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 what the data directory held is damaged or gone.
+//! `verify` has its own meaning of them.
 //! Messages for a person go to standard error, results to standard output.
 
 mod config;
 mod reload;
 mod serve;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -49,6 +51,8 @@ enum Command {
     Serve(Box<serve::ServeArguments>),
     /// Check and explain the configuration.
     Config(config::ConfigArguments),
+    /// Check that a running broker keeps its promise: publish, kill what you like, count what was lost or doubled.
+    Verify(Box<verify::VerifyArguments>),
 }
 
 /// The whole program.
@@ -65,6 +69,7 @@ pub fn main() -> ExitCode {
         None => serve::serve(&serve::ServeArguments::default()),
         Some(Command::Serve(arguments)) => serve::serve(&arguments),
         Some(Command::Config(arguments)) => config::run(&arguments),
+        Some(Command::Verify(arguments)) => verify::run(*arguments),
     }
 }
 
