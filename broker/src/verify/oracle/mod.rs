@@ -1,5 +1,4 @@
-//! The oracle: what clients were promised (docs/ARCHITECTURE.md), held against what they saw. It knows no socket, no
-//! clock and no task.
+//! The oracle: what clients were promised, held against what they saw. It knows no socket, no clock and no task.
 //!
 //! ```text
 //! publishers  -> send, resend, acknowledge, refuse, give_up ┐

@@ -47,13 +47,23 @@ impl Numbers {
         self.ranges.len()
     }
 
-    /// The first numbers of this set, at most `count`, that are not in `other`.
+    /// The first numbers of this set, at most `count`, that are not in `other`. Passes over whole ranges.
     pub(crate) fn first_without(&self, other: &Self, count: usize) -> Vec<u64> {
-        let numbers = self.ranges.iter().flat_map(|(first, last)| *first..=*last);
-        numbers
-            .filter(|number| !other.contains(*number))
-            .take(count)
-            .collect()
+        let mut found = Vec::new();
+        for (first, last) in &self.ranges {
+            let mut number = *first;
+            while number <= *last && found.len() < count {
+                let below = other.ranges.range(..=number).next_back();
+                match below.filter(|(_, end)| number <= **end) {
+                    Some((_, end)) => number = end + 1,
+                    None => {
+                        found.push(number);
+                        number += 1;
+                    }
+                }
+            }
+        }
+        found
     }
 
     fn check_invariants(&self) {
@@ -94,6 +104,8 @@ mod tests {
         }
         assert_eq!(all.first_without(&some, 2), [3, 6]);
         assert_eq!(all.first_without(&some, 9), [3, 6, 9]);
+        assert_eq!(some.first_without(&all, 9), [0; 0]);
+        assert_eq!(some.first_without(&Numbers::default(), 3), [1, 2, 4]);
     }
 
     proptest! {
