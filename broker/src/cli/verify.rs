@@ -110,17 +110,20 @@ pub(super) struct VerifyArguments {
     /// Repeats the random pauses of a run [default: another one each time].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// At the end, give up what is missing when nothing has come for so long. Also how long all clients may take to
-    /// connect at the beginning, and a reader to get a retained value. Where a node is drained, more than its
-    /// drain_will_delay_secs.
+    /// How long all clients may take to connect and subscribe before the load begins.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    setup_wait: Duration,
+    /// At the end, give up what is missing when nothing has come for so long; also how long a reader waits for a
+    /// retained value. Where a node is drained, more than its drain_will_delay_secs.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     drain_wait: Duration,
     /// How long subscribers stay after everything has come, to see what comes twice.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
     quiet_time: Duration,
-    /// A connection on which an answer is due and nothing comes for so long is given up for the next target; also how
-    /// long connecting may take.
-    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_duration)]
+    /// A connection on which an answer is due and nothing comes for so long is given up for the next target; connecting
+    /// may take as long, and the answer to CONNECT three times. It is part of the longest wait where a node is paused
+    /// or cut off.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
     silence: Duration,
 }
 
@@ -186,6 +189,7 @@ impl VerifyArguments {
             password,
             admin: self.admin_urls.clone(),
             seed: self.seed.unwrap_or(clock.as_micros() as u64),
+            setup_wait: self.setup_wait,
             drain_wait: self.drain_wait,
             quiet_time: self.quiet_time,
             silence: self.silence,

@@ -1,23 +1,24 @@
 //! One connection: a socket, the CONNECT and its answer, packets in and out, and the pings that show whether the other
 //! end is still there.
 //!
-//! A role fills [`Connection::output`], calls [`Connection::turn`], and takes what came from [`Connection::input`], in a
+//! A role takes what came from [`Connection::input`], fills [`Connection::output`] and calls [`Connection::turn`], in a
 //! loop. Reading never waits for writing, so two full buffers cannot stop each other.
 
 use std::io;
 use std::time::{Duration, Instant};
 
 use quorate_proto::codec::{
-    Connect, DecodeError, Disconnect, Frame, Packet, ProtocolVersion, QoS, ReasonCode, Subscribe,
-    SubscriptionOptions, SubscriptionRequests, UserProperties, encode_pingreq,
+    Connect, DecodeError, Disconnect, Frame, PACKET_SIZE_MAX, Packet, PacketId, ProtocolVersion, QoS,
+    ReasonCode, Subscribe, SubscriptionOptions, SubscriptionRequests, UserProperties, encode_pingreq,
 };
-use quorate_proto::codec::{PACKET_SIZE_MAX, PacketId};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{timeout, timeout_at};
 
 /// Bytes read at a time.
 const READ_BYTES: usize = 64 * 1024;
+/// How many times the silence allowed on a connection CONNACK may take.
+const CONNACK_SILENCES: u32 = 3;
 /// A role appends no more packets while so many bytes wait to be sent.
 const OUTPUT_BYTES_MAX: usize = 256 * 1024;
 
@@ -80,7 +81,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects and waits for the answer, each for at most `silence`.
+    /// Connects within `silence`, and waits for the answer: longer, as a session may have to be moved for it.
     pub(super) async fn open(
         address: &str,
         connect: &Connect<'_>,
@@ -97,7 +98,7 @@ impl Connection {
             output: Vec::new(),
             silence,
             last_heard: Instant::now(),
-            asked_at: Some(Instant::now()),
+            asked_at: None,
         };
         connect.encode(connect.version, &mut connection.output);
         let welcome = connection.answer_to_connect().await?;
@@ -105,9 +106,12 @@ impl Connection {
     }
 
     async fn answer_to_connect(&mut self) -> Result<Welcome, End> {
-        let deadline = Instant::now() + self.silence;
+        let deadline = Instant::now() + CONNACK_SILENCES * self.silence;
         loop {
-            self.turn(deadline).await?;
+            if Instant::now() >= deadline {
+                return Err(End::Silent);
+            }
+            self.exchange(deadline).await?;
             let Some(packet) = self.input.next()? else {
                 continue;
             };
@@ -134,6 +138,10 @@ impl Connection {
     /// Sends and reads what goes at once, or waits until something does, until `wake_at` at most.
     pub(super) async fn turn(&mut self, wake_at: Instant) -> Result<(), End> {
         self.keep_alive()?;
+        self.exchange(wake_at).await
+    }
+
+    async fn exchange(&mut self, wake_at: Instant) -> Result<(), End> {
         let interest = if self.output.is_empty() {
             Interest::READABLE
         } else {

@@ -37,8 +37,13 @@ pub(crate) struct Options {
     /// Addresses of the nodes' admin interfaces.
     pub(crate) admin: Vec<String>,
     pub(crate) seed: u64,
+    /// How long all clients may take to connect and subscribe.
+    pub(crate) setup_wait: Duration,
+    /// How long nothing may come at the end before what is missing is given up.
     pub(crate) drain_wait: Duration,
+    /// How long subscribers stay after everything has come.
     pub(crate) quiet_time: Duration,
+    /// How long a connection may owe an answer.
     pub(crate) silence: Duration,
 }
 

@@ -110,12 +110,12 @@ impl Publisher {
     /// One connection, until it ends or the run closes.
     async fn converse(&mut self, connection: &mut Connection) -> Result<(), End> {
         while self.trial.phase() != Phase::Close {
-            let wake_at = self.transmit(connection);
-            connection.turn(wake_at).await?;
             let Connection { input, output, .. } = connection;
             while let Some(packet) = input.next()? {
                 self.handle(&packet, output);
             }
+            let wake_at = self.transmit(connection);
+            connection.turn(wake_at).await?;
         }
         Ok(())
     }

@@ -96,7 +96,7 @@ impl Runner {
     /// Waits until every client has its session and its subscriptions.
     async fn set_up(&mut self) -> Result<(), String> {
         let expected = Cast::new(&self.trial, &mut self.tasks).start();
-        let deadline = Instant::now() + self.trial.options.drain_wait;
+        let deadline = Instant::now() + self.trial.options.setup_wait;
         while self.trial.ready() < expected {
             if self.interrupts.get() > 0 {
                 return Err("the run was ended before it began".to_owned());

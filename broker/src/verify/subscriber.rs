@@ -62,7 +62,6 @@ impl Subscriber {
             connection.subscribe(PacketId::MIN, &self.filters, QoS::ExactlyOnce)?;
         }
         while self.trial.phase() != Phase::Close {
-            connection.turn(Instant::now() + TICK).await?;
             let Connection { input, output, .. } = connection;
             while let Some(packet) = input.next()? {
                 match packet {
@@ -77,6 +76,7 @@ impl Subscriber {
                     }
                 }
             }
+            connection.turn(Instant::now() + TICK).await?;
         }
         Ok(())
     }

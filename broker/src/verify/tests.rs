@@ -1,5 +1,7 @@
 //! What the unit tests of several modules need.
 
+mod simulation;
+
 use std::time::Duration;
 
 use quorate_proto::codec::{ProtocolVersion, QoS};
@@ -28,6 +30,7 @@ pub(super) fn options() -> Options {
         password: None,
         admin: Vec::new(),
         seed: 1,
+        setup_wait: Duration::from_secs(1),
         drain_wait: Duration::from_secs(1),
         quiet_time: Duration::ZERO,
         silence: Duration::from_secs(1),
