@@ -16,6 +16,7 @@ pub mod serve;
 mod store;
 mod sys_topics;
 pub mod transport;
+mod verify;
 mod worker;
 
 /// Version of this program.

@@ -1,12 +1,14 @@
 //! The command line.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 what the data directory held is damaged or gone.
+//! `verify` has its own meaning of them.
 //! Messages for a person go to standard error, results to standard output.
 
 mod config;
 mod dev_cluster;
 mod reload;
 mod serve;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -52,6 +54,8 @@ enum Command {
     DevCluster(dev_cluster::DevClusterArguments),
     /// Check and explain the configuration.
     Config(config::ConfigArguments),
+    /// Check that a running broker keeps its promise: publish, kill what you like, count what was lost or doubled.
+    Verify(Box<verify::VerifyArguments>),
 }
 
 /// The whole program.
@@ -69,6 +73,7 @@ pub fn main() -> ExitCode {
         Some(Command::Serve(arguments)) => serve::serve(&arguments),
         Some(Command::DevCluster(arguments)) => dev_cluster::run(&arguments),
         Some(Command::Config(arguments)) => config::run(&arguments),
+        Some(Command::Verify(arguments)) => verify::run(*arguments),
     }
 }
 
