@@ -40,11 +40,16 @@ fn invalid(what: impl ToString) -> io::Error {
 }
 
 impl Client {
-    /// Connects with a clean session.
+    /// Connects with a clean session; a `durable` one stays for an hour.
     ///
     /// # Errors
     /// The broker is not there or refuses.
-    pub async fn connect(address: &str, version: ProtocolVersion, client_id: &str) -> io::Result<Self> {
+    pub async fn connect(
+        address: &str,
+        version: ProtocolVersion,
+        client_id: &str,
+        durable: bool,
+    ) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let mut client = Self {
@@ -55,7 +60,8 @@ impl Client {
             output: Vec::new(),
         };
         let connect = Connect {
-            clean_start: true,
+            clean_start: !durable || version == ProtocolVersion::V5,
+            session_expiry_secs: (durable && version == ProtocolVersion::V5).then_some(3_600),
             ..Connect::new(version, client_id)
         };
         connect.encode(version, &mut client.output);

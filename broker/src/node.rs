@@ -569,17 +569,14 @@ impl Host for Shared {
             };
             let qos = message.qos.min(terms.qos);
             match &target.queue {
-                Some(queue) if qos > QoS::AtMostOnce => {
-                    if !self.queue_is_full(queue) {
-                        targets.push(Target {
-                            queue: TargetQueue::Session(target.session),
-                            qos,
-                            retain: message.retain && terms.retain_as_published,
-                            replayed: false,
-                            subscription_ids: terms.subscription_ids.to_vec(),
-                        });
-                    }
-                }
+                Some(queue) if qos > QoS::AtMostOnce && self.queue_is_full(queue) => {}
+                Some(_) if qos > QoS::AtMostOnce => targets.push(Target {
+                    queue: TargetQueue::Session(target.session),
+                    qos,
+                    retain: message.retain && terms.retain_as_published,
+                    replayed: false,
+                    subscription_ids: terms.subscription_ids.to_vec(),
+                }),
                 _ if target.location.is_some() => drop(nodes.insert(self.settings.node)),
                 _ => {}
             }

@@ -178,7 +178,10 @@ pub fn run(config: &Config) -> Result<Ended, ServeError> {
     shared
         .router
         .write(|table| (table.set_copies(config.session.overlapping_copies), true));
-    let starting = clustering::start_node(config, &store, &socket, identity, &shared);
+    let starting = unless_failed(
+        &shared,
+        clustering::start_node(config, &store, &socket, identity, &shared),
+    );
     let node = match runtime.block_on(unless_stopped(starting)) {
         Ok(Some(node)) => node,
         Ok(None) => return Ok(Ended::Stopped),
@@ -211,6 +214,21 @@ pub fn run(config: &Config) -> Result<Ended, ServeError> {
     readiness.set("draining", Some("the node is stopping".to_owned()));
     stop(&runtime, &shared, workers, &node, &store);
     ended
+}
+
+/// Waits for what a start takes, unless the node cannot go on meanwhile.
+async fn unless_failed<T>(
+    shared: &Shared,
+    starting: impl Future<Output = Result<T, ServeError>>,
+) -> Result<T, ServeError> {
+    let mut failure = shared.watch_fatal();
+    tokio::select! {
+        started = starting => started,
+        failed = failure.wait_for(Option::is_some) => Err(match failed.ok().and_then(|failed| failed.clone()) {
+            Some(Failure::Fatal(what)) => ServeError::Fatal(what),
+            Some(Failure::Removed) | None => ServeError::Removed,
+        }),
+    }
 }
 
 /// Waits for what a start takes, unless the process is told to stop meanwhile.

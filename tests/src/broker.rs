@@ -146,6 +146,11 @@ impl Broker {
         }
     }
 
+    /// Takes the addresses from the log: the last ones where it has started several times.
+    pub fn look_for_listeners(&mut self) {
+        self.process.look_for_listeners();
+    }
+
     /// Waits until the program ends by itself.
     pub fn wait_for_exit(&mut self) -> ExitStatus {
         self.process.wait_for_exit()
@@ -348,16 +353,17 @@ impl Process {
         }
     }
 
+    /// Takes the addresses from the log: the last ones where it has started several times.
+    fn look_for_listeners(&mut self) {
+        let lines = self.log.lines();
+        self.addresses = lines.iter().filter_map(|line| listening(line)).collect();
+    }
+
     fn wait_until_listening(&mut self, config: &Config) {
         let wanted = config.listeners.matches("[[listener]]").count();
         let deadline = Instant::now() + DEADLINE;
         loop {
-            self.addresses = self
-                .log
-                .lines()
-                .iter()
-                .filter_map(|line| listening(line))
-                .collect();
+            self.look_for_listeners();
             if self
                 .addresses
                 .keys()

@@ -128,6 +128,16 @@ impl Broker {
         self.wait_for_readiness(|code, _| code == 200);
     }
 
+    /// Waits until the node is ready, whether or not it has to start itself anew for that, on other ports.
+    pub fn wait_until_ready_wherever(&mut self) {
+        let deadline = Instant::now() + DEADLINE;
+        while self.admin("/readyz").0 != 200 {
+            assert!(Instant::now() < deadline, "the node does not become ready");
+            std::thread::sleep(Duration::from_millis(50));
+            self.look_for_listeners();
+        }
+    }
+
     /// Waits until what `/readyz` answers is as asked for.
     pub fn wait_for_readiness(&self, is_met: impl Fn(u16, &str) -> bool) {
         let deadline = Instant::now() + DEADLINE;

@@ -16,12 +16,12 @@ use quorate_proto::codec::{PacketId, PacketType, ProtocolVersion, QoS};
 
 #[derive(Parser)]
 struct Arguments {
-    /// Address of the broker.
-    #[arg(long, default_value = "127.0.0.1:1883")]
-    target: String,
-    /// Process of the broker.
-    #[arg(long)]
-    pid: Option<u32>,
+    /// Address of the broker, or of each of its nodes: publishers and their subscribers are at different ones.
+    #[arg(long, value_delimiter = ',', default_value = "127.0.0.1:1883")]
+    target: Vec<String>,
+    /// Process of the broker, or of each of its nodes; their CPU time is added up.
+    #[arg(long, value_delimiter = ',')]
+    pid: Vec<u32>,
     /// Speak MQTT 5 instead of 3.1.1.
     #[arg(long)]
     mqtt5: bool,
@@ -39,6 +39,9 @@ enum Command {
         /// Quality of service, 0 to 2.
         #[arg(long, default_value_t = 1)]
         qos: u8,
+        /// Subscribers have sessions that stay, so what they get is stored.
+        #[arg(long)]
+        durable: bool,
         /// Payload bytes.
         #[arg(long, default_value_t = 64)]
         payload: usize,
@@ -67,7 +70,7 @@ fn main() -> io::Result<()> {
         .build()?;
     let local = tokio::task::LocalSet::new();
     let target = Target {
-        address: arguments.target,
+        addresses: arguments.target,
         version: match arguments.mqtt5 {
             true => ProtocolVersion::V5,
             false => ProtocolVersion::V3_1_1,
@@ -77,6 +80,7 @@ fn main() -> io::Result<()> {
         Command::Pairs {
             pairs,
             qos,
+            durable,
             payload,
             window,
             seconds,
@@ -86,13 +90,18 @@ fn main() -> io::Result<()> {
                 target,
                 pairs,
                 qos,
+                durable,
                 payload,
                 window,
             };
-            local.block_on(&runtime, run_pairs(load, arguments.pid.map(Process), seconds))
+            let processes = arguments.pid.into_iter().map(Process).collect();
+            local.block_on(&runtime, run_pairs(load, processes, seconds))
         }
         Command::Idle { connections, seconds } => {
-            let process = Process(arguments.pid.ok_or(io::ErrorKind::InvalidInput)?);
+            let [pid] = arguments.pid[..] else {
+                return Err(io::ErrorKind::InvalidInput.into());
+            };
+            let process = Process(pid);
             local.block_on(&runtime, run_idle(&target, process, connections, seconds))
         }
     }
@@ -100,13 +109,15 @@ fn main() -> io::Result<()> {
 
 /// Where the broker listens and what it is spoken to.
 struct Target {
-    address: String,
+    addresses: Vec<String>,
     version: ProtocolVersion,
 }
 
 impl Target {
-    async fn connect(&self, client_id: &str) -> io::Result<Client> {
-        Client::connect(&self.address, self.version, client_id).await
+    /// Connects to one of the nodes, counted round.
+    async fn connect(&self, node: usize, client_id: &str, durable: bool) -> io::Result<Client> {
+        let address = &self.addresses[node % self.addresses.len()];
+        Client::connect(address, self.version, client_id, durable).await
     }
 }
 
@@ -114,18 +125,20 @@ struct Pairs {
     target: Target,
     pairs: usize,
     qos: QoS,
+    durable: bool,
     payload: usize,
     window: usize,
 }
 
-async fn run_pairs(load: Pairs, process: Option<Process>, seconds: u64) -> io::Result<()> {
+async fn run_pairs(load: Pairs, processes: Vec<Process>, seconds: u64) -> io::Result<()> {
     let delivered = Rc::new(Cell::new(0u64));
     let mut clients = tokio::task::JoinSet::new();
     for pair in 0..load.pairs {
         let topic = format!("bench/{pair}");
-        let mut subscriber = load.target.connect(&format!("sub-{pair}")).await?;
+        let subscriber = format!("sub-{pair}");
+        let mut subscriber = load.target.connect(pair + 1, &subscriber, load.durable).await?;
         subscriber.subscribe(&topic, load.qos).await?;
-        let publisher = load.target.connect(&format!("pub-{pair}")).await?;
+        let publisher = load.target.connect(pair, &format!("pub-{pair}"), false).await?;
         clients.spawn_local(subscribe(subscriber, delivered.clone()));
         clients.spawn_local(publish(
             publisher,
@@ -137,7 +150,7 @@ async fn run_pairs(load: Pairs, process: Option<Process>, seconds: u64) -> io::R
         ));
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let cpu = process.map(|process| process.cpu()).transpose()?;
+    let cpu = total(&processes)?;
     let (before, started) = (delivered.get(), Instant::now());
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     let messages = delivered.get() - before;
@@ -149,15 +162,22 @@ async fn run_pairs(load: Pairs, process: Option<Process>, seconds: u64) -> io::R
         "messages {messages} rate {:.0}/s",
         messages as f64 / elapsed.as_secs_f64()
     );
-    if let (Some(before), Some(process)) = (cpu, process) {
-        let used = process.cpu()? - before;
+    if !processes.is_empty() {
+        let used = total(&processes)? - cpu;
         println!(
             "cpu_us_per_message {:.3}",
             used.as_secs_f64() * 1e6 / messages as f64
         );
-        println!("resident_bytes {}", process.resident()?);
+        for process in processes {
+            println!("resident_bytes {}", process.resident()?);
+        }
     }
     Ok(())
+}
+
+/// CPU time of all processes.
+fn total(processes: &[Process]) -> io::Result<Duration> {
+    processes.iter().map(Process::cpu).sum()
 }
 
 async fn subscribe(mut client: Client, delivered: Rc<Cell<u64>>) -> io::Result<()> {
@@ -227,7 +247,7 @@ async fn run_idle(target: &Target, process: Process, connections: usize, seconds
     let before = process.resident()?;
     let mut clients = Vec::with_capacity(connections);
     for number in 0..connections {
-        let mut client = target.connect(&format!("idle-{number}")).await?;
+        let mut client = target.connect(number, &format!("idle-{number}"), false).await?;
         client
             .subscribe(&format!("device/{number}/cmd"), QoS::AtLeastOnce)
             .await?;

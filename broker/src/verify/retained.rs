@@ -96,6 +96,12 @@ impl Readers {
             let Connection { input, output, .. } = connection;
             while let Some(packet) = input.next()? {
                 let look = match packet {
+                    // The topic is cleared: nobody reads any more.
+                    Packet::Publish(publish)
+                        if publish.payload.is_empty() && self.trial.phase() == Phase::Close =>
+                    {
+                        return Ok(());
+                    }
                     Packet::Publish(publish) => self.judge(&publish, floor, output),
                     Packet::Suback(suback) => {
                         is_subscribed = suback.reasons.iter().all(|reason| !reason.is_error());

@@ -379,14 +379,12 @@ impl MetaState {
         if replicas.is_empty() || distinct.len() != replicas.len() || !all_members {
             return Err(Rejected::UnknownNode);
         }
-        let placement = self.groups.entry(group).or_default();
-        if placement.version != place.after {
+        let version = self.groups.get(&group).map_or(0, |placement| placement.version);
+        if version != place.after {
             return Err(Rejected::Outdated);
         }
-        *placement = GroupPlacement {
-            replicas,
-            version: place.after + 1,
-        };
+        let version = version + 1;
+        self.groups.insert(group, GroupPlacement { replicas, version });
         Ok(())
     }
 

@@ -1,1 +1,188 @@
+//! The state of `meta`, command by command.
 
+use quorate_storage::log::GroupId;
+
+use super::{MetaCommand, MetaState, Rejected};
+use crate::state::{NodeId, NodeIncarnation};
+
+fn volume(number: u8) -> [u8; 16] {
+    [number; 16]
+}
+
+fn apply(state: &mut MetaState, command: &MetaCommand) -> Result<(), Rejected> {
+    let result = state.apply(&command.encode());
+    check(state);
+    result
+}
+
+/// What is stored gives the same state again, and the view holds what it may.
+fn check(state: &MetaState) {
+    let mut loaded = MetaState::default();
+    for record in state.records().values() {
+        loaded.load(record).unwrap();
+    }
+    assert_eq!(loaded, *state);
+    for (node, serving) in &state.view().serving {
+        let record = state.node(*node).unwrap();
+        assert!(!record.removed && !record.ended && record.incarnation == serving.incarnation);
+    }
+}
+
+/// A cluster of the nodes 1 and 2, both of which have started once.
+fn two() -> MetaState {
+    let mut state = MetaState::default();
+    let found = MetaCommand::found(3, 1, volume(1), "a", "a:1");
+    apply(&mut state, &found).unwrap();
+    apply(&mut state, &MetaCommand::join(volume(2), "b", "b:1")).unwrap();
+    for (node, address) in [(NodeId(1), "a:1"), (NodeId(2), "b:1")] {
+        apply(
+            &mut state,
+            &MetaCommand::register(node, NodeIncarnation(1), address),
+        )
+        .unwrap();
+    }
+    state
+}
+
+#[test]
+fn a_cluster_is_founded_once_and_gives_each_volume_one_node() {
+    let mut state = MetaState::default();
+    let join = MetaCommand::join(volume(2), "b", "b:1");
+    assert_eq!(
+        apply(&mut state, &join),
+        Err(Rejected::Outdated),
+        "there is no cluster yet"
+    );
+    let mut state = two();
+    let again = MetaCommand::found(3, 1, volume(9), "z", "z:1");
+    assert_eq!(apply(&mut state, &again), Err(Rejected::Outdated));
+    assert_eq!(state.node_of_volume(volume(1)), Some(NodeId(1)));
+    assert_eq!(state.node_of_volume(volume(2)), Some(NodeId(2)));
+    assert_eq!(apply(&mut state, &join), Ok(()), "repeated");
+    assert_eq!(state.members().count(), 2);
+    assert_eq!(state.apply(b"\xff"), Err(Rejected::Malformed));
+}
+
+#[test]
+fn r46_a_start_that_is_not_newer_is_refused() {
+    let mut state = two();
+    let node = NodeId(1);
+    let register = |incarnation, address| MetaCommand::register(node, NodeIncarnation(incarnation), address);
+    assert_eq!(apply(&mut state, &register(5, "a:2")), Ok(()));
+    assert_eq!(apply(&mut state, &register(5, "a:2")), Ok(()), "repeated");
+    assert_eq!(
+        apply(&mut state, &register(4, "a:2")),
+        Err(Rejected::OldIncarnation)
+    );
+    assert_eq!(
+        apply(&mut state, &register(5, "copy:1")),
+        Err(Rejected::OldIncarnation),
+        "a copy of the volume runs elsewhere"
+    );
+    assert_eq!(state.node(node).unwrap().address, "a:2");
+}
+
+#[test]
+fn r2_a_start_enters_then_is_active_and_a_later_one_takes_its_place() {
+    let mut state = two();
+    let (node, start) = (NodeId(1), NodeIncarnation(1));
+    assert_eq!(
+        apply(&mut state, &MetaCommand::activate(node, start)),
+        Err(Rejected::Outdated),
+        "it has not entered"
+    );
+    apply(&mut state, &MetaCommand::enter(node, start)).unwrap();
+    let entered = state.view().serving[&node].entered;
+    assert_eq!((entered, state.view().serving[&node].active), (1, false));
+    apply(&mut state, &MetaCommand::enter(node, start)).unwrap();
+    assert_eq!(state.view().number, 1, "repeated");
+    apply(&mut state, &MetaCommand::activate(node, start)).unwrap();
+    assert_eq!(state.view().number, 2);
+    apply(
+        &mut state,
+        &MetaCommand::register(node, NodeIncarnation(2), "a:1"),
+    )
+    .unwrap();
+    assert!(
+        !state.view().serving.contains_key(&node),
+        "its first start is over"
+    );
+    assert_eq!(state.node(node).unwrap().last_ended(), Some(NodeIncarnation(1)));
+    assert_eq!(
+        apply(&mut state, &MetaCommand::enter(node, start)),
+        Err(Rejected::OldIncarnation)
+    );
+}
+
+#[test]
+fn r1_a_start_that_left_does_not_come_back() {
+    let mut state = two();
+    let (node, start) = (NodeId(2), NodeIncarnation(1));
+    apply(&mut state, &MetaCommand::enter(node, start)).unwrap();
+    apply(&mut state, &MetaCommand::leave(node, start)).unwrap();
+    apply(&mut state, &MetaCommand::leave(node, start)).unwrap();
+    assert!(state.view().serving.is_empty());
+    assert_eq!(state.node(node).unwrap().last_ended(), Some(start));
+    assert_eq!(
+        apply(&mut state, &MetaCommand::enter(node, start)),
+        Err(Rejected::OldIncarnation)
+    );
+    assert_eq!(
+        apply(&mut state, &MetaCommand::register(node, start, "b:1")),
+        Err(Rejected::OldIncarnation)
+    );
+    let next = NodeIncarnation(2);
+    // With another address than the first, as when the port is given by the system.
+    apply(&mut state, &MetaCommand::register(node, next, "b:9")).unwrap();
+    apply(&mut state, &MetaCommand::enter(node, next)).unwrap();
+    assert_eq!(state.node(node).unwrap().last_ended(), Some(start));
+    // What an older start is told does not concern the newer one.
+    apply(&mut state, &MetaCommand::leave(node, start)).unwrap();
+    assert!(state.view().holds(node, next));
+}
+
+#[test]
+fn a_volume_that_comes_under_the_name_of_a_lost_one_replaces_it() {
+    let mut state = two();
+    apply(&mut state, &MetaCommand::enter(NodeId(2), NodeIncarnation(1))).unwrap();
+    let replace = MetaCommand::join(volume(3), "b", "b:2");
+    assert_eq!(apply(&mut state, &replace), Err(Rejected::NameInUse), "b serves");
+    apply(&mut state, &MetaCommand::leave(NodeId(2), NodeIncarnation(1))).unwrap();
+    apply(&mut state, &replace).unwrap();
+    assert!(state.node(NodeId(2)).unwrap().removed);
+    assert_eq!(
+        state.node_of_volume(volume(3)),
+        Some(NodeId(3)),
+        "identifiers are never used again"
+    );
+    assert_eq!(
+        apply(&mut state, &MetaCommand::join(volume(2), "b", "b:1")),
+        Err(Rejected::UnknownNode),
+        "what was replaced does not come back"
+    );
+    let late = MetaCommand::register(NodeId(2), NodeIncarnation(2), "b:1");
+    assert_eq!(apply(&mut state, &late), Err(Rejected::UnknownNode));
+}
+
+#[test]
+fn r47_placements_follow_each_other() {
+    let mut state = two();
+    let group = GroupId(3);
+    let place = |replicas: &[u64], after| {
+        let replicas: Vec<NodeId> = replicas.iter().map(|node| NodeId(*node)).collect();
+        MetaCommand::place(group, &replicas, after)
+    };
+    apply(&mut state, &place(&[1], 0)).unwrap();
+    apply(&mut state, &place(&[2, 1], 1)).unwrap();
+    assert_eq!(state.placement(group).unwrap().replicas, [NodeId(2), NodeId(1)]);
+    for (command, rejected) in [
+        (place(&[1], 1), Rejected::Outdated),
+        (place(&[], 2), Rejected::UnknownNode),
+        (place(&[1, 1], 2), Rejected::UnknownNode),
+        (place(&[1, 7], 2), Rejected::UnknownNode),
+    ] {
+        let before = state.clone();
+        assert_eq!(apply(&mut state, &command), Err(rejected));
+        assert_eq!(state, before, "a void command changes nothing");
+    }
+}

@@ -162,7 +162,7 @@ impl NotedClock {
             tell_gap(noted, wall_now);
         }
         // With others it is theirs to say how long nobody ran: they may have run on.
-        clock.resume(last, noted.clone().filter(|_| alone), wall_now);
+        clock.resume(last, noted.filter(|_| alone), wall_now);
         let resumed = Self {
             file,
             clock,

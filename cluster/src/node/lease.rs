@@ -118,13 +118,9 @@ impl Leases {
         serving.active
     }
 
-    /// Whether a lease of this start may still hold.
-    fn may_hold(&self, node: NodeId, incarnation: NodeIncarnation, now: Instant) -> bool {
-        let asked = self
-            .known
-            .get(&node)
-            .filter(|known| known.incarnation == incarnation)
-            .map(|known| known.asked);
+    /// Whether a lease of this start, which is known, may still hold.
+    fn may_hold(&self, node: NodeId, now: Instant) -> bool {
+        let asked = self.known.get(&node).map(|known| known.asked);
         let last = asked.map_or(self.leads_since, |asked| asked.max(self.leads_since));
         now < last + LEASE + LAPSE_MARGIN
     }
@@ -135,10 +131,20 @@ impl Leases {
     }
 
     /// What is to be changed in the view.
-    pub(super) fn changes(&self, view: &View, now: Instant) -> Vec<ViewChange> {
+    pub(super) fn changes(&mut self, view: &View, now: Instant) -> Vec<ViewChange> {
         let mut changes = Vec::new();
         for (node, serving) in &view.serving {
-            if !self.may_hold(*node, serving.incarnation, now) {
+            // One that has just entered has as long as any other to ask for the first time.
+            let first_seen = Known {
+                incarnation: serving.incarnation,
+                asked: now,
+                view: 0,
+            };
+            let known = self.known.entry(*node).or_insert(first_seen);
+            if known.incarnation != serving.incarnation {
+                *known = first_seen;
+            }
+            if !self.may_hold(*node, now) {
                 changes.push(ViewChange::Leave(*node, serving.incarnation));
             } else if !serving.active && self.all_know(view, serving.entered) {
                 changes.push(ViewChange::Activate(*node, serving.incarnation));
@@ -200,12 +206,13 @@ mod tests {
         let start = Instant::now();
         let view = view(4, &[(1, serving(1, 1, true)), (2, serving(7, 2, true))]);
         let mut leases = Leases::new(start);
-        let almost = start + LEASE;
         assert_eq!(
-            leases.changes(&view, almost),
+            leases.changes(&view, start),
             vec![],
             "a predecessor may have granted any"
         );
+        let almost = start + LEASE;
+        assert_eq!(leases.changes(&view, almost), vec![]);
         assert!(leases.renew(NodeId(1), NodeIncarnation(1), 4, almost, &view));
         assert!(
             !leases.renew(NodeId(2), NodeIncarnation(6), 4, almost, &view),
@@ -219,6 +226,24 @@ mod tests {
         assert!(
             !leases.renew(NodeId(3), NodeIncarnation(1), 4, after, &view),
             "not in the view"
+        );
+    }
+
+    #[test]
+    fn r1_a_start_that_has_just_entered_has_time_to_ask() {
+        let start = Instant::now();
+        let mut leases = Leases::new(start);
+        let late = start + 10 * LEASE;
+        let view = view(5, &[(2, serving(3, 5, false))]);
+        assert_eq!(
+            leases.changes(&view, late),
+            vec![ViewChange::Activate(NodeId(2), NodeIncarnation(3))],
+            "nobody else has to know of it"
+        );
+        let silent = late + LEASE + LAPSE_MARGIN;
+        assert_eq!(
+            leases.changes(&view, silent),
+            vec![ViewChange::Leave(NodeId(2), NodeIncarnation(3))]
         );
     }
 

@@ -11,6 +11,7 @@ use quorate_storage::log::GroupId;
 
 use super::lease::{Lease, Leases, RENEW_INTERVAL, ViewChange};
 use super::placement::META;
+use super::start::FOUNDER;
 use super::{Host, Node, Placement};
 use crate::meta::{Directory, MetaCommand, MetaState, NodeRecord};
 use crate::raft::{NodeAddress, ProposeError, RaftGroup};
@@ -319,7 +320,9 @@ impl<H: Host> Node<H> {
     async fn place_groups(&self, meta: &RaftGroup) {
         let places: Vec<MetaCommand> = {
             let state = self.directory().read();
-            let wanted = wanted_places(&state);
+            // The first members of the groups have to be there before others join them.
+            let may_grow = self.groups().all(|group| group.replica().is_some());
+            let wanted = wanted_places(&state, may_grow);
             wanted
                 .into_iter()
                 .map(|(group, replicas, after)| MetaCommand::place(group, &replicas, after))
@@ -466,7 +469,9 @@ fn meta_members(state: &MetaState) -> (Vec<NodeId>, Vec<NodeId>) {
 }
 
 /// The groups whose placement is to change: with the new replicas and the version that they follow.
-fn wanted_places(state: &MetaState) -> Vec<(GroupId, Vec<NodeId>, u64)> {
+///
+/// A group begins with the node that founded the cluster, alone, which creates it then and only then.
+fn wanted_places(state: &MetaState, may_grow: bool) -> Vec<(GroupId, Vec<NodeId>, u64)> {
     let members: Vec<NodeId> = state
         .members()
         .filter(|(_, record)| record.incarnation > NodeIncarnation(0))
@@ -483,6 +488,11 @@ fn wanted_places(state: &MetaState) -> Vec<(GroupId, Vec<NodeId>, u64)> {
         let placed = state.placement(group);
         let (replicas, version) =
             placed.map_or((&[][..], 0), |placed| (&placed.replicas[..], placed.version));
+        if version == 0 {
+            wanted = vec![FOUNDER];
+        } else if !may_grow {
+            continue;
+        }
         if replicas != wanted {
             places.push((group, wanted, version));
         }

@@ -108,7 +108,11 @@ impl<H: Host> Group<H> {
             references,
             next,
             sent_before,
-            started: self.clock().started(),
+            // What other nodes have handed out is not known here: then the session has to tell.
+            started: match self.routes.was_always_alone() {
+                true => self.clock().started(),
+                false => now,
+            },
             now,
         }
     }

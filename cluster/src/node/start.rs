@@ -535,7 +535,7 @@ impl<H: Host> Node<H> {
 }
 
 /// The node that founds a cluster.
-const FOUNDER: NodeId = NodeId(1);
+pub(super) const FOUNDER: NodeId = NodeId(1);
 
 fn stopped(group: GroupId, error: &dyn std::fmt::Display) -> StartError {
     StartError::Stopped {

@@ -39,8 +39,8 @@ impl GroupSettings {
             log_entries_to_keep: 20_000,
             purge_batch: 4_096,
             heartbeat_millis: 100,
-            election_millis_min: 300,
-            election_millis_max: 500,
+            election_millis_min: 250,
+            election_millis_max: 400,
         }
     }
 

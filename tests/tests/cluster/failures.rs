@@ -152,8 +152,7 @@ async fn r48_a_minority_serves_nobody_and_recovers() {
         cluster.nodes[node].wait_until_listening();
         cluster.nodes[node].wait_until_ready();
     }
-    cluster.nodes[0].wait_until_listening_again();
-    cluster.nodes[0].wait_until_ready();
+    cluster.nodes[0].wait_until_ready_wherever();
     let mut publisher = cluster.nodes[0].clean(Version::V5, "p").await;
     publisher.publish(publish("a", "safe").qos(1)).await;
     let mut subscriber = cluster.nodes[2].durable(Version::V5, "s").await;
