@@ -52,7 +52,7 @@ pub(super) enum Due {
 }
 
 /// Waiters of one entry, in the order of its commands.
-type Waiters<T> = Vec<(Waiter<T>, Due)>;
+pub(super) type Waiters<T> = Vec<(Waiter<T>, Due)>;
 
 /// Commands that leave in one entry.
 #[derive(Debug)]
@@ -97,6 +97,8 @@ pub(super) struct Proposals<T> {
     committed: Mutex<VecDeque<Committed<T>>>,
     /// Whether there are any.
     has_committed: AtomicBool,
+    /// One more than the index of the entry whose apply has looked at them last.
+    looked_at: AtomicU64,
     /// What waits for all groups of the node.
     backlog: Arc<Backlog>,
 }
@@ -111,6 +113,7 @@ impl<T> Proposals<T> {
             applied: Mutex::default(),
             committed: Mutex::new(VecDeque::new()),
             has_committed: AtomicBool::new(false),
+            looked_at: AtomicU64::new(0),
             backlog,
         }
     }
@@ -282,7 +285,13 @@ impl<H: Host> Group<H> {
     }
 
     /// An entry's outcome is known. Who need not wait until this node has applied it is told.
-    fn committed(&self, number: u64, index: u64, waiters: Waiters<H::Ticket>, outcome: BatchOutcome) {
+    pub(super) fn committed(
+        &self,
+        number: u64,
+        index: u64,
+        waiters: Waiters<H::Ticket>,
+        outcome: BatchOutcome,
+    ) {
         let mut outcomes = match outcome {
             BatchOutcome::Applied(outcomes) => outcomes.into_iter(),
             BatchOutcome::Refused => Vec::new().into_iter(),
@@ -310,7 +319,7 @@ impl<H: Host> Group<H> {
         } else {
             self.proposals.committed.lock().push_back(committed);
             self.proposals.has_committed.store(true, Ordering::SeqCst);
-            // It may have been applied meanwhile, without a look at what waits.
+            // Either its apply sees what waits, or this sees that it was applied.
             if self.has_applied(index) {
                 self.complete_applied(index);
             }
@@ -318,13 +327,31 @@ impl<H: Host> Group<H> {
     }
 
     fn has_applied(&self, index: u64) -> bool {
+        let looked_at = self.proposals.looked_at.load(Ordering::SeqCst);
+        looked_at > index || self.replica_has_applied(index)
+    }
+
+    fn replica_has_applied(&self, index: u64) -> bool {
         self.replica()
             .and_then(RaftGroup::applied_index)
             .is_some_and(|applied| applied >= index)
     }
 
+    /// This node has applied the entry at `index`, though openraft does not know it yet.
+    pub(super) fn applied(&self, index: u64) {
+        self.proposals.looked_at.store(index + 1, Ordering::SeqCst);
+        self.complete_applied(index);
+    }
+
+    /// Completes what a state that came as a snapshot holds.
+    pub(super) fn complete_loaded(&self) {
+        if let Some(index) = self.replica().and_then(RaftGroup::applied_index) {
+            self.complete_applied(index);
+        }
+    }
+
     /// This node has applied everything up to `index`: who waited for that is told.
-    pub(super) fn complete_applied(&self, index: u64) {
+    fn complete_applied(&self, index: u64) {
         if !self.proposals.has_committed.load(Ordering::SeqCst) {
             return;
         }

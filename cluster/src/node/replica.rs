@@ -88,7 +88,7 @@ impl<H: Host> ReplicatedState for Replica<H> {
         self.group.clock().advance_to(batch.stamp);
         self.group.handle_events(&self.events);
         self.events.clear();
-        self.group.complete_applied(index);
+        self.group.applied(index);
         Ok(outcome)
     }
 

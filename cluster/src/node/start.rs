@@ -561,6 +561,7 @@ async fn run_checkpoints<H: Host>(node: std::sync::Weak<Node<H>>, interval: Dura
             group.forget_sent();
             group.forget_shares();
         }
+        node.groups().for_each(|group| group.complete_loaded());
         node.checkpoint().await;
         if let Some(noted) = node.noted.get() {
             noted.note(false).await;

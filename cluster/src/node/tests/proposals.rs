@@ -80,3 +80,26 @@ async fn unknown_queues_are_dropped_whatever_their_number() {
     within(node.home().propose_and_wait(&publish(message("last"), vec![]))).await;
     assert_eq!(node.home().state().queues().count(), 0);
 }
+
+/// An entry's outcome may come back between its apply and openraft's knowledge of that: its waiters are told by one of the
+/// two who look, and not by the next entry, which may never come.
+#[tokio::test]
+async fn a_waiter_is_told_whichever_comes_first_outcome_or_apply() {
+    use crate::node::proposer::{Due, Waiter};
+    let node = TestNode::start().await;
+    let home = node.home();
+    let outcome = || BatchOutcome::Applied(vec![Outcome::Done]);
+    let far = home.replica().unwrap().applied_index().unwrap() + 1_000;
+    home.applied(far);
+    home.committed(90, far, vec![(Waiter::Ticket(1), Due::Applied)], outcome());
+    assert_eq!(node.completion(1).await, Completion::Applied(Outcome::Done));
+    home.committed(91, far + 1, vec![(Waiter::Ticket(2), Due::Applied)], outcome());
+    home.committed(92, far + 2, vec![(Waiter::Ticket(3), Due::Committed)], outcome());
+    assert_eq!(node.completion(3).await, Completion::Applied(Outcome::Done));
+    assert!(
+        !node.told.completions.lock().contains_key(&2),
+        "it is not applied yet"
+    );
+    home.applied(far + 1);
+    assert_eq!(node.completion(2).await, Completion::Applied(Outcome::Done));
+}
