@@ -20,9 +20,21 @@ const TO_MATCHING: u8 = 0;
 const TO_SESSIONS: u8 = 1;
 const TO_MEMBER: u8 = 2;
 const TO_HOLDER: u8 = 3;
+const TO_DISPATCH: u8 = 4;
 
 const RETAIN: u8 = 1 << 2;
 const EXPIRES: u8 = 1 << 3;
+
+/// The message of an item that is about something else.
+pub(crate) const NO_MESSAGE: ForwardedMessage<'static> = ForwardedMessage {
+    topic: "",
+    forwardable: &[],
+    payload: &[],
+    qos: QoS::AtMostOnce,
+    retain: false,
+    expiry_secs: None,
+    publisher: None,
+};
 
 /// A message of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +74,16 @@ pub(crate) enum Recipients {
         /// The reference.
         sequence: Sequence,
     },
+    /// The dispatch of a shared queue: the member it gave a reference to is not there, another is to get it. The message
+    /// is empty.
+    Dispatch {
+        /// The shared subscription.
+        share: ShareKey,
+        /// The group.
+        group: GroupId,
+        /// The reference.
+        sequence: Sequence,
+    },
 }
 
 /// What precedes the items.
@@ -79,6 +101,11 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     let length = u32::try_from(bytes.len()).expect("parts of a packet are below 256 MiB");
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(bytes);
+}
+
+fn put_place(out: &mut Vec<u8>, group: GroupId, sequence: Sequence) {
+    out.extend_from_slice(&u32::from(group.0).to_be_bytes());
+    out.extend_from_slice(&sequence.0.to_be_bytes());
 }
 
 /// Appends an item.
@@ -109,8 +136,17 @@ pub(crate) fn put_item(out: &mut Vec<u8>, recipients: &Recipients, message: &For
             out.extend_from_slice(&session.0.to_be_bytes());
             put_bytes(out, share.name.as_bytes());
             put_bytes(out, share.filter.as_bytes());
-            out.extend_from_slice(&u32::from(group.0).to_be_bytes());
-            out.extend_from_slice(&sequence.0.to_be_bytes());
+            put_place(out, *group, *sequence);
+        }
+        Recipients::Dispatch {
+            share,
+            group,
+            sequence,
+        } => {
+            out.push(TO_DISPATCH);
+            put_bytes(out, share.name.as_bytes());
+            put_bytes(out, share.filter.as_bytes());
+            put_place(out, *group, *sequence);
         }
     }
     let retain = if message.retain { RETAIN } else { 0 };
@@ -170,6 +206,10 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.bytes()?).ok()
     }
 
+    fn group(&mut self) -> Option<GroupId> {
+        u16::try_from(self.u32()?).ok().map(GroupId)
+    }
+
     fn share(&mut self) -> Option<ShareKey> {
         Some(ShareKey {
             name: Arc::from(self.text()?),
@@ -195,7 +235,12 @@ impl<'a> Reader<'a> {
             TO_HOLDER => Recipients::Holder {
                 session: SessionId(self.u64()?),
                 share: self.share()?,
-                group: GroupId(u16::try_from(self.u32()?).ok()?),
+                group: self.group()?,
+                sequence: Sequence(self.u64()?),
+            },
+            TO_DISPATCH => Recipients::Dispatch {
+                share: self.share()?,
+                group: self.group()?,
                 sequence: Sequence(self.u64()?),
             },
             _ => return None,
@@ -293,6 +338,14 @@ mod tests {
                     share: share.clone(),
                 },
                 message("a/c", b"two"),
+            ),
+            (
+                Recipients::Dispatch {
+                    share: share.clone(),
+                    group: GroupId(7),
+                    sequence: Sequence(8),
+                },
+                plain,
             ),
             (
                 Recipients::Holder {

@@ -40,6 +40,8 @@ enum Verdict {
 /// Items of a frame, for all workers.
 #[derive(Debug)]
 pub(crate) struct ForwardedFrame {
+    /// Who sent it.
+    pub(crate) from: NodeId,
     frame: Bytes,
 }
 
@@ -98,7 +100,8 @@ impl Inbox {
         if header.gap {
             close_live_subscribers(shared);
         }
-        let frame = Arc::new(ForwardedFrame { frame });
+        let from = from.node;
+        let frame = Arc::new(ForwardedFrame { from, frame });
         for mailbox in &shared.mailboxes {
             mailbox.send(Mail::Forwarded(frame.clone()));
         }

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use quorate_cluster::node::{Backlog, Completion, Host};
 use quorate_cluster::state::{NodeId, NodeIncarnation, Outcome};
 
-pub(crate) use frame::{ForwardedMessage, Recipients, put_item, visit};
+pub(crate) use frame::{ForwardedMessage, NO_MESSAGE, Recipients, put_item, visit};
 pub(crate) use inbox::{ForwardedFrame, Inbox};
 use link::Link;
 

@@ -3,9 +3,10 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use quorate_cluster::state::{NodeId, SessionId, Target, TargetQueue};
+use quorate_cluster::state::{NodeId, Sequence, SessionId, ShareKey, Target, TargetQueue};
 use quorate_proto::codec::QoS;
 use quorate_proto::session::PublishToken;
+use quorate_storage::log::GroupId;
 
 use super::connection::Conn;
 use super::publish::Published;
@@ -153,7 +154,23 @@ impl Worker {
                     share,
                     group,
                     sequence,
-                } => self.hold_forwarded(*session, share, (*group, *sequence), &published),
+                } => {
+                    let place = (*group, *sequence);
+                    if !self.hold_forwarded(*session, share, place, &published) {
+                        self.return_shared(frame.from, share, place);
+                    }
+                }
+                Recipients::Dispatch {
+                    share,
+                    group,
+                    sequence,
+                } => {
+                    // Once for all workers.
+                    if self.index == 0 {
+                        let group = self.shared.node().group(*group);
+                        group.share_returned(share, *sequence);
+                    }
+                }
             }
         });
         if !read {
@@ -191,6 +208,18 @@ impl Worker {
         }
     }
 
+    /// Tells another node's dispatch that a member is not here: it may not be yet, or not any more.
+    fn return_shared(&self, node: NodeId, share: &ShareKey, (group, sequence): (GroupId, Sequence)) {
+        let recipients = Recipients::Dispatch {
+            share: share.clone(),
+            group,
+            sequence,
+        };
+        let mut batch = PeerBatch::default();
+        peers::put_item(&mut batch.items, &recipients, &peers::NO_MESSAGE);
+        self.shared.peers.send(&self.shared, node, batch);
+    }
+
     /// A retained message for sessions that subscribed while it was published (R33).
     fn deliver_to_sessions(self: &Rc<Self>, sessions: &[SessionId], published: &Published<'_>) {
         let plan = self.plan(published.topic);
@@ -210,7 +239,7 @@ impl Worker {
     fn deliver_to_forwarded_member(
         self: &Rc<Self>,
         session: SessionId,
-        share: &quorate_cluster::state::ShareKey,
+        share: &ShareKey,
         published: &Published<'_>,
     ) {
         // One worker is in charge of those who are not here any more.

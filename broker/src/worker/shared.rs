@@ -141,27 +141,29 @@ impl Worker {
         }
     }
 
-    /// A reference that another node's dispatch gives to a member here. Where the member has gone, that node learns of
-    /// it as everybody does.
+    /// A reference that another node's dispatch gives to a member here. False where the member is not here, which one
+    /// worker says.
     pub(super) fn hold_forwarded(
         self: &Rc<Self>,
         session: SessionId,
         share: &ShareKey,
         (group, sequence): (GroupId, Sequence),
         published: &Published<'_>,
-    ) {
+    ) -> bool {
         let members = self.shared.router.read(|table| table.share_members(share));
-        let Some(member) = members.iter().find(|member| member.session == session) else {
-            return;
-        };
-        let MemberAt::Here(location) = member.at else {
-            return;
+        let member = members.iter().find(|member| member.session == session);
+        let here = member.and_then(|member| match member.at {
+            MemberAt::Here(location) => Some((member, location)),
+            MemberAt::There(_) => None,
+        });
+        let Some((member, location)) = here else {
+            return self.index != 0;
         };
         if location.worker != self.index {
-            return;
+            return true;
         }
         let Some(conn) = self.open_connection(location) else {
-            return;
+            return false;
         };
         let shared = Shared {
             holder: Holder::Group { group, sequence },
@@ -173,6 +175,7 @@ impl Worker {
             expires_at: published.expiry_secs.map(|secs| self.now().plus_secs(secs)),
         };
         self.hold_shared(&conn, shared);
+        true
     }
 
     fn hold_shared(self: &Rc<Self>, conn: &Rc<Conn>, shared: Shared) {
