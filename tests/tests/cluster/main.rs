@@ -1,6 +1,7 @@
 //! Clusters of real processes: what clients see of the promise when they, their publishers and the leaders of their
 //! groups are on different nodes, and when nodes end.
 
+mod dev_cluster;
 mod failures;
 mod membership;
 mod moves;
