@@ -17,8 +17,10 @@ use crate::worker::Mail;
 /// Frames of other nodes that this one has accepted.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
-    last: Mutex<HashMap<NodeId, Last, foldhash::fast::RandomState>>,
+    last: Mutex<Lasts>,
 }
+
+type Lasts = HashMap<NodeId, Last, foldhash::fast::RandomState>;
 
 /// The last frame of a start of a node.
 #[derive(Clone, Copy, Debug)]
@@ -58,8 +60,7 @@ impl ForwardedFrame {
 }
 
 impl Inbox {
-    fn judge(&self, from: PeerStart, header: FrameHeader) -> Verdict {
-        let mut last = self.last.lock();
+    fn judge(last: &mut Lasts, from: PeerStart, header: FrameHeader) -> Verdict {
         let last = last.entry(from.node).or_insert(Last {
             incarnation: from.incarnation,
             number: 0,
@@ -92,7 +93,9 @@ impl Inbox {
         if header.incarnation != shared.settings.incarnation.0 {
             return;
         }
-        match self.judge(from, header) {
+        // Held until the frame is with the workers: an older connection of the same node may still hand frames in.
+        let mut last = self.last.lock();
+        match Self::judge(&mut last, from, header) {
             Verdict::Refuse => return,
             Verdict::Known => return reply.send(Bytes::new()),
             Verdict::Take => {}
@@ -105,6 +108,7 @@ impl Inbox {
         for mailbox in &shared.mailboxes {
             mailbox.send(Mail::Forwarded(frame.clone()));
         }
+        drop(last);
         if !shared
             .mailboxes
             .iter()
@@ -159,28 +163,28 @@ mod tests {
 
     #[test]
     fn r4_each_frame_is_taken_once_and_in_order() {
-        let inbox = Inbox::default();
-        assert_eq!(inbox.judge(from(1), header(1, false)), Verdict::Take);
-        assert_eq!(inbox.judge(from(1), header(1, false)), Verdict::Known);
+        let mut last = Lasts::default();
+        assert_eq!(Inbox::judge(&mut last, from(1), header(1, false)), Verdict::Take);
+        assert_eq!(Inbox::judge(&mut last, from(1), header(1, false)), Verdict::Known);
         assert_eq!(
-            inbox.judge(from(1), header(3, false)),
+            Inbox::judge(&mut last, from(1), header(3, false)),
             Verdict::Refuse,
             "2 is missing"
         );
-        assert_eq!(inbox.judge(from(1), header(2, false)), Verdict::Take);
+        assert_eq!(Inbox::judge(&mut last, from(1), header(2, false)), Verdict::Take);
         assert_eq!(
-            inbox.judge(from(1), header(9, true)),
+            Inbox::judge(&mut last, from(1), header(9, true)),
             Verdict::Take,
             "3 to 8 are lost"
         );
-        assert_eq!(inbox.judge(from(1), header(8, false)), Verdict::Known);
+        assert_eq!(Inbox::judge(&mut last, from(1), header(8, false)), Verdict::Known);
         assert_eq!(
-            inbox.judge(from(2), header(1, false)),
+            Inbox::judge(&mut last, from(2), header(1, false)),
             Verdict::Take,
             "a new start counts anew"
         );
         assert_eq!(
-            inbox.judge(from(1), header(10, false)),
+            Inbox::judge(&mut last, from(1), header(10, false)),
             Verdict::Refuse,
             "an old start"
         );

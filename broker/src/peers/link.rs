@@ -48,6 +48,8 @@ struct Queue {
 /// A frame that was sent and not accepted.
 struct Sent {
     frame: Bytes,
+    /// What it counts for in the backlog: its items, as they were added.
+    counted: usize,
     waiting: Vec<Waiting>,
     since: Instant,
 }
@@ -154,7 +156,7 @@ impl Sender {
         let mut waiting = Vec::new();
         let mut bytes = 0;
         for sent in self.unaccepted.drain(..) {
-            bytes += sent.frame.len();
+            bytes += sent.counted;
             waiting.extend(sent.waiting);
         }
         let mut queue = self.link.queue.lock();
@@ -163,7 +165,7 @@ impl Sender {
         queue.bytes = 0;
         waiting.extend(queue.batches.drain(..).flat_map(|batch| batch.waiting));
         drop(queue);
-        self.link.backlog.remove(bytes.min(self.link.backlog.bytes()));
+        self.link.backlog.remove(bytes);
         release(&shared, waiting);
     }
 
@@ -189,6 +191,7 @@ impl Sender {
                     answers.push_back(answer);
                     self.unaccepted.push_back(Sent {
                         frame,
+                        counted: items.len(),
                         waiting,
                         since: Instant::now(),
                     });
@@ -199,7 +202,12 @@ impl Sender {
                         false => break,
                     },
                     () = self.link.filled.notified(), if answers.len() < FRAMES_MAX => {}
-                    () = tokio::time::sleep(STALL_MAX / 3), if !answers.is_empty() => self.look_at_stall(),
+                    () = tokio::time::sleep(STALL_MAX / 3), if !answers.is_empty() => {
+                        // The answers that are under way are to frames that are given up.
+                        if self.look_at_stall() {
+                            break;
+                        }
+                    }
                 }
             }
             self.look_at_stall();
@@ -221,7 +229,6 @@ impl Sender {
             number: self.number,
             gap: std::mem::take(&mut self.gap),
         };
-        // The header is not counted: what is taken off the backlog is what was added.
         frame(header, items).into()
     }
 
@@ -230,25 +237,21 @@ impl Sender {
         let (Some(sent), Some(shared)) = (self.unaccepted.pop_front(), self.shared.upgrade()) else {
             return;
         };
-        self.uncount(&sent.frame);
+        self.link.backlog.remove(sent.counted);
         release(&shared, sent.waiting);
     }
 
-    fn uncount(&self, frame: &Bytes) {
-        let items = super::frame::open(frame).map_or(0, |(_, items)| items.len());
-        self.link.backlog.remove(items.min(self.link.backlog.bytes()));
-    }
-
-    /// A node that accepts nothing is no longer waited for; what it has not accepted is kept for a while (R4).
-    fn look_at_stall(&mut self) {
+    /// A node that accepts nothing is no longer waited for; what it has not accepted is kept for a while (R4). Whether
+    /// it was given up.
+    fn look_at_stall(&mut self) -> bool {
         let Some(oldest) = self.unaccepted.front() else {
-            return;
+            return false;
         };
         if oldest.since.elapsed() < STALL_MAX {
-            return;
+            return false;
         }
         let Some(shared) = self.shared.upgrade() else {
-            return;
+            return false;
         };
         if !std::mem::replace(&mut self.stalled, true) {
             tracing::warn!(
@@ -269,9 +272,11 @@ impl Sender {
         };
         release(&shared, waiting);
         let unaccepted: usize = self.unaccepted.iter().map(|sent| sent.frame.len()).sum();
-        if bytes + unaccepted > STALLED_BYTES_MAX {
+        let too_much = bytes + unaccepted > STALLED_BYTES_MAX;
+        if too_much {
             self.drop_all();
         }
+        too_much
     }
 
     /// Too much waits: it is lost, and the node closes the connections that would have got it.
@@ -281,13 +286,13 @@ impl Sender {
             "deliveries for a node that takes none are dropped; it will close its live subscribers"
         );
         for sent in std::mem::take(&mut self.unaccepted) {
-            self.uncount(&sent.frame);
+            self.link.backlog.remove(sent.counted);
         }
         let mut queue = self.link.queue.lock();
         let bytes = std::mem::take(&mut queue.bytes);
         queue.batches.clear();
         drop(queue);
-        self.link.backlog.remove(bytes.min(self.link.backlog.bytes()));
+        self.link.backlog.remove(bytes);
         self.gap = true;
     }
 }

@@ -142,20 +142,29 @@ impl Peers {
         let Some(incarnation) = incarnation else {
             return release(shared, batch.waiting);
         };
-        if let Err(batch) = self.link(shared, node, incarnation).send(batch) {
+        let left = match self.link(shared, node, incarnation) {
+            Some(link) => link.send(batch).err(),
+            None => Some(batch),
+        };
+        if let Some(batch) = left {
             release(shared, batch.waiting);
         }
     }
 
-    fn link(&self, shared: &Arc<Shared>, node: NodeId, incarnation: NodeIncarnation) -> Arc<Link> {
+    /// The link to a start of a node. None where a later one is known already: a second link to that would count its
+    /// frames anew, and they would pass for known ones.
+    fn link(&self, shared: &Arc<Shared>, node: NodeId, incarnation: NodeIncarnation) -> Option<Arc<Link>> {
         let mut links = self.links.lock();
-        if let Some(link) = links.get(&node)
-            && link.incarnation() == incarnation
-        {
-            return link.clone();
+        if let Some(link) = links.get(&node) {
+            if link.incarnation() == incarnation {
+                return Some(link.clone());
+            }
+            if link.incarnation() > incarnation {
+                return None;
+            }
         }
         let link = Link::start(shared, node, incarnation, self.backlog.clone());
         links.insert(node, link.clone());
-        link
+        Some(link)
     }
 }

@@ -190,7 +190,7 @@ impl Worker {
             }
         }
         self.count_close(conn, close.reason);
-        self.end(conn);
+        self.end_session(conn);
     }
 
     /// The socket is gone.
@@ -205,6 +205,13 @@ impl Worker {
 
     /// The protocol has ended: the session learns of it, what is left to say is flushed, then the socket closes.
     pub(super) fn end(self: &Rc<Self>, conn: &Rc<Conn>) {
+        if !conn.flags.get().ending {
+            self.drop_withheld(conn);
+        }
+        self.end_session(conn);
+    }
+
+    fn end_session(self: &Rc<Self>, conn: &Rc<Conn>) {
         if conn.flags.get().ending {
             return;
         }

@@ -35,7 +35,8 @@ pub(super) struct Membership {
     pub(super) directory: Arc<Directory>,
     pub(super) meta: std::sync::OnceLock<RaftGroup>,
     pub(super) lease: Arc<Lease>,
-    leases: Mutex<Option<Leases>>,
+    /// What it grants, and the term that it leads in: another leader may have granted between two of its terms.
+    leases: Mutex<Option<(u64, Leases)>>,
     /// When this node last looked at what `meta` needs.
     last_look: Mutex<Instant>,
     /// Nodes that can be asked for the leader of `meta` before this one knows it.
@@ -254,7 +255,7 @@ impl<H: Host> Node<H> {
         let view = self.directory().read().view().clone();
         let mut leases = self.membership.leases.lock();
         // Whoever leads begins to keep leases before the first is asked for.
-        let leases = leases.as_mut()?;
+        let (_, leases) = leases.as_mut()?;
         let granted = leases.renew(node, incarnation, goes_by, asked, &view);
         Some((granted, view.holds(node, incarnation)))
     }
@@ -277,19 +278,23 @@ impl<H: Host> Node<H> {
         };
         let now = Instant::now();
         let last = std::mem::replace(&mut *self.membership.last_look.lock(), now);
-        if self.membership.leases.lock().is_none() {
+        let term = meta.status().term;
+        let is_new = |leases: &Option<(u64, Leases)>| leases.as_ref().is_none_or(|(of, _)| *of != term);
+        if is_new(&self.membership.leases.lock()) {
             // What an earlier leader committed has to be known before the view is judged.
             if meta.ensure_linearizable().await.is_err() {
                 return;
             }
-            *self.membership.leases.lock() = Some(Leases::new(Instant::now()));
+            *self.membership.leases.lock() = Some((term, Leases::new(Instant::now())));
             tracing::info!("this node leads the cluster's membership");
             return;
         }
         let view = self.directory().read().view().clone();
         let changes = {
             let mut leases = self.membership.leases.lock();
-            let Some(leases) = leases.as_mut() else { return };
+            let Some((_, leases)) = leases.as_mut() else {
+                return;
+            };
             if now.duration_since(last) > STALL_MIN {
                 leases.stalled_until(now);
             }

@@ -287,6 +287,10 @@ impl<H: Host> Node<H> {
             self.spawn(group.clone().run_timers());
             self.spawn(group.clone().run_wills(Arc::downgrade(self)));
             self.spawn(group.clone().run_outbox(Arc::downgrade(self)));
+            if Placement::kind(group.id()) == GroupKind::Data {
+                // A task of its own: it waits for other groups.
+                self.spawn(group.clone().run_live_wills(Arc::downgrade(self)));
+            }
         }
         Ok(())
     }
@@ -556,7 +560,6 @@ async fn run_checkpoints<H: Host>(node: std::sync::Weak<Node<H>>, interval: Dura
             if group.leads() {
                 group.drop_expired();
                 group.drop_unknown_queues();
-                group.forget_live_wills(&node).await;
             }
             group.forget_sent();
             group.forget_shares();

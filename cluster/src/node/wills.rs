@@ -1,5 +1,6 @@
 //! Publishes the wills that a group holds as due (R31).
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use crate::state::{Command, DueWill, Origin, Outcome, PublishCommand};
 
 /// Wills published at once: many connections end together when a network or a node goes.
 const WILLS_BATCH: usize = 64;
+/// Time between looks for wills that need not be remembered any more.
+const FORGET_INTERVAL: Duration = Duration::from_secs(10);
 /// Pause after a group did not take one.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -45,7 +48,6 @@ impl<H: Host> Group<H> {
         }));
         let mut all_taken = true;
         let mut published = Vec::new();
-        let mut remembered = Vec::new();
         for (will, completion) in due.into_iter().zip(answers.await) {
             let DueWill {
                 session,
@@ -68,17 +70,8 @@ impl<H: Host> Group<H> {
             }
             // A data group that stored it as its own holds it no longer; said twice, it does no harm.
             published.push(self.submit(&Command::WillPublished { session, epoch }));
-            if Placement::kind(self.id()) == GroupKind::Live {
-                remembered.push((Placement::data_of_topic(message.topic()), (session, epoch)));
-            }
         }
         join_all(published).await;
-        // The live group does not hold them any more, so nobody publishes them again.
-        for (group, will) in remembered {
-            let wills = vec![will];
-            node.group(group)
-                .propose(&Command::ForgetLiveWills { wills }, None);
-        }
         all_taken
     }
 
@@ -115,28 +108,35 @@ impl<H: Host> Group<H> {
         Some(node.group(home).submit(&Command::Publish(publish)))
     }
 
-    /// Forgets wills of live groups that those do not hold any more: a leader that published them was lost before it
-    /// could say so (R31).
+    /// Forgets wills of live groups that those do not hold any more (R31). Not as soon as they are published: what a
+    /// former leader has proposed may still be on its way, and would be published again.
     pub(super) async fn forget_live_wills(&self, node: &Node<H>) {
-        const AT_ONCE: usize = 1_000;
+        const AT_ONCE: usize = 10_000;
         let remembered = self.state().live_wills(None, AT_ONCE);
         if remembered.is_empty() || !self.leads() {
             return;
         }
-        let mut wills = Vec::new();
-        for (session, epoch) in remembered {
-            let home = node.home(session);
+        let mut due = BTreeSet::new();
+        for home in Placement::groups().filter(|group| Placement::kind(*group) == GroupKind::Live) {
+            let home = node.group(home);
             home.pass_barrier().await;
-            let is_due = home
-                .state()
-                .due_wills()
-                .any(|due| (due.session, due.epoch) == (session, epoch));
-            if !is_due {
-                wills.push((session, epoch));
-            }
+            due.extend(home.state().due_wills().map(|will| (will.session, will.epoch)));
         }
+        let wills: Vec<_> = remembered
+            .into_iter()
+            .filter(|will| !due.contains(will))
+            .collect();
         if !wills.is_empty() {
             self.propose(&Command::ForgetLiveWills { wills }, None);
+        }
+    }
+
+    /// The task that looks for them.
+    pub(super) async fn run_live_wills(self: Arc<Self>, node: Weak<Node<H>>) {
+        loop {
+            tokio::time::sleep(FORGET_INTERVAL).await;
+            let Some(node) = node.upgrade() else { return };
+            self.forget_live_wills(&node).await;
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use quorate_tests::Version;
-use quorate_tests::wire::{Will, connect, filter, publish};
+use quorate_tests::wire::{Will, connect, disconnect, filter, publish};
 
 use super::three;
 
@@ -136,10 +136,20 @@ async fn r48_a_minority_serves_nobody_and_recovers() {
     subscriber.subscribe("a", 1).await;
     let mut client = cluster.nodes[0].raw(Version::V5).await;
     client.connect(&connect("c")).await;
+    let mut leaving = cluster.nodes[0].raw(Version::V5).await;
+    leaving.connect(&connect("leaving")).await;
     cluster.nodes[1].kill();
     cluster.nodes[2].kill();
     cluster.nodes[0].wait_for_readiness(|code, body| code == 503 && body.contains("lease"));
     client.send(&publish("a", "unsafe").qos(1).id(1)).await;
+    // Who leaves is not told either what nobody may be told.
+    leaving.send(&publish("nobody", "x").qos(1).id(1)).await;
+    leaving.send(&disconnect()).await;
+    assert_eq!(
+        leaving.drain_until_closed().await,
+        [],
+        "no acknowledgement leaves"
+    );
     let mut refused = cluster.nodes[0].raw(Version::V5).await;
     refused.send(&connect("other")).await;
     refused.expect_refused(Some(0x88)).await;
