@@ -216,7 +216,8 @@ impl Shared {
     /// Whether a retained message for a topic that has none would be one too many.
     pub(crate) fn retained_is_full(&self, topic: &str) -> bool {
         let home = self.node().group(Placement::data_of_topic(topic));
-        if home.state().retained(topic).is_some() {
+        // Of a group that is elsewhere it is not known here; the group has a limit of its own.
+        if !home.is_here() || home.state().retained(topic).is_some() {
             return false;
         }
         let (messages, bytes) = self.retained_counts();
@@ -225,10 +226,8 @@ impl Shared {
 
     /// Retained messages and their bytes.
     pub(crate) fn retained_counts(&self) -> (u64, u64) {
-        let counts = Placement::data_groups().map(|group| self.node().group(group).state().counts());
-        counts.fold((0, 0), |(messages, bytes), counts| {
-            (messages + counts.retained, bytes + counts.retained_bytes)
-        })
+        let counts = Placement::data_groups().map(|group| self.node().group(group).retained_counts());
+        counts.fold((0, 0), |sum, (messages, bytes)| (sum.0 + messages, sum.1 + bytes))
     }
 
     /// Whether a durable session takes no more messages.
@@ -355,6 +354,13 @@ impl Shared {
                 table.subscribe(*session, subscription);
                 true
             }
+            Event::Subscriptions {
+                session,
+                subscriptions,
+            } => {
+                table.set_subscriptions(*session, subscriptions);
+                true
+            }
             Event::Unsubscribed { session, filter } => {
                 table.unsubscribe(*session, filter);
                 true
@@ -392,6 +398,9 @@ impl Shared {
                 session,
                 subscription,
             } if subscription.filter.starts_with("$share/") => {
+                self.shares_ready(*session);
+            }
+            Event::Subscriptions { session, .. } if self.router.read(|table| table.has_shares(*session)) => {
                 self.shares_ready(*session);
             }
             _ => {}

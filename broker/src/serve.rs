@@ -255,7 +255,7 @@ async fn watch_readiness(shared: std::sync::Weak<Shared>, readiness: Readiness) 
         let node = shared.node();
         let leaderless: Vec<String> = node
             .groups()
-            .filter(|group| group.replica().is_none_or(|replica| replica.leader().is_none()))
+            .filter(|group| group.known_leader().is_none())
             .map(|group| Placement::name(group.id()))
             .collect();
         let groups = (!leaderless.is_empty()).then(|| format!("without leader: {}", leaderless.join(", ")));

@@ -233,9 +233,6 @@ pub(crate) fn declare_state_metrics(scope: &Scope, shared: &Arc<Shared>) {
 }
 
 /// This node's replicas.
-fn replicas(shared: &Shared) -> impl Iterator<Item = &RaftGroup> {
-    let node = shared.node();
-    node.meta()
-        .into_iter()
-        .chain(node.groups().filter_map(|group| group.replica()))
+fn replicas(shared: &Shared) -> impl Iterator<Item = RaftGroup> {
+    shared.node().replicas().into_iter()
 }

@@ -65,6 +65,7 @@ impl Host for Shared {
                 Event::SessionOwner { .. }
                     | Event::SessionEnded { .. }
                     | Event::Subscribed { .. }
+                    | Event::Subscriptions { .. }
                     | Event::Unsubscribed { .. }
             )
         };

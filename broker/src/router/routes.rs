@@ -4,6 +4,7 @@
 //! with every write that can change a plan; a worker compares it (one relaxed load) instead of locking.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::HashMap;
@@ -307,6 +308,21 @@ impl RouteTable {
                 };
                 self.join_share(name, filter, member);
             }
+        }
+    }
+
+    /// These are all subscriptions of a session.
+    pub fn set_subscriptions(&mut self, session: SessionId, subscriptions: &[Subscription]) {
+        let Some(route) = self.session(session) else {
+            return;
+        };
+        let is_gone = |filter: &&Arc<str>| subscriptions.iter().all(|other| other.filter != **filter);
+        let gone: Vec<Arc<str>> = route.filters.iter().filter(is_gone).cloned().collect();
+        for filter in gone {
+            self.unsubscribe(session, &filter);
+        }
+        for subscription in subscriptions {
+            self.subscribe(session, subscription);
         }
     }
 

@@ -20,31 +20,35 @@ impl Worker {
     pub(super) fn handle_completions(self: &Rc<Self>, completions: Vec<(Ticket, Completion)>) {
         for (ticket, completion) in completions {
             let ticket = self.deliver_committed(ticket, &completion);
-            let Some((mut ticket, completion)) = self.reach_late(ticket, completion) else {
-                continue;
-            };
-            if let WaitsFor::Publish { forwarded, .. } = &mut ticket.waits_for
-                && let Some(forwarded) = forwarded.take()
-            {
-                forwarded.hand_over(ticket, completion);
-                continue;
+            if let Some((ticket, completion)) = self.reach_late(ticket, completion) {
+                self.hand_over(ticket, completion);
             }
-            let Ticket { location, waits_for } = ticket;
-            if let WaitsFor::Publish { ack: Some(ack), .. } = &waits_for {
-                self.ack_wait_over(ack.wait);
-            }
-            if let WaitsFor::Subscribed(subscribing) = &waits_for {
-                self.correct_routes(subscribing, &completion);
-            }
-            match self.connection(location) {
-                Some(conn) => {
-                    if let Err(close) = self.complete(&conn, waits_for, completion) {
-                        self.close(&conn, &close);
-                    }
-                    self.after_completion(&conn);
+        }
+    }
+
+    /// A proposal's outcome, and everything else that its ticket has to wait for, is there.
+    pub(super) fn hand_over(self: &Rc<Self>, mut ticket: Ticket, completion: Completion) {
+        if let WaitsFor::Publish { forwarded, .. } = &mut ticket.waits_for
+            && let Some(forwarded) = forwarded.take()
+        {
+            forwarded.hand_over(ticket, completion);
+            return;
+        }
+        let Ticket { location, waits_for } = ticket;
+        if let WaitsFor::Publish { ack: Some(ack), .. } = &waits_for {
+            self.ack_wait_over(ack.wait);
+        }
+        if let WaitsFor::Subscribed(subscribing) = &waits_for {
+            self.correct_routes(subscribing, &completion);
+        }
+        match self.connection(location) {
+            Some(conn) => {
+                if let Err(close) = self.complete(&conn, waits_for, completion) {
+                    self.close(&conn, &close);
                 }
-                None => self.complete_without_connection(location, waits_for, &completion),
+                self.after_completion(&conn);
             }
+            None => self.complete_without_connection(location, waits_for, &completion),
         }
     }
 

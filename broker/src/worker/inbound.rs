@@ -202,16 +202,49 @@ impl Worker {
     }
 
     /// PUBREC: committed before PUBREL is sent.
-    fn received(&self, conn: &Rc<Conn>, packet_id: PacketId, token: Option<DeliveryToken>) {
+    fn received(self: &Rc<Self>, conn: &Rc<Conn>, packet_id: PacketId, token: Option<DeliveryToken>) {
+        let place = match token {
+            Some(token) => token_parts(token),
+            None => match slot_of(packet_id) {
+                Some((slot, number)) => return self.find_received(conn, packet_id, slot, number),
+                None => None,
+            },
+        };
+        self.received_at(conn, packet_id, token, place);
+    }
+
+    /// PUBREC for a delivery of an earlier connection: the unsettled QoS 2 reference that it stands for is looked for.
+    fn find_received(self: &Rc<Self>, conn: &Rc<Conn>, packet_id: PacketId, slot: u8, number: u64) {
         let Some((session, _)) = conn.session() else {
             return;
         };
-        let place = match token {
-            Some(token) => match token_parts(token) {
-                Some(place) => Some(place),
-                None => return self.release_delivery(conn, packet_id),
-            },
-            None => self.place_of(session, packet_id),
+        let group = self.shared.node().group_of_slot(slot).clone();
+        if group.is_here() {
+            let found = group.locate_here(session, number);
+            return self.received_at(conn, packet_id, None, found.map(|sequence| (slot, sequence)));
+        }
+        let (worker, location) = (self.clone(), conn.location);
+        tokio::task::spawn_local(async move {
+            let finding = async move { group.locate(session, number).await };
+            let Ok(found) = worker.shared.control.spawn(finding).await else {
+                return;
+            };
+            if let Some(conn) = worker.open_connection(location) {
+                worker.received_at(&conn, packet_id, None, found.map(|sequence| (slot, sequence)));
+                worker.after_completion(&conn);
+            }
+        });
+    }
+
+    fn received_at(
+        &self,
+        conn: &Rc<Conn>,
+        packet_id: PacketId,
+        token: Option<DeliveryToken>,
+        place: Option<(u8, Sequence)>,
+    ) {
+        let Some((session, _)) = conn.session() else {
+            return;
         };
         let Some((slot, sequence)) = place else {
             return self.release_delivery(conn, packet_id);
@@ -241,26 +274,11 @@ impl Worker {
         }
         self.mark_dirty(conn);
     }
+}
 
-    /// The unsettled QoS 2 reference that a packet identifier of an earlier connection stands for.
-    fn place_of(
-        &self,
-        session: quorate_cluster::state::SessionId,
-        packet_id: PacketId,
-    ) -> Option<(u8, Sequence)> {
-        let number = u64::from(packet_id.get()) - 1;
-        let slot = u8::try_from(number / SLOT_SIZE).ok().filter(|slot| *slot < 16)?;
-        let queue = TargetQueue::Session(session);
-        let group = self.shared.node().group_of_slot(slot);
-        let state = group.state();
-        let oldest = state.oldest_unsettled(&queue)?.0;
-        let ahead = (number % SLOT_SIZE + SLOT_SIZE - oldest % SLOT_SIZE) % SLOT_SIZE;
-        let sequence = Sequence(oldest + ahead);
-        let mut found = Vec::new();
-        state.pull(&queue, sequence, 1, u64::MAX, &mut found);
-        found
-            .first()
-            .filter(|reference| reference.sequence == sequence)
-            .map(|_| (slot, sequence))
-    }
+/// The slot of a packet identifier, and its number in it, where it is one of a group's.
+fn slot_of(packet_id: PacketId) -> Option<(u8, u64)> {
+    let number = u64::from(packet_id.get()) - 1;
+    let slot = u8::try_from(number / SLOT_SIZE).ok().filter(|slot| *slot < 16)?;
+    Some((slot, number % SLOT_SIZE))
 }

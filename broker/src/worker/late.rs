@@ -13,7 +13,7 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 use quorate_cluster::node::{Completion, Location, Placement};
 use quorate_cluster::state::{
-    MessageParts, NodeId, Origin, Outcome, SessionId, Target, TargetQueue, encode_publish,
+    MessageParts, NodeId, Origin, Outcome, RetainedView, SessionId, Target, TargetQueue, encode_publish,
 };
 use quorate_proto::codec::QoS;
 use quorate_proto::message::Message;
@@ -38,6 +38,13 @@ pub(super) struct Late {
     publisher: Option<SessionId>,
     /// The publisher's group: what it publishes next goes to the same queue.
     group: GroupId,
+}
+
+impl Late {
+    /// Whether the topic still has this value.
+    fn is_value(&self, retained: &RetainedView) -> bool {
+        retained.message.payload() == self.message.payload()
+    }
 }
 
 /// Names a [`Late`] of the worker.
@@ -175,13 +182,7 @@ impl Worker {
         mut ticket: Ticket,
         completion: Completion,
     ) -> Option<(Ticket, Completion)> {
-        let WaitsFor::Publish {
-            late,
-            matched,
-            answer,
-            ..
-        } = &mut ticket.waits_for
-        else {
+        let WaitsFor::Publish { late, .. } = &mut ticket.waits_for else {
             return Some((ticket, completion));
         };
         let found = late.take().and_then(|key| self.late.borrow_mut().remove(key));
@@ -194,18 +195,60 @@ impl Worker {
         if late.plan.epoch == self.shared.router.epoch() {
             return Some((ticket, completion));
         }
-        let targets = self.late_targets(&late, &later);
+        let topic = late.message.topic();
+        let home = self.shared.node().group(Placement::data_of_topic(topic)).clone();
+        if self.shared.node().is_alone() {
+            // Who came after a later value finds that, or is found by it.
+            let retained = home.state().retained(topic);
+            let stands = retained.is_some_and(|retained| late.is_value(&retained));
+            return self.reach_those_who_came(ticket, completion, &late, &later, stands);
+        }
+        let (worker, topic) = (self.clone(), topic.to_owned());
+        tokio::task::spawn_local(async move {
+            let reading = async move { home.read_retained(&topic, None, 1, true).await };
+            // Where the runtime is gone the node stops: no answer (R13).
+            let Ok(page) = worker.shared.control.spawn(reading).await else {
+                return;
+            };
+            let stands = page
+                .matches
+                .first()
+                .is_some_and(|retained| late.is_value(retained));
+            let left = worker.reach_those_who_came(ticket, completion, &late, &later, stands);
+            if let Some((ticket, completion)) = left {
+                worker.hand_over(ticket, completion);
+            }
+        });
+        None
+    }
+
+    /// Sends a retained message to those who came while it was published. Gives the ticket back unless it goes on with
+    /// their queues.
+    fn reach_those_who_came(
+        self: &Rc<Self>,
+        mut ticket: Ticket,
+        completion: Completion,
+        late: &Late,
+        later: &[Rc<Plan>],
+        stands: bool,
+    ) -> Option<(Ticket, Completion)> {
+        let targets = match stands {
+            true => self.late_targets(late, later),
+            false => Vec::new(),
+        };
         if targets.is_empty() {
             return Some((ticket, completion));
         }
-        *matched = true;
-        // It is stored: what becomes of the rest does not change the answer (R13).
-        *answer = Answer::Accepted;
+        if let WaitsFor::Publish { matched, answer, .. } = &mut ticket.waits_for {
+            *matched = true;
+            // It is stored: what becomes of the rest does not change the answer (R13).
+            *answer = Answer::Accepted;
+        }
         // Given when the queues of all who came have the message. Where one is never heard of, as when the node stops,
         // there is no answer (R13).
         let missing = missing(&targets, &late.message, late.publisher) + 1;
         let answer = Joint::new(self.shared.clone(), missing, Some((ticket, completion)));
-        self.send_late(&late, targets, &answer);
+        self.send_late(late, targets, &answer);
         // As the last of those that were missing, where all others are done.
         answer.done();
         None
@@ -213,22 +256,12 @@ impl Worker {
 
     /// Who has come and has neither this message nor a later one.
     fn late_targets(&self, late: &Late, later: &[Rc<Plan>]) -> Vec<PlannedTarget> {
-        let topic = late.message.topic();
-        // Who came after a later value finds that, or is found by it.
-        let home = self.shared.node().group(Placement::data_of_topic(topic));
-        let stands = home
-            .state()
-            .retained(topic)
-            .is_some_and(|retained| retained.message.payload() == late.message.payload());
-        if !stands {
-            return Vec::new();
-        }
         let sessions = |plan: &Rc<Plan>| -> Vec<SessionId> {
             plan.targets.iter().map(|target| target.session).collect()
         };
         let known: Sessions = later.iter().flat_map(sessions).collect();
         let known_live: Sessions = late.live_plan.iter().flat_map(sessions).collect();
-        let plan = self.plan(topic);
+        let plan = self.plan(late.message.topic());
         let is_late = |target: &&PlannedTarget| {
             let Some(terms) = target.terms_for(late.publisher) else {
                 return false;

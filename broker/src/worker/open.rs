@@ -345,7 +345,7 @@ impl Worker {
         ];
         kinds.into_iter().any(|home| {
             let group = self.shared.node().group(home);
-            let session = group.state().session(client_id);
+            let session = group.session(client_id);
             session.is_some_and(|session| session.owner.is_some())
         })
     }
@@ -393,7 +393,7 @@ impl Worker {
             .shared
             .node()
             .group(Placement::data_of_client(&request.client_id));
-        request.durable = home.state().session(&request.client_id).is_some();
+        request.durable = home.session(&request.client_id).is_some();
         self.open_session(&conn, request);
     }
 
@@ -405,7 +405,7 @@ impl Worker {
                 .shared
                 .node()
                 .group(Placement::data_of_client(&request.client_id));
-            request.durable = home.state().session(&request.client_id).is_some();
+            request.durable = home.session(&request.client_id).is_some();
         }
         let client_id = &request.client_id;
         let other = if request.durable {
@@ -414,7 +414,7 @@ impl Worker {
             Placement::data_of_client(client_id)
         };
         let group = self.shared.node().group(other);
-        let known = group.state().session(client_id).map(|session| session.session);
+        let known = group.session(client_id).map(|session| session.session);
         match known {
             None => self.open_session(conn, request),
             Some(session) => {
@@ -434,7 +434,7 @@ impl Worker {
             Placement::live_of_client(&request.client_id)
         };
         let group = self.shared.node().group(home);
-        let (closed_at, known) = match group.state().session(&request.client_id) {
+        let (closed_at, known) = match group.session(&request.client_id) {
             None => (None, false),
             Some(view) => (Some(closed_at(&view).unwrap_or_else(|| group.now())), true),
         };
@@ -524,7 +524,7 @@ impl Worker {
             Placement::data_of_client(client_id)
         };
         let group = self.shared.node().group(other);
-        let known = group.state().session(client_id).map(|session| session.session);
+        let known = group.session(client_id).map(|session| session.session);
         let Some(session) = known else {
             if let Err(close) = self.finish_open(&conn, opened) {
                 self.close(&conn, &close);

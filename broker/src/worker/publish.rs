@@ -279,7 +279,8 @@ impl Worker {
     /// Whether a QoS 2 message of a durable session is known already.
     fn is_repeat(&self, session: SessionId, token: &PublishToken) -> bool {
         let home = self.shared.node().home(session);
-        home.state().inbound(session).contains(&token.packet_id())
+        // Of a session that is at home elsewhere only its group can tell.
+        !home.is_here() || home.state().inbound(session).contains(&token.packet_id())
     }
 
     fn propose_publish(

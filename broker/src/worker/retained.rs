@@ -8,9 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use quorate_cluster::node::{Location, Placement};
+use quorate_cluster::node::{Location, Node, Placement};
 use quorate_cluster::state::{
-    GroupTime, MessageParts, Origin, SessionId, Target, TargetQueue, encode_publish,
+    GroupTime, MessageParts, Origin, RetainedView, SessionId, Target, TargetQueue, encode_publish,
 };
 use quorate_proto::codec::{QoS, RetainHandling, SubscriptionOptions};
 use quorate_proto::message::Message;
@@ -23,6 +23,7 @@ use super::queue::translate;
 use super::ticket::WaitsFor;
 use super::{Ticket, Worker};
 use crate::metrics::DropReason;
+use crate::node::Shared;
 use crate::peers::Joint;
 use crate::router::split_share;
 
@@ -57,13 +58,63 @@ pub(super) fn wants_retained(filter: &str, options: &SubscriptionOptions, new: b
 #[derive(Debug)]
 struct Replay {
     number: u32,
-    filter: Arc<str>,
     options: SubscriptionOptions,
     subscription_id: Option<u32>,
-    /// Slot of the group being read.
+    place: Place,
+}
+
+/// Where a replay goes on reading.
+#[derive(Clone, Debug)]
+struct Place {
+    filter: Arc<str>,
+    /// Slot of the group being read; [`SLOTS`] at the end.
     slot: u8,
     /// Topic after which to go on in that group.
     after: Option<String>,
+}
+
+impl Place {
+    /// Before everything that a filter matches.
+    fn before(filter: Arc<str>) -> Self {
+        let slot = match is_exact(&filter) {
+            true => Placement::packet_id_slot(Placement::data_of_topic(&filter)),
+            false => 0,
+        };
+        let after = None;
+        Self { filter, slot, after }
+    }
+
+    fn is_end(&self) -> bool {
+        self.slot >= SLOTS
+    }
+
+    /// A page was read that says where the next one of its group begins.
+    fn advance(&mut self, resume_after: Option<String>) {
+        self.after = resume_after;
+        if is_exact(&self.filter) {
+            self.slot = SLOTS;
+        } else if self.after.is_none() {
+            self.slot += 1;
+        }
+    }
+
+    /// Reads on, in whatever group and at whatever node, until something is found or there is no more: as the groups were
+    /// when they were begun with, or later (R36).
+    async fn read(mut self, node: &Node<Shared>) -> (Self, Vec<Value>) {
+        while !self.is_end() {
+            let group = node.group_of_slot(self.slot);
+            let is_first = self.after.is_none();
+            let page = group
+                .read_retained(&self.filter, self.after.as_deref(), PIECE, is_first)
+                .await;
+            let values = values(page.matches, group.now());
+            self.advance(page.resume_after);
+            if !values.is_empty() {
+                return (self, values);
+            }
+        }
+        (self, Vec::new())
+    }
 }
 
 /// The replays of a connection, one after the other. They are numbered in the order of their SUBSCRIBEs.
@@ -84,6 +135,8 @@ pub(super) struct Replays {
     unsent: usize,
     /// The next turn goes on reading.
     scheduled: bool,
+    /// A piece is being read behind a barrier, for the first of the waiting.
+    reading: bool,
 }
 
 impl Replays {
@@ -112,11 +165,15 @@ impl Replays {
     /// Whether a replay is still going to read the topic.
     pub(super) fn will_find(&self, topic: &str) -> bool {
         let slot = Placement::packet_id_slot(Placement::data_of_topic(topic));
-        let begins = |replay: &Replay| replay.slot < slot || (replay.slot == slot && replay.after.is_none());
+        let begins = |Replay { place, .. }: &Replay| {
+            place.slot < slot || (place.slot == slot && place.after.is_none())
+        };
         let mut expected = self.expected.iter().flat_map(|(_, filters)| filters);
-        let mut waiting = self.waiting.iter().filter(|replay| begins(replay));
+        // What is being read may have been looked for already: better twice than not at all.
+        let mut waiting = self.waiting.iter().skip(usize::from(self.reading));
+        let mut waiting = waiting.by_ref().filter(|replay| begins(replay));
         expected.any(|filter| topic::matches(filter, topic))
-            || waiting.any(|replay| topic::matches(&replay.filter, topic))
+            || waiting.any(|replay| topic::matches(&replay.place.filter, topic))
     }
 
     /// A live message of this topic was handed to the connection.
@@ -171,6 +228,20 @@ impl Value {
     }
 }
 
+/// What was read, as far as it has not expired since the group's last tick.
+fn values(read: Vec<RetainedView>, now: GroupTime) -> Vec<Value> {
+    let alive = read
+        .into_iter()
+        .filter(|value| value.expires_at.is_none_or(|at| at > now));
+    alive
+        .map(|value| Value {
+            message: value.message,
+            expires_at: value.expires_at,
+            now,
+        })
+        .collect()
+}
+
 impl Worker {
     /// Sends the last values of the broker's own topics.
     pub(super) fn send_sys_topics(&self, conn: &Rc<Conn>, filter: &str, subscription_id: Option<u32>) {
@@ -190,18 +261,11 @@ impl Worker {
         (filter, options): (Arc<str>, SubscriptionOptions),
         subscription_id: Option<u32>,
     ) {
-        let slot = if is_exact(&filter) {
-            Placement::packet_id_slot(Placement::data_of_topic(&filter))
-        } else {
-            0
-        };
         let replay = Replay {
             number,
-            filter,
             options,
             subscription_id,
-            slot,
-            after: None,
+            place: Place::before(filter),
         };
         conn.state.borrow_mut().rare().replays.waiting.push_back(replay);
     }
@@ -223,7 +287,7 @@ impl Worker {
                 let replays = &mut rare.replays;
                 // A piece for a durable session waits until the one before has been sent (R24), or has expired.
                 let is_sent = replays.appended.is_none() || replays.unsent == 0 || drained;
-                if replays.appending > 0 || !room || !is_sent {
+                if replays.appending > 0 || replays.reading || !room || !is_sent {
                     return;
                 }
                 replays.appended = None;
@@ -236,13 +300,18 @@ impl Worker {
                     }
                     return;
                 };
+                if !self.shared.node().is_alone() {
+                    let place = replay.place.clone();
+                    replays.reading = true;
+                    return self.read_behind_barrier(conn, place);
+                }
                 if pages == 0 {
                     self.replay_next_turn(conn, replays);
                     return;
                 }
                 let terms = (replay.number, replay.options, replay.subscription_id);
-                let values = self.read_piece(replay, &mut pages);
-                if replay.slot >= SLOTS {
+                let values = self.read_piece(&mut replay.place, &mut pages);
+                if replay.place.is_end() {
                     replays.waiting.pop_front();
                 }
                 (terms, values)
@@ -271,39 +340,56 @@ impl Worker {
         });
     }
 
-    /// Reads the next piece, at most `pages` of the index; `slot` is [`SLOTS`] afterwards when there is none left.
-    fn read_piece(&self, replay: &mut Replay, pages: &mut usize) -> Vec<Value> {
-        let exact = is_exact(&replay.filter);
-        while replay.slot < SLOTS && *pages > 0 {
+    /// Reads the next piece at a node that is alone, at most `pages` of the index.
+    fn read_piece(&self, place: &mut Place, pages: &mut usize) -> Vec<Value> {
+        while !place.is_end() && *pages > 0 {
             *pages -= 1;
-            let group = self.shared.node().group_of_slot(replay.slot);
-            let now = group.now();
+            let group = self.shared.node().group_of_slot(place.slot);
             let page = group
                 .state()
-                .retained_page(&replay.filter, replay.after.as_deref(), PIECE);
-            // What has expired since the group's last tick is still there.
-            let alive = page
-                .matches
-                .into_iter()
-                .filter(|value| value.expires_at.is_none_or(|at| at > now));
-            let values: Vec<Value> = alive
-                .map(|value| Value {
-                    message: value.message,
-                    expires_at: value.expires_at,
-                    now,
-                })
-                .collect();
-            replay.after = page.resume_after;
-            if exact {
-                replay.slot = SLOTS;
-            } else if replay.after.is_none() {
-                replay.slot += 1;
-            }
+                .retained_page(&place.filter, place.after.as_deref(), PIECE);
+            let values = values(page.matches, group.now());
+            place.advance(page.resume_after);
             if !values.is_empty() {
                 return values;
             }
         }
         Vec::new()
+    }
+
+    /// Reads the next piece where other nodes may know more, or have it.
+    fn read_behind_barrier(self: &Rc<Self>, conn: &Conn, place: Place) {
+        let (worker, location) = (self.clone(), conn.location);
+        tokio::task::spawn_local(async move {
+            let node = worker.shared.node().clone();
+            let reading = async move { place.read(&node).await };
+            // Where the runtime is gone the node stops.
+            let Ok((place, values)) = worker.shared.control.spawn(reading).await else {
+                return;
+            };
+            let Some(conn) = worker.open_connection(location) else {
+                return;
+            };
+            let (number, options, subscription_id) = {
+                let mut state = conn.state.borrow_mut();
+                let replays = &mut state.rare().replays;
+                replays.reading = false;
+                let Some(replay) = replays.waiting.front_mut() else {
+                    return;
+                };
+                let terms = (replay.number, replay.options, replay.subscription_id);
+                replay.place = place;
+                if replay.place.is_end() {
+                    replays.waiting.pop_front();
+                }
+                terms
+            };
+            for value in values {
+                worker.send_retained(&conn, number, &value, &options, subscription_id);
+            }
+            worker.replay(&conn);
+            worker.after_completion(&conn);
+        });
     }
 
     fn send_retained(
@@ -440,7 +526,7 @@ impl Worker {
         let worker = self.clone();
         tokio::task::spawn_local(async move {
             for mut replay in std::mem::take(&mut replays.waiting) {
-                while replay.slot < SLOTS {
+                while !replay.place.is_end() {
                     let node = worker.shared.node().clone();
                     node.backlog().room().await;
                     // A session that has ended wants nothing any more.
@@ -455,7 +541,18 @@ impl Worker {
                             .increment();
                         return;
                     }
-                    for value in worker.read_piece(&mut replay, &mut 1) {
+                    let values = if node.is_alone() {
+                        worker.read_piece(&mut replay.place, &mut 1)
+                    } else {
+                        let place = replay.place.clone();
+                        let reading = async move { place.read(&node).await };
+                        let Ok((place, values)) = worker.shared.control.spawn(reading).await else {
+                            return;
+                        };
+                        replay.place = place;
+                        values
+                    };
+                    for value in values {
                         let qos = value.message.qos.min(replay.options.qos);
                         if qos > QoS::AtMostOnce && !replays.had_live(value.message.topic(), replay.number) {
                             let terms = (qos, replay.subscription_id.into_iter().collect());

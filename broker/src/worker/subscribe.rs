@@ -174,6 +174,9 @@ impl Worker {
             return;
         }
         let home = self.shared.node().home(session);
+        if !home.is_here() {
+            return home.refresh(session);
+        }
         self.shared.router.write(|table| {
             // Read under the routes' lock: what is applied later changes the routes later.
             let state = home.state();

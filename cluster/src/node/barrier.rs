@@ -13,7 +13,6 @@ use tokio::sync::{Notify, oneshot};
 
 use super::puller::WaitingPull;
 use super::{Group, Host};
-use crate::raft::RaftGroup;
 
 /// Pause after a round that failed.
 const RETRY: Duration = Duration::from_millis(10);
@@ -94,15 +93,13 @@ impl<H: Host> Group<H> {
                 () = self.leader_other_than(leader) => None,
             }
         };
-        let (Some(index), Some(replica)) = (index, self.replica()) else {
-            return false;
-        };
-        replica.reached(index).await;
+        let Some(index) = index else { return false };
+        self.reached(index).await;
         true
     }
 
     /// How far the group has committed, if this node leads it and can show that.
     pub(super) async fn read_index(&self) -> Option<u64> {
-        self.replica().map(RaftGroup::ensure_linearizable)?.await.ok()
+        self.replica()?.ensure_linearizable().await.ok()
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::puller::SLOT_SIZE;
 use super::{Group, Host};
+use crate::raft::RaftGroup;
 use crate::state::{Command, NodeId, NodeIncarnation, Sequence, TargetQueue};
 
 /// Expired references dropped from a queue at once.
@@ -17,9 +18,8 @@ const EXPIRED_BATCH: usize = 10_000;
 const DROP_BATCH: usize = 100;
 
 impl<H: Host> Group<H> {
-    /// The task that wakes the duties of the leader when this node has come to lead.
-    pub(super) async fn run_leadership(self: Arc<Self>) {
-        let Some(replica) = self.replica() else { return };
+    /// The task that wakes the duties of the leader when this node has come to lead. Ends with the replica.
+    pub(super) async fn run_leadership(self: Arc<Self>, replica: RaftGroup) {
         let mut changes = replica.changes();
         let mut leads = false;
         loop {
@@ -33,6 +33,7 @@ impl<H: Host> Group<H> {
                 self.outbox_filled.notify_one();
                 self.attend.notify_one();
             }
+            self.feeds.wake_all();
             if !changes.changed().await {
                 return;
             }

@@ -5,24 +5,38 @@
 //! wakes the others. The state's mutex is held for one entry or one pull at a time and never across an await.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use quorate_storage::log::GroupId;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 use super::barrier::Barrier;
 use super::confirm::RouteConfirmations;
+use super::feed::{Attached, Feeds, Following};
 use super::peers::Peers;
 use super::proposer::{Due, Proposals, Waiter};
 use super::puller::{PullRequest, WaitingPull};
 use super::retained::RetainedWaits;
 use super::shares::ShareDispatch;
-use super::{Backlog, Completion, GroupClock, Host};
+use super::{Backlog, Completion, GroupClock, Host, Placement};
 use crate::raft::{ProposeError, RaftGroup};
 use crate::state::{
-    Batch, Command, Event, GroupState, NodeId, NodeIncarnation, QueueLimits, Sequence, SessionId, TargetQueue,
+    Batch, Command, Event, GroupState, NodeId, NodeIncarnation, QueueLimits, Sequence, SessionId,
+    SessionView, TargetQueue,
 };
+
+/// Where what a node knows of a group comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing is known yet.
+    Nothing,
+    /// This node's replica.
+    Replica,
+    /// Another node's replica, which tells this one.
+    Feed,
+}
 
 /// What every group of a node is told at its start.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +61,7 @@ pub(super) struct Common<H: Host> {
     pub(super) peers: Peers,
     pub(super) routes: Arc<RouteConfirmations<H>>,
     pub(super) backlog: Arc<Backlog>,
+    pub(super) attached: Arc<Attached>,
 }
 
 /// One group.
@@ -55,7 +70,15 @@ pub struct Group<H: Host> {
     pub(super) host: Arc<H>,
     pub(super) settings: GroupSettings,
     state: Mutex<GroupState>,
-    raft: OnceLock<RaftGroup>,
+    replica: RwLock<Option<RaftGroup>>,
+    standing: watch::Sender<Standing>,
+    /// Held while an entry, or what a feed tells, is carried out and the broker is told of it.
+    pub(super) applying: Mutex<()>,
+    /// To nodes without a replica.
+    pub(super) feeds: Feeds,
+    /// From a replica, where this node has none.
+    pub(super) following: Following,
+    pub(super) attached: Arc<Attached>,
     clock: Arc<GroupClock>,
     pub(super) peers: Peers,
     pub(super) routes: Arc<RouteConfirmations<H>>,
@@ -72,6 +95,8 @@ pub struct Group<H: Host> {
     pub(super) retained_waits: Mutex<RetainedWaits<H::Ticket>>,
     /// How far this node has taken its own queue.
     pub(super) node_taken: Mutex<Sequence>,
+    /// A task takes it from another node's replica.
+    pub(super) takes_node_messages: AtomicBool,
     pub(super) attend: Notify,
     pub(super) deadline_changed: Notify,
     pub(super) will_due: Notify,
@@ -87,7 +112,12 @@ impl<H: Host> Group<H> {
             host,
             settings,
             state: Mutex::new(GroupState::new(id)),
-            raft: OnceLock::new(),
+            replica: RwLock::new(None),
+            standing: watch::Sender::new(Standing::Nothing),
+            applying: Mutex::default(),
+            feeds: Feeds::new(settings.incarnation),
+            following: Following::default(),
+            attached: common.attached.clone(),
             clock: common.clock.clone(),
             peers: common.peers.clone(),
             routes: common.routes.clone(),
@@ -99,6 +129,7 @@ impl<H: Host> Group<H> {
             shares: Mutex::default(),
             retained_waits: Mutex::default(),
             node_taken: Mutex::default(),
+            takes_node_messages: AtomicBool::new(false),
             attend: Notify::new(),
             deadline_changed: Notify::new(),
             will_due: Notify::new(),
@@ -118,32 +149,152 @@ impl<H: Host> Group<H> {
     }
 
     /// This node's replica of the group, where it has one that has started.
-    pub fn replica(&self) -> Option<&RaftGroup> {
-        self.raft.get()
+    pub fn replica(&self) -> Option<RaftGroup> {
+        self.replica.read().clone()
     }
 
     /// Whether this node leads the group, as far as it knows.
     pub fn leads(&self) -> bool {
-        self.replica().is_some_and(RaftGroup::is_leader)
+        self.standing() == Standing::Replica && self.replica.read().as_ref().is_some_and(RaftGroup::is_leader)
+    }
+
+    /// Who leads the group, as far as this node knows.
+    pub fn known_leader(&self) -> Option<NodeId> {
+        match self.standing() {
+            Standing::Replica => self.replica.read().as_ref().and_then(RaftGroup::leader),
+            Standing::Feed | Standing::Nothing => self.following.leader(),
+        }
+    }
+
+    /// A session at home here, as far as this node knows: its counts only where it has a replica.
+    pub fn session(&self, client_id: &str) -> Option<SessionView> {
+        match self.standing() {
+            Standing::Replica => self.state().session(client_id),
+            Standing::Feed | Standing::Nothing => self.following.session(client_id),
+        }
+    }
+
+    /// Whether this node has a replica to read from; else [`Self::state`] says nothing.
+    pub fn is_here(&self) -> bool {
+        self.standing() == Standing::Replica
+    }
+
+    /// References in a queue, as far as this node is told of it.
+    pub(super) fn queue_len(&self, queue: &TargetQueue) -> u32 {
+        match self.standing() {
+            Standing::Replica => self.state().queue_len(queue),
+            Standing::Feed | Standing::Nothing => self.following.queue_len(queue),
+        }
+    }
+
+    /// Retained messages of the group, and their bytes.
+    pub fn retained_counts(&self) -> (u64, u64) {
+        if !self.is_here() {
+            return self.following.retained();
+        }
+        let counts = self.state().counts();
+        (counts.retained, counts.retained_bytes)
+    }
+
+    /// A session is told again as a whole, where another node's replica tells of it.
+    pub fn refresh(&self, session: SessionId) {
+        self.following.refresh(session);
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        *self.standing.borrow()
+    }
+
+    /// What this node knows comes from somewhere else from now on.
+    pub(super) fn stand_on(&self, standing: Standing) {
+        self.standing.send_replace(standing);
+    }
+
+    pub(super) async fn stands_on(&self, standing: Standing) {
+        // The sender lives as long as the group.
+        let _ = self.standing.subscribe().wait_for(|now| *now == standing).await;
+    }
+
+    async fn stands_not_on(&self, standing: Standing) {
+        let _ = self.standing.subscribe().wait_for(|now| *now != standing).await;
+    }
+
+    /// Up to this index this node knows what the group did.
+    pub(super) fn known_index(&self) -> Option<u64> {
+        match self.standing() {
+            Standing::Replica => self.replica.read().as_ref().and_then(RaftGroup::applied_index),
+            Standing::Feed => self.following.applied(),
+            Standing::Nothing => None,
+        }
+    }
+
+    /// Waits until this node knows what the group did up to `index`, and routes by it.
+    pub(super) async fn reached(&self, index: u64) {
+        loop {
+            let standing = self.standing();
+            let reached = async {
+                match (standing, self.replica()) {
+                    (Standing::Replica, Some(replica)) => replica.reached(index).await,
+                    (Standing::Feed, _) => self.following.reached(index).await,
+                    _ => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = reached => return,
+                () = self.stands_not_on(standing) => {}
+            }
+        }
     }
 
     /// Waits until a leader is known.
     pub(super) async fn leader(&self) -> Result<NodeId, ProposeError> {
-        let replica = self.replica().ok_or(ProposeError::NotLeader { leader: None })?;
-        let leader = replica.wait_for_leader().await;
-        leader.map_err(|stopped| ProposeError::Fatal(stopped.0))
+        loop {
+            let standing = self.standing();
+            let leader = async {
+                match (standing, self.replica()) {
+                    (Standing::Replica, Some(replica)) => replica.wait_for_leader().await,
+                    _ => {
+                        // The sender lives as long as the group.
+                        Ok(self.following.wait_for_leader().await)
+                    }
+                }
+            };
+            let leader = tokio::select! {
+                leader = leader => leader,
+                () = self.stands_not_on(standing) => continue,
+            };
+            match leader {
+                // A replica that was given up has stopped.
+                Err(_) if self.standing() != standing => {}
+                leader => return leader.map_err(|stopped| ProposeError::Fatal(stopped.0)),
+            }
+        }
     }
 
-    /// Waits until another node leads than `node`, or none.
+    /// Waits until another node leads than `node`, or none, or what is known comes from somewhere else.
     pub(super) async fn leader_other_than(&self, node: NodeId) {
-        let Some(replica) = self.replica() else {
-            return std::future::pending().await;
-        };
-        let mut changes = replica.changes();
-        while replica.leader() == Some(node) {
-            if !changes.changed().await {
-                return;
+        let standing = self.standing();
+        let other = async {
+            match (standing, self.replica()) {
+                (Standing::Replica, Some(replica)) => {
+                    let mut changes = replica.changes();
+                    while replica.leader() == Some(node) {
+                        if !changes.changed().await {
+                            return;
+                        }
+                    }
+                }
+                _ => drop(
+                    self.following
+                        .watch_leader()
+                        .wait_for(|leader| *leader != Some(node))
+                        .await,
+                ),
             }
+        };
+        tokio::select! {
+            () = other => {}
+            () = self.stands_not_on(standing) => {}
         }
     }
 
@@ -156,8 +307,29 @@ impl<H: Host> Group<H> {
         &self.clock
     }
 
-    pub(super) fn started(&self, raft: RaftGroup) {
-        assert!(self.raft.set(raft).is_ok(), "a group starts once");
+    /// This node has a replica, or none any more.
+    pub(super) fn set_replica(&self, replica: Option<RaftGroup>) {
+        *self.replica.write() = replica;
+    }
+
+    /// What the queues of this node's replica hold is not told any more.
+    pub(super) fn queue_removals(&self) -> Vec<Event> {
+        let state = self.state();
+        let filled = state.queues().filter(|view| view.len > 0);
+        filled
+            .map(|view| Event::Removed {
+                queue: view.queue,
+                count: view.len,
+                bytes: view.bytes,
+            })
+            .collect()
+    }
+
+    /// What is known of the group's sessions was replaced: of the others there are none any more (R6).
+    pub(super) fn forget_sessions_beside(&self, known: &dyn Fn(SessionId) -> bool) {
+        self.host.handle_reload(self.id, known);
+        self.attached
+            .forget(|session| session.home() == self.id && !known(session));
     }
 
     /// Proposes a command; `ticket` is completed when it is applied here.
@@ -264,8 +436,14 @@ impl<H: Host> Group<H> {
                     queue: TargetQueue::Share(share),
                     ..
                 } => self.shared_removed(share),
+                Event::SessionOwner { session, owner, .. } if Placement::is_durable(*session) => {
+                    let this = (self.settings.node, self.settings.incarnation);
+                    let is_here = owner.is_some_and(|owner| (owner.node, owner.incarnation) == this);
+                    self.attached.set(*session, is_here);
+                }
                 Event::SessionEnded { session, .. } => {
                     self.sent.lock().remove(session);
+                    self.attached.set(*session, false);
                 }
                 _ => {}
             }

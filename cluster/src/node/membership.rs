@@ -110,7 +110,7 @@ impl<H: Host> Node<H> {
     pub(super) fn leader_of(&self, group: GroupId) -> Option<NodeId> {
         match group {
             META => self.meta().and_then(RaftGroup::leader),
-            group => self.find_group(group)?.replica().and_then(RaftGroup::leader),
+            group => self.find_group(group)?.known_leader(),
         }
     }
 
@@ -326,7 +326,7 @@ impl<H: Host> Node<H> {
         let places: Vec<MetaCommand> = {
             let state = self.directory().read();
             // The first members of the groups have to be there before others join them.
-            let may_grow = self.groups().all(|group| group.replica().is_some());
+            let may_grow = self.groups().all(|group| group.known_leader().is_some());
             let wanted = wanted_places(&state, may_grow);
             wanted
                 .into_iter()
@@ -355,12 +355,12 @@ impl<H: Host> Node<H> {
             self.reconcile(meta, &voters, &learners).await;
         }
         for group in self.groups() {
-            let Some(replica) = group.replica().filter(|replica| replica.is_leader()) else {
+            let Some(replica) = group.replica().filter(RaftGroup::is_leader) else {
                 continue;
             };
             let placed = self.directory().read().placement(group.id()).cloned();
             if let Some(placed) = placed {
-                self.reconcile(replica, &placed.replicas, &[]).await;
+                self.reconcile(&replica, &placed.replicas, &[]).await;
             }
         }
     }
@@ -399,6 +399,13 @@ impl<H: Host> Node<H> {
                 .all(|node| present.contains(node) || has_caught_up(node));
             if ready && let Err(error) = replica.set_voters(wanted).await {
                 tracing::debug!(group = replica.group().0, %error, "the voters could not be changed yet");
+            }
+            return;
+        }
+        let is_member = |node: &NodeId| voters.contains(node) || learners.contains(node);
+        if let Some(gone) = status.members.keys().find(|node| !is_member(node)) {
+            if let Err(error) = replica.remove_learner(*gone).await {
+                tracing::debug!(group = replica.group().0, %error, "a member could not be removed yet");
             }
             return;
         }
@@ -490,6 +497,7 @@ fn wanted_places(state: &MetaState, may_grow: bool) -> Vec<(GroupId, Vec<NodeId>
         let mut wanted = members.clone();
         // Each node is first for its part of the groups.
         wanted.rotate_left(number % members.len());
+        wanted.truncate(state.replication_factor().max(1) as usize);
         let placed = state.placement(group);
         let (replicas, version) =
             placed.map_or((&[][..], 0), |placed| (&placed.replicas[..], placed.version));

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::shares::Assignment;
 use super::{Backlog, Completion, Group, Host};
-use crate::raft::{BATCH_BYTES_MAX, ProposeError, RaftGroup};
+use crate::raft::{BATCH_BYTES_MAX, ProposeError};
 use crate::state::codec::{batch_proposer, stamp_batch};
 use crate::state::{BatchHeader, BatchOutcome, Outcome, RetainedSource};
 
@@ -328,13 +328,7 @@ impl<H: Host> Group<H> {
 
     fn has_applied(&self, index: u64) -> bool {
         let looked_at = self.proposals.looked_at.load(Ordering::SeqCst);
-        looked_at > index || self.replica_has_applied(index)
-    }
-
-    fn replica_has_applied(&self, index: u64) -> bool {
-        self.replica()
-            .and_then(RaftGroup::applied_index)
-            .is_some_and(|applied| applied >= index)
+        looked_at > index || self.known_index().is_some_and(|known| known >= index)
     }
 
     /// This node has applied the entry at `index`, though openraft does not know it yet.
@@ -345,7 +339,7 @@ impl<H: Host> Group<H> {
 
     /// Completes what a state that came as a snapshot holds.
     pub(super) fn complete_loaded(&self) {
-        if let Some(index) = self.replica().and_then(RaftGroup::applied_index) {
+        if let Some(index) = self.known_index() {
             self.complete_applied(index);
         }
     }

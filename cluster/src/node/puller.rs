@@ -4,14 +4,16 @@
 //! nothing; the connection is told when the oldest reference is settled.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use super::group::Standing;
 use super::{Group, Host, Location, References};
-use crate::state::{Command, Sequence, SessionId, TargetQueue};
+use crate::state::{Command, PulledReference, Sequence, SessionId, TargetQueue};
 
 /// Identifiers per slot: a reference is sent only within this many of the oldest unsettled one (R22).
 pub(super) const SLOT_SIZE: u64 = 3_855;
 /// References taken from the node's own queue at once.
-const NODE_PULL_COUNT: usize = 256;
+pub(super) const NODE_PULL_COUNT: usize = 256;
 /// Bytes in one answer, unless a single message is larger.
 const PULL_BYTES_MAX: u64 = 256 * 1024;
 
@@ -38,6 +40,16 @@ pub(super) struct WaitingPull {
     pub(super) is_first: bool,
 }
 
+/// A piece of a queue.
+#[derive(Debug)]
+pub(super) struct PulledPart {
+    pub(super) references: Vec<PulledReference>,
+    /// Where the next reference will come.
+    pub(super) end: Sequence,
+    /// The oldest reference, where the identifier window has left all that was found.
+    pub(super) stopped_at: Option<Sequence>,
+}
+
 impl<H: Host> Group<H> {
     pub(super) fn answer_pulls(self: &Arc<Self>) {
         let ready: Vec<WaitingPull> = {
@@ -53,54 +65,106 @@ impl<H: Host> Group<H> {
                 self.barrier.enter(WaitingPull { is_first, ..pull });
                 continue;
             }
-            let references = self.answer_pull(&pull.request);
-            self.host.handle_references(references);
+            if self.standing() == Standing::Replica {
+                let queue = TargetQueue::Session(pull.request.session);
+                let count_max = pull.request.count_max as usize;
+                let part = self.pull_part(&queue, pull.request.from, count_max, true);
+                self.host.handle_references(self.finish_pull(&pull.request, part));
+            } else {
+                tokio::spawn(self.clone().pull_elsewhere(pull.request));
+            }
         }
     }
 
     /// Takes what came to this node's own queue (R11): its live subscribers get it, and the group forgets it.
-    pub(super) fn take_node_messages(&self) {
-        let queue = TargetQueue::Node(self.settings.node, self.settings.incarnation);
-        let mut taken = self.node_taken.lock();
+    pub(super) fn take_node_messages(self: &Arc<Self>) {
+        if self.standing() != Standing::Replica {
+            if !self.takes_node_messages.swap(true, Ordering::AcqRel) {
+                let group = self.clone();
+                tokio::spawn(async move {
+                    group.take_node_messages_elsewhere().await;
+                    group.takes_node_messages.store(false, Ordering::Release);
+                    // What came after the last look.
+                    if group.following.queue_len(&group.node_queue()) > 0 {
+                        group.attend.notify_one();
+                    }
+                });
+            }
+            return;
+        }
         loop {
+            let from = *self.node_taken.lock();
             let mut references = Vec::new();
-            self.state()
-                .pull(&queue, *taken, NODE_PULL_COUNT, PULL_BYTES_MAX, &mut references);
-            let Some(last) = references.last() else { return };
-            *taken = Sequence(last.sequence.0 + 1);
-            let sequences = references.iter().map(|reference| reference.sequence).collect();
-            self.host.handle_node_messages(references);
-            let queue = queue.clone();
-            self.propose(&Command::Settle { queue, sequences }, None);
+            self.state().pull(
+                &self.node_queue(),
+                from,
+                NODE_PULL_COUNT,
+                PULL_BYTES_MAX,
+                &mut references,
+            );
+            if references.is_empty() {
+                return;
+            }
+            self.hand_on_node_messages(references);
         }
     }
 
-    fn answer_pull(&self, request: &PullRequest) -> References {
-        let queue = TargetQueue::Session(request.session);
-        let now = self.now();
+    fn node_queue(&self) -> TargetQueue {
+        TargetQueue::Node(self.settings.node, self.settings.incarnation)
+    }
+
+    /// Hands messages of this node's own queue to its live subscribers, once.
+    pub(super) fn hand_on_node_messages(&self, mut references: Vec<PulledReference>) {
+        let mut taken = self.node_taken.lock();
+        references.retain(|reference| reference.sequence >= *taken);
+        let Some(last) = references.last() else { return };
+        *taken = Sequence(last.sequence.0 + 1);
+        let sequences = references.iter().map(|reference| reference.sequence).collect();
+        self.host.handle_node_messages(references);
+        let queue = self.node_queue();
+        self.propose(&Command::Settle { queue, sequences }, None);
+    }
+
+    /// References of a queue as far as its identifier window goes, from this node's replica. `is_here`: the session's
+    /// connection is, and is told when a window that has stopped it moves.
+    pub(super) fn pull_part(
+        &self,
+        queue: &TargetQueue,
+        from: Sequence,
+        count_max: usize,
+        is_here: bool,
+    ) -> PulledPart {
         let state = self.state();
         let mut references = Vec::new();
-        state.pull(
-            &queue,
-            request.from,
-            request.count_max as usize,
-            PULL_BYTES_MAX,
-            &mut references,
-        );
-        let end = state.next_sequence(&queue).unwrap_or_default();
-        if let Some(oldest) = state.oldest_unsettled(&queue) {
+        state.pull(queue, from, count_max, PULL_BYTES_MAX, &mut references);
+        let end = state.next_sequence(queue).unwrap_or_default();
+        let mut stopped_at = None;
+        if let (TargetQueue::Session(session), Some(oldest)) = (queue, state.oldest_unsettled(queue)) {
             let found = references.len();
             references.retain(|reference| reference.sequence.0 < oldest.0 + SLOT_SIZE);
             if references.is_empty() && found > 0 {
-                // Before apply can settle the oldest.
-                self.stopped.lock().insert(request.session, oldest);
+                stopped_at = Some(oldest);
+                if is_here {
+                    // Before apply can settle the oldest.
+                    self.stopped.lock().insert(*session, oldest);
+                }
             }
         }
-        drop(state);
+        PulledPart {
+            references,
+            end,
+            stopped_at,
+        }
+    }
+
+    /// The answer for the connection.
+    pub(super) fn finish_pull(&self, request: &PullRequest, part: PulledPart) -> References {
+        let PulledPart { references, end, .. } = part;
         let next = references
             .last()
             .map_or(request.from, |last| Sequence(last.sequence.0 + 1));
         let sent_before = self.note_sent(request.session, next);
+        let now = self.now();
         References {
             location: request.location,
             group: self.id(),
@@ -124,7 +188,8 @@ impl<H: Host> Group<H> {
             return;
         };
         let queue = TargetQueue::Session(session);
-        if self.state().oldest_unsettled(&queue) != Some(oldest) {
+        // Where the queue is elsewhere it is looked at there.
+        if self.standing() != Standing::Replica || self.state().oldest_unsettled(&queue) != Some(oldest) {
             self.stopped.lock().remove(&session);
             self.host.handle_pending(self.id(), session);
         }
@@ -133,7 +198,7 @@ impl<H: Host> Group<H> {
     /// Forgets what was handed out of queues that hold nothing: what comes to them has later positions.
     pub(super) fn forget_sent(&self) {
         let mut sent = self.sent.lock();
-        sent.retain(|session, _| self.state().queue_len(&TargetQueue::Session(*session)) > 0);
+        sent.retain(|session, _| self.queue_len(&TargetQueue::Session(*session)) > 0);
         let len = sent.len();
         sent.shrink_to(2 * len);
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::group::Standing;
 use super::{Group, Host};
 use crate::raft::{ReplicatedState, StateChanges, StateError};
 use crate::state::{Batch, BatchOutcome, Event};
@@ -21,30 +22,13 @@ impl<H: Host> Replica<H> {
             events: Vec::new(),
         }
     }
+}
 
-    /// Takes back what was told of the queues of a state that is about to be replaced.
-    fn withdraw_queues(&mut self) {
-        let state = self.group.state();
-        let events: Vec<Event> = state
-            .queues()
-            .filter(|view| view.len > 0)
-            .map(|view| Event::Removed {
-                queue: view.queue,
-                count: view.len,
-                bytes: view.bytes,
-            })
-            .collect();
-        drop(state);
-        self.group.host.handle_events(self.group.id(), &events);
-    }
-
+impl<H: Host> Group<H> {
     /// Tells the host what a loaded state says, in the words of events; what it does not say is no more (R6).
-    fn announce(&mut self) {
-        let group = &self.group;
-        group
-            .host
-            .handle_reload(group.id(), &|session| group.state().session_exists(session));
-        let state = self.group.state();
+    pub(super) fn announce(&self) {
+        self.forget_sessions_beside(&|session| self.state().session_exists(session));
+        let state = self.state();
         let mut events = Vec::new();
         for session in state.sessions(None) {
             events.push(Event::SessionOwner {
@@ -53,12 +37,10 @@ impl<H: Host> Replica<H> {
                 owner: session.owner,
                 fenced: None,
             });
-            for subscription in state.subscriptions(session.session) {
-                events.push(Event::Subscribed {
-                    session: session.session,
-                    subscription,
-                });
-            }
+            events.push(Event::Subscriptions {
+                session: session.session,
+                subscriptions: state.subscriptions(session.session).collect(),
+            });
         }
         for view in state.queues() {
             let Some(first) = view.oldest else { continue };
@@ -71,7 +53,7 @@ impl<H: Host> Replica<H> {
         }
         events.push(Event::DeadlineChanged);
         drop(state);
-        self.group.handle_events(&events);
+        self.handle_events(&events);
     }
 }
 
@@ -79,16 +61,26 @@ impl<H: Host> ReplicatedState for Replica<H> {
     fn apply(&mut self, index: u64, entry: &Bytes) -> Result<BatchOutcome, StateError> {
         let batch =
             Batch::decode(entry).map_err(|error| StateError::Corrupt(format!("entry {index}: {error}")))?;
-        let mut state = self.group.state();
-        let outcome = state.apply(index, &batch, &mut self.events);
-        drop(state);
-        if self.group.settings.is_own(&batch) {
-            self.group.proposals.note_applied(batch.number, index);
+        let group = &self.group;
+        let _nothing_else_is_applied = group.applying.lock();
+        let outcome = group.state().apply(index, &batch, &mut self.events);
+        if group.settings.is_own(&batch) {
+            group.proposals.note_applied(batch.number, index);
         }
-        self.group.clock().advance_to(batch.stamp);
-        self.group.handle_events(&self.events);
+        group.clock().advance_to(batch.stamp);
+        if group.standing() == Standing::Replica {
+            group.handle_events(&self.events);
+            group.feed_entry(index, &batch, &self.events);
+            group.applied(index);
+        } else {
+            // Another replica tells what this one is still catching up with. This much is said but once.
+            for event in &self.events {
+                if let Event::RetainedTaken { up_to, refused } = event {
+                    group.retained_taken(*up_to, refused);
+                }
+            }
+        }
         self.events.clear();
-        self.group.applied(index);
         Ok(outcome)
     }
 
@@ -100,7 +92,14 @@ impl<H: Host> ReplicatedState for Replica<H> {
         &mut self,
         entries: &mut dyn Iterator<Item = Result<(Vec<u8>, Vec<u8>), StateError>>,
     ) -> Result<(), StateError> {
-        self.withdraw_queues();
+        let group = self.group.clone();
+        let _nothing_else_is_applied = group.applying.lock();
+        let serves = group.standing() == Standing::Replica;
+        if serves {
+            // Who follows begins again.
+            group.feeds.end_all();
+            group.host.handle_events(group.id(), &group.queue_removals());
+        }
         // The state wants plain records; an unreadable one ends the load.
         let mut unreadable = None;
         let records = std::iter::from_fn(|| match entries.next() {
@@ -116,7 +115,9 @@ impl<H: Host> ReplicatedState for Replica<H> {
             return Err(error);
         }
         loaded.map_err(|error| StateError::Corrupt(error.to_string()))?;
-        self.announce();
+        if serves {
+            group.announce();
+        }
         Ok(())
     }
 }

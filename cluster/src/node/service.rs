@@ -69,7 +69,35 @@ impl<H: Host> Node<H> {
             }
             RequestBody::Confirm(confirm) => self.answer_confirm(confirm).await,
             RequestBody::Broker(_) => None,
+            body => Some(
+                self.answer_follower(from, body)
+                    .await
+                    .unwrap_or(AnswerBody::NotHere(proto::NotHere {})),
+            ),
         }
+    }
+
+    /// What a node without a replica asks; `None` where this one has none, or not what was asked for.
+    async fn answer_follower(&self, from: PeerStart, body: RequestBody) -> Option<AnswerBody> {
+        let find = |number| self.find_group(group_id(number));
+        Some(match body {
+            RequestBody::Follow(ask) => {
+                AnswerBody::Followed(find(ask.group)?.answer_follow(from, ask).await?)
+            }
+            RequestBody::Attach(ask) => {
+                find(ask.group)?.answer_attach(from, &ask)?;
+                AnswerBody::Attached(proto::Attached {})
+            }
+            RequestBody::Pull(ask) => AnswerBody::Pulled(find(ask.group)?.answer_pull(from, ask).await?),
+            RequestBody::ReadRetained(ask) => {
+                AnswerBody::RetainedRead(find(ask.group)?.answer_read_retained(ask).await?)
+            }
+            RequestBody::Locate(ask) => AnswerBody::Located(find(ask.group)?.answer_locate(ask).await?),
+            RequestBody::ReadDueWills(ask) => {
+                AnswerBody::DueWillsRead(find(ask.group)?.answer_due_wills(ask).await?)
+            }
+            _ => return None,
+        })
     }
 
     fn not_leader(&self, group: GroupId) -> AnswerBody {
@@ -115,14 +143,13 @@ impl<H: Host> Node<H> {
         }
     }
 
-    /// Answers when this node has applied everything up to the watermarks, and so routes by it.
+    /// Answers when this node knows everything up to the watermarks, and so routes by it.
     async fn answer_confirm(&self, confirm: proto::Confirm) -> Option<AnswerBody> {
-        let mut replicas = Vec::with_capacity(confirm.watermarks.len());
+        let mut groups = Vec::with_capacity(confirm.watermarks.len());
         for watermark in confirm.watermarks {
-            let group = self.find_group(group_id(watermark.group))?;
-            replicas.push((group.replica()?.clone(), watermark.index));
+            groups.push((self.find_group(group_id(watermark.group))?, watermark.index));
         }
-        join_all(replicas.iter().map(|(replica, index)| replica.reached(*index))).await;
+        join_all(groups.iter().map(|(group, index)| group.reached(*index))).await;
         Some(AnswerBody::Confirmed(proto::Confirmed {}))
     }
 }

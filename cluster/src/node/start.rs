@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use quorate_storage::log::{GroupId, SyncPolicy};
+use quorate_storage::log::GroupId;
 use quorate_storage::volume::ClockFile;
 use tokio::task::JoinHandle;
 
@@ -16,9 +16,8 @@ use super::group::{Common, GroupSettings};
 use super::membership::Membership;
 use super::peers::Peers;
 use super::placement::META;
-use super::replica::Replica;
 use super::service::NodeService;
-use super::{Backlog, Group, GroupClock, GroupKind, Host, Placement};
+use super::{Backlog, Group, GroupClock, Host, Placement};
 use crate::meta::{Directory, MetaCommand, MetaReplica};
 use crate::raft::{self, NodeAddress, NodeParts, RaftGroup, StateError, Transport};
 use crate::state::{Command, NodeId, NodeIncarnation, QueueLimits};
@@ -134,7 +133,9 @@ impl<H: Host> Node<H> {
             peers.clone(),
             directory.clone(),
         ));
+        let attached = Arc::default();
         let common = Common {
+            attached,
             clock: clock.clone(),
             peers: peers.clone(),
             routes: routes.clone(),
@@ -199,7 +200,7 @@ impl<H: Host> Node<H> {
         Ok(())
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.lock().push(tokio::spawn(task));
     }
 
@@ -259,96 +260,6 @@ impl<H: Host> Node<H> {
         registered.await
     }
 
-    /// Starts this node's replicas, as soon as it is said where they are.
-    async fn start_groups(self: &Arc<Self>) -> Result<(), StartError> {
-        let this = self.settings.node;
-        self.directory()
-            .wait_for(|state| {
-                let mut placements = Placement::groups().map(|group| state.placement(group));
-                placements
-                    .all(|placed| placed.is_some_and(|placed| placed.replicas.contains(&this)))
-                    .then_some(())
-            })
-            .await;
-        let starts = self.groups.values().map(|group| self.start_group(group));
-        let mut alone = true;
-        for started in join_all(starts).await {
-            alone &= started?;
-        }
-        let times = self.groups.values().map(|group| group.state().group_time());
-        let last = times.max().unwrap_or_default();
-        let noted = NotedClock::resume(self.settings.clock.clone(), self.clock.clone(), last, alone);
-        assert!(self.noted.set(Arc::new(noted)).is_ok(), "the clock starts once");
-        for group in self.groups.values() {
-            self.spawn(group.clone().run_proposer());
-            self.spawn(group.clone().run_barrier());
-            self.spawn(group.clone().run_attendant());
-            self.spawn(group.clone().run_leadership());
-            self.spawn(group.clone().run_timers());
-            self.spawn(group.clone().run_wills(Arc::downgrade(self)));
-            self.spawn(group.clone().run_outbox(Arc::downgrade(self)));
-            if Placement::kind(group.id()) == GroupKind::Data {
-                // A task of its own: it waits for other groups.
-                self.spawn(group.clone().run_live_wills(Arc::downgrade(self)));
-            }
-        }
-        Ok(())
-    }
-
-    /// Starts a group's replica; whether this node is its only member, and it is up to date then.
-    async fn start_group(&self, group: &Arc<Group<H>>) -> Result<bool, StartError> {
-        let id = group.id();
-        let (alone_placed, first_placed) = {
-            let state = self.directory().read();
-            let placed = state.placement(id);
-            let alone = placed.is_some_and(|placed| placed.replicas == [self.settings.node]);
-            (alone, placed.is_some_and(|placed| placed.version == 1))
-        };
-        let mut settings = raft::GroupSettings {
-            log_entries_to_keep: self.settings.log_entries_to_keep,
-            ..raft::GroupSettings::new(id)
-        };
-        if Placement::kind(id) == GroupKind::Live {
-            settings.sync = SyncPolicy::Written;
-            if self.settings.machine_restarted {
-                settings.distrust_log = !alone_placed;
-                self.forget(id).await.map_err(|error| stopped(id, &error))?;
-            }
-        }
-        let raft = RaftGroup::start(&settings, &self.parts, Replica::new(group.clone()))
-            .await
-            .map_err(|error| StartError::Group { group: id.0, error })?;
-        let is_live = Placement::kind(id) == GroupKind::Live;
-        if alone_placed && (first_placed || is_live) {
-            raft.initialize_single(self.settings.address.clone())
-                .await
-                .map_err(|error| stopped(id, &error))?;
-        }
-        if alone_placed {
-            raft.wait_for_leader()
-                .await
-                .map_err(|error| stopped(id, &error))?;
-            // Everything in the log is applied: group time goes on from its last stamp.
-            raft.ensure_linearizable()
-                .await
-                .map_err(|error| stopped(id, &error))?;
-        }
-        group.started(raft);
-        Ok(alone_placed)
-    }
-
-    /// Lets go of what this node has of a group that is not synced, after the machine stopped uncleanly (R41).
-    async fn forget(&self, group: GroupId) -> std::io::Result<()> {
-        let (done, result) = tokio::sync::oneshot::channel();
-        self.parts
-            .log
-            .reset(group, Box::new(move |result| drop(done.send(result))));
-        result
-            .await
-            .unwrap_or_else(|_| Err(std::io::Error::other("the log has stopped")))?;
-        self.parts.checkpoints.forget(group)
-    }
-
     /// A new cluster does not serve before as many nodes have come as were asked for.
     async fn wait_for_members(&self) {
         self.directory()
@@ -368,7 +279,14 @@ impl<H: Host> Node<H> {
         // This node is one of those whose disks count, and at first there are enough of them.
         for group in self.groups.values() {
             let is_voter = || {
-                let members = group.replica()?.status().members;
+                let Some(replica) = group.replica() else {
+                    // Others have it.
+                    return (!self.is_placed_here(group.id())).then_some(());
+                };
+                if !self.is_placed_here(group.id()) {
+                    return Some(());
+                }
+                let members = replica.status().members;
                 let voters = members.values().filter(|member| member.voter).count();
                 let votes = members.get(&self.settings.node)?.voter;
                 (votes && voters >= wanted).then_some(())
@@ -465,7 +383,7 @@ impl<H: Host> Node<H> {
     /// A group.
     ///
     /// # Panics
-    /// Every node of this version has every group.
+    /// When there is no such group.
     pub fn group(&self, group: GroupId) -> &Arc<Group<H>> {
         self.groups.get(&group).expect("a node has all groups")
     }
@@ -489,10 +407,29 @@ impl<H: Host> Node<H> {
         self.groups.values()
     }
 
+    /// This node's replicas, that of `meta` among them.
+    pub fn replicas(&self) -> Vec<RaftGroup> {
+        let groups = self.groups.values().filter_map(|group| group.replica());
+        groups.chain(self.meta().cloned()).collect()
+    }
+
+    pub(super) fn settings(&self) -> &NodeSettings {
+        &self.settings
+    }
+
+    pub(super) fn parts(&self) -> &NodeParts {
+        &self.parts
+    }
+
+    /// Says how group time goes on and is noted.
+    pub(super) fn note_time(&self, resume: impl FnOnce(ClockFile, Arc<GroupClock>) -> NotedClock) {
+        let noted = resume(self.settings.clock.clone(), self.clock.clone());
+        assert!(self.noted.set(Arc::new(noted)).is_ok(), "the clock starts once");
+    }
+
     /// Writes the state of all groups to the state store, so that the log behind it can go.
     pub async fn checkpoint(&self) {
-        let replicas = self.groups.values().filter_map(|group| group.replica());
-        join_all(replicas.chain(self.meta()).map(|replica| async move {
+        join_all(self.replicas().into_iter().map(|replica| async move {
             if let Err(error) = replica.checkpoint().await {
                 tracing::error!(group = replica.group().0, %error, "checkpoint failed");
             }
@@ -516,16 +453,15 @@ impl<H: Host> Node<H> {
         for task in self.tasks.lock().drain(..) {
             task.abort();
         }
-        let replicas = self.groups.values().filter_map(|group| group.replica());
-        join_all(replicas.chain(self.meta()).map(RaftGroup::shutdown)).await;
+        join_all(self.replicas().iter().map(RaftGroup::shutdown)).await;
         if let Some(noted) = self.noted.get() {
             noted.note(true).await;
         }
     }
 
     async fn hand_over(&self) {
-        let replicas = self.groups.values().filter_map(|group| group.replica());
-        for replica in replicas.chain(self.meta()).filter(|replica| replica.is_leader()) {
+        let replicas = self.replicas();
+        for replica in replicas.iter().filter(|replica| replica.is_leader()) {
             let view = self.directory().read().view().clone();
             let status = replica.status();
             let mut others = status.members.iter().filter(|(node, member)| {
@@ -541,7 +477,7 @@ impl<H: Host> Node<H> {
 /// The node that founds a cluster.
 pub(super) const FOUNDER: NodeId = NodeId(1);
 
-fn stopped(group: GroupId, error: &dyn std::fmt::Display) -> StartError {
+pub(super) fn stopped(group: GroupId, error: &dyn std::fmt::Display) -> StartError {
     StartError::Stopped {
         group: group.0,
         what: error.to_string(),

@@ -119,8 +119,7 @@ impl<H: Host> Group<H> {
         let mut due = BTreeSet::new();
         for home in Placement::groups().filter(|group| Placement::kind(*group) == GroupKind::Live) {
             let home = node.group(home);
-            home.pass_barrier().await;
-            due.extend(home.state().due_wills().map(|will| (will.session, will.epoch)));
+            due.extend(home.read_due_wills().await);
         }
         let wills: Vec<_> = remembered
             .into_iter()

@@ -34,6 +34,14 @@ pub enum Event {
         /// The subscription.
         subscription: Subscription,
     },
+    /// These are all subscriptions of a session: what else was known of it is no more. Said where a whole state is told
+    /// again, never by apply.
+    Subscriptions {
+        /// Session.
+        session: SessionId,
+        /// All of them.
+        subscriptions: Vec<Subscription>,
+    },
     /// A subscription was removed.
     Unsubscribed {
         /// Session.

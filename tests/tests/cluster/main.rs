@@ -3,6 +3,7 @@
 
 mod dev_cluster;
 mod failures;
+mod followers;
 mod membership;
 mod moves;
 mod routing;
@@ -11,4 +12,15 @@ use quorate_tests::cluster::Cluster;
 
 fn three() -> Cluster {
     Cluster::start(env!("CARGO_BIN_EXE_quorate-under-test"), 3)
+}
+
+/// What a client sees does not depend on whether its node has replicas of the groups: all nodes have all, or each has
+/// a part of them.
+const REPLICAS: [usize; 2] = [3, 1];
+
+/// So many nodes of which each group has replicas at `replicas`.
+fn nodes(count: usize, replicas: usize) -> Cluster {
+    Cluster::start_with(env!("CARGO_BIN_EXE_quorate-under-test"), count, |config| {
+        config.toml(&format!("[cluster]\nreplication_factor = {replicas}\n"))
+    })
 }

@@ -21,6 +21,7 @@ mod tests;
 use std::ops::Range;
 
 use bytes::Bytes;
+use quorate_proto::message::Message;
 
 pub(super) use outcome::{put_outcomes, read_outcomes};
 pub use primitive::CodecError;
@@ -31,6 +32,7 @@ pub(super) use primitive::{
 pub use publish::{encode_publish, encode_publish_first, encode_publish_more};
 pub(super) use terms::*;
 pub use terms::{MessageParts, TargetRef};
+pub(crate) use terms::{options_byte, read_options};
 
 use super::{Batch, Command, GroupTime, NodeId, NodeIncarnation, QueueLimits};
 
@@ -118,6 +120,21 @@ pub fn stamp_batch(encoded: &mut [u8], stamp: GroupTime) -> Result<(), CodecErro
         .ok_or(CodecError::Truncated("stamp"))?;
     field.copy_from_slice(&stamp.0.to_be_bytes());
     Ok(())
+}
+
+/// A message as entries and records have it.
+pub(crate) fn encode_message(message: &Message) -> Bytes {
+    let mut out = Vec::with_capacity(message.size() + 16);
+    put_message(&mut out, message);
+    out.into()
+}
+
+/// A message that [`encode_message`] wrote; it shares the bytes.
+pub(crate) fn decode_message(encoded: &Bytes) -> Result<Message, CodecError> {
+    let mut reader = Reader::new(encoded);
+    let message = read_message(&mut reader)?;
+    reader.finish()?;
+    Ok(message)
 }
 
 /// Who packed an encoded batch: node, its start, and the number of the batch ([`Batch::number`]). Looks at the first

@@ -376,7 +376,7 @@ const RETAIN_AS_PUBLISHED_BIT: u8 = 1 << 3;
 const RETAIN_HANDLING_SHIFT: u8 = 4;
 
 /// The byte of the SUBSCRIBE packet [MQTT-3.8.3.1].
-pub(in crate::state) fn options_byte(options: &SubscriptionOptions) -> u8 {
+pub(crate) fn options_byte(options: &SubscriptionOptions) -> u8 {
     let mut byte = options.qos as u8 | (options.retain_handling as u8) << RETAIN_HANDLING_SHIFT;
     if options.no_local {
         byte |= NO_LOCAL_BIT;
@@ -387,7 +387,7 @@ pub(in crate::state) fn options_byte(options: &SubscriptionOptions) -> u8 {
     byte
 }
 
-pub(in crate::state) fn read_options(byte: u8) -> Result<SubscriptionOptions, CodecError> {
+pub(crate) fn read_options(byte: u8) -> Result<SubscriptionOptions, CodecError> {
     let retain_handling = match byte >> RETAIN_HANDLING_SHIFT {
         0 => RetainHandling::Send,
         1 => RetainHandling::SendIfNew,

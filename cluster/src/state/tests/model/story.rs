@@ -50,6 +50,7 @@ impl Story {
                     self.subscriptions
                         .insert((session, subscription.filter.clone()), subscription);
                 }
+                Event::Subscriptions { .. } => panic!("apply tells of one after the other"),
                 Event::Unsubscribed { session, filter } => {
                     assert!(self.subscriptions.remove(&(session, filter)).is_some());
                 }

@@ -1,0 +1,157 @@
+//! More nodes than replicas: each has a part of the groups, and follows the others.
+
+use std::time::{Duration, Instant};
+
+use quorate_tests::Version;
+use quorate_tests::cluster::Cluster;
+use quorate_tests::wire::publish;
+
+use super::nodes;
+
+/// How long groups may take to come to where they are placed.
+const MOVE_MAX: Duration = Duration::from_secs(60);
+/// Groups beside `meta`, which every node has.
+const GROUPS: usize = 17;
+
+/// Replicas of groups at a node, `meta` not counted.
+fn replicas(cluster: &Cluster, node: usize) -> usize {
+    let (_, text) = cluster.nodes[node].admin("/metrics");
+    let series = |line: &&str| line.starts_with("quorate_raft_is_leader{") && !line.contains("\"meta\"");
+    text.lines().filter(series).count()
+}
+
+async fn wait_for_replicas(cluster: &Cluster, wanted: usize) {
+    let began = Instant::now();
+    loop {
+        let held: Vec<usize> = (0..cluster.nodes.len())
+            .map(|node| replicas(cluster, node))
+            .collect();
+        if held.iter().sum::<usize>() == wanted {
+            let (most, least) = (held.iter().max(), held.iter().min());
+            assert!(
+                most.unwrap() - least.unwrap() <= 2,
+                "the groups are spread: {held:?}"
+            );
+            return;
+        }
+        assert!(began.elapsed() < MOVE_MAX, "{held:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// R47: each group has as many replicas as were asked for, spread over the nodes, and every node serves for all.
+#[tokio::test(flavor = "multi_thread")]
+async fn r47_five_nodes_share_the_groups() {
+    let cluster = nodes(5, 3);
+    wait_for_replicas(&cluster, 3 * GROUPS).await;
+    let mut subscribers = Vec::new();
+    for (place, node) in cluster.nodes.iter().enumerate() {
+        let mut durable = node.durable(Version::V5, &format!("d{place}")).await;
+        durable.subscribe("all", 2).await;
+        subscribers.push(durable);
+        let mut live = node.clean(Version::V5, &format!("l{place}")).await;
+        live.subscribe("all", 1).await;
+        subscribers.push(live);
+    }
+    let mut expected = Vec::new();
+    for (place, node) in cluster.nodes.iter().enumerate() {
+        let mut publisher = node.clean(Version::V5, &format!("p{place}")).await;
+        for number in 0..10 {
+            let payload = format!("{place}-{number}");
+            publisher
+                .publish(publish("all", &payload).qos(1 + number % 2))
+                .await;
+            expected.push(payload);
+        }
+    }
+    for subscriber in &mut subscribers {
+        let mut texts = subscriber.receive_texts(50).await;
+        texts.sort();
+        assert_eq!(texts, expected);
+    }
+}
+
+/// Groups move to nodes that come, and what they hold moves with them.
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_move_to_nodes_that_join() {
+    let mut cluster = nodes(3, 2);
+    let mut subscriber = cluster.nodes[0].durable(Version::V5, "s").await;
+    subscriber.subscribe("a/#", 2).await;
+    subscriber.disconnect().await;
+    let mut publisher = cluster.nodes[1].durable(Version::V5, "p").await;
+    let mut expected = Vec::new();
+    for number in 0..40 {
+        let payload = format!("{number:02}");
+        publisher
+            .publish(
+                publish(&format!("a/{number}"), &payload)
+                    .qos(1 + number % 2)
+                    .retain(),
+            )
+            .await;
+        expected.push(payload);
+    }
+    cluster.add_node(env!("CARGO_BIN_EXE_quorate-under-test"));
+    cluster.add_node(env!("CARGO_BIN_EXE_quorate-under-test"));
+    wait_for_replicas(&cluster, 2 * GROUPS).await;
+    for number in 40..80 {
+        let payload = format!("{number:02}");
+        publisher
+            .publish(
+                publish(&format!("a/{number}"), &payload)
+                    .qos(1 + number % 2)
+                    .retain(),
+            )
+            .await;
+        expected.push(payload);
+    }
+    let mut subscriber = cluster.nodes[4].durable(Version::V5, "s").await;
+    assert_eq!(
+        subscriber.receive_texts(80).await,
+        expected,
+        "in the publisher's order"
+    );
+    let mut reader = cluster.nodes[3].clean(Version::V5, "r").await;
+    reader.subscribe("a/#", 1).await;
+    let mut texts = reader.receive_texts(80).await;
+    texts.sort();
+    assert_eq!(texts, expected);
+}
+
+/// The death of one node of five: what it had replicas of goes on, and who followed it follows another.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_followed_a_dead_node_follows_another() {
+    let mut cluster = nodes(5, 3);
+    wait_for_replicas(&cluster, 3 * GROUPS).await;
+    for victim in [0, 3] {
+        let mut subscribers = Vec::new();
+        for place in (0..5).filter(|place| *place != victim) {
+            let mut subscriber = cluster.nodes[place]
+                .durable(Version::V5, &format!("d{victim}{place}"))
+                .await;
+            subscriber.subscribe("all", 1).await;
+            subscribers.push(subscriber);
+        }
+        cluster.nodes[victim].kill();
+        let mut expected = Vec::new();
+        for place in (0..5).filter(|place| *place != victim) {
+            let mut publisher = cluster.nodes[place]
+                .clean(Version::V5, &format!("p{place}"))
+                .await;
+            for number in 0..5 {
+                let payload = format!("{victim}-{place}-{number}");
+                publisher.publish(publish("all", &payload).qos(1)).await;
+                expected.push(payload);
+            }
+        }
+        for subscriber in &mut subscribers {
+            let mut texts = subscriber.receive_texts(20).await;
+            texts.sort();
+            assert_eq!(texts, expected);
+        }
+        for mut subscriber in subscribers {
+            subscriber.unsubscribe("all").await;
+        }
+        cluster.restart(victim);
+    }
+}
