@@ -114,7 +114,7 @@ pub struct Node<H: Host> {
     peers: Peers,
     routes: Arc<RouteConfirmations<H>>,
     pub(super) membership: Membership,
-    pub(super) handovers: super::membership::Handovers,
+    pub(super) handovers: super::reconcile::Handovers,
     groups: BTreeMap<GroupId, Arc<Group<H>>>,
     backlog: Arc<Backlog>,
     clock: Arc<GroupClock>,
@@ -152,7 +152,7 @@ impl<H: Host> Node<H> {
         let known = settings.known.iter().map(|(node, _)| *node).collect();
         let node = Arc::new(Self {
             membership: Membership::new(directory, known),
-            handovers: super::membership::Handovers::default(),
+            handovers: super::reconcile::Handovers::default(),
             groups: groups.collect(),
             peers,
             routes,
