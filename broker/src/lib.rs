@@ -5,6 +5,7 @@ pub mod auth;
 pub mod cli;
 mod clustering;
 pub mod config;
+mod drain;
 mod gate;
 mod listener;
 pub mod logging;

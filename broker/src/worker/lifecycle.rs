@@ -296,6 +296,19 @@ impl Worker {
         }
     }
 
+    /// Tells so many clients to use another node.
+    pub(super) fn shed(self: &Rc<Self>, count: usize) {
+        let connections: Vec<_> = {
+            let connections = self.connections.borrow();
+            let open = connections.iter().filter(|(_, conn)| !conn.flags.get().ending);
+            open.take(count).map(|(_, conn)| conn.clone()).collect()
+        };
+        let close = Close::new(ReasonCode::USE_ANOTHER_SERVER, "this node is drained");
+        for conn in connections {
+            self.close(&conn, &close);
+        }
+    }
+
     /// Ends all connections.
     pub(super) fn stop(self: &Rc<Self>) {
         self.stopping.set(true);

@@ -27,6 +27,8 @@ pub struct NodeRecord {
     pub ended: bool,
     /// It is to get no new clients and groups.
     pub draining: bool,
+    /// It is to be gone for good once it has neither.
+    pub leaving: bool,
     /// It is gone for good.
     pub removed: bool,
 }
@@ -96,6 +98,12 @@ pub enum Rejected {
     /// Another node has the name and serves.
     #[error("another node that serves has this name")]
     NameInUse,
+    /// The node serves: it is drained first.
+    #[error("the node serves")]
+    Serves,
+    /// Nobody would be left.
+    #[error("nobody would be left")]
+    LastNode,
     /// It rests on something that has changed.
     #[error("it rests on something that has changed since")]
     Outdated,
@@ -174,11 +182,12 @@ impl MetaCommand {
         }))
     }
 
-    /// A node is to lose its clients and groups, or not any more.
-    pub fn set_draining(node: NodeId, draining: bool) -> Self {
+    /// A node is to lose its clients and groups, or not any more; where it is `leaving` it goes for good then.
+    pub fn set_draining(node: NodeId, draining: bool, leaving: bool) -> Self {
         command(proto::command::Body::SetDraining(proto::SetDraining {
             node: node.0,
             draining,
+            leaving,
         }))
     }
 
@@ -235,7 +244,7 @@ impl MetaState {
             }
             Body::Leave(leave) => self.leave(NodeId(leave.node), NodeIncarnation(leave.incarnation)),
             Body::Place(place) => self.place(&place),
-            Body::SetDraining(change) => self.set_draining(NodeId(change.node), change.draining),
+            Body::SetDraining(change) => self.set_draining(&change),
             Body::Remove(remove) => self.remove(NodeId(remove.node)),
         }
     }
@@ -272,7 +281,7 @@ impl MetaState {
             .map(|(node, _)| *node)
             .collect();
         for node in replaced {
-            self.remove(node)?;
+            self.retire(node);
         }
         let node = NodeId(self.next_node);
         self.next_node += 1;
@@ -283,6 +292,7 @@ impl MetaState {
             incarnation: NodeIncarnation(0),
             ended: false,
             draining: false,
+            leaving: false,
             removed: false,
         };
         self.nodes.insert(node, record);
@@ -388,18 +398,37 @@ impl MetaState {
         Ok(())
     }
 
-    fn set_draining(&mut self, node: NodeId, draining: bool) -> Result<(), Rejected> {
-        self.member(node)?.draining = draining;
+    fn set_draining(&mut self, change: &proto::SetDraining) -> Result<(), Rejected> {
+        let node = NodeId(change.node);
+        let leaves = change.draining && change.leaving;
+        let stays = |(other, record): (NodeId, &NodeRecord)| other != node && !record.leaving;
+        if leaves && !self.members().any(stays) {
+            return Err(Rejected::LastNode);
+        }
+        let record = self.member(node)?;
+        record.draining = change.draining;
+        record.leaving = leaves;
         Ok(())
     }
 
     fn remove(&mut self, node: NodeId) -> Result<(), Rejected> {
         if self.view.serving.contains_key(&node) {
-            return Err(Rejected::NameInUse);
+            return Err(Rejected::Serves);
         }
-        let record = self.nodes.get_mut(&node).ok_or(Rejected::UnknownNode)?;
-        record.removed = true;
+        let record = self.nodes.get(&node).ok_or(Rejected::UnknownNode)?;
+        if !record.removed && self.members().count() == 1 {
+            return Err(Rejected::LastNode);
+        }
+        self.retire(node);
         Ok(())
+    }
+
+    /// A node is gone for good.
+    fn retire(&mut self, node: NodeId) {
+        if let Some(record) = self.nodes.get_mut(&node) {
+            record.removed = true;
+            record.ended = true;
+        }
     }
 
     /// Whether the cluster was founded.
@@ -517,6 +546,7 @@ impl MetaState {
                     incarnation: NodeIncarnation(node.incarnation),
                     ended: node.ended,
                     draining: node.draining,
+                    leaving: node.leaving,
                     removed: node.removed,
                 };
                 self.nodes.insert(NodeId(node.node), record);
@@ -560,5 +590,6 @@ fn node_record(node: NodeId, record: &NodeRecord) -> proto::Node {
         draining: record.draining,
         removed: record.removed,
         ended: record.ended,
+        leaving: record.leaving,
     }
 }

@@ -1,14 +1,17 @@
 //! The duties of the leader of `meta`: it grants leases, keeps the view, and says where the groups are.
 
+use std::collections::BTreeMap;
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use quorate_storage::log::GroupId;
 
 use super::lease::{Leases, ViewChange};
+use super::places::{self, Candidate, EVERY_NODE_HAS_EVERY_GROUP, Policy};
 use super::start::FOUNDER;
 use super::{Host, Node, Placement};
-use crate::meta::{MetaCommand, MetaState};
+use crate::meta::{GroupPlacement, MetaCommand, MetaState};
 use crate::raft::RaftGroup;
 use crate::state::{NodeId, NodeIncarnation};
 
@@ -51,6 +54,7 @@ impl<H: Host> Node<H> {
     async fn lead_meta(&self) {
         let Some(meta) = self.meta().filter(|meta| meta.is_leader()) else {
             *self.membership.leases.lock() = None;
+            self.membership.absences.forget();
             return;
         };
         let now = Instant::now();
@@ -102,9 +106,16 @@ impl<H: Host> Node<H> {
     async fn place_groups(&self, meta: &RaftGroup) {
         let places: Vec<MetaCommand> = {
             let state = self.directory().read();
-            // The first members of the groups have to be there before others join them.
-            let may_grow = self.groups().all(|group| group.replica().is_some());
-            let wanted = wanted_places(&state, may_grow);
+            self.membership.absences.note(&state);
+            // The first member of a group has to be there before others join it: it creates the group.
+            let may_grow = |group: GroupId, version: u64| {
+                version > 1
+                    || self
+                        .find_group(group)
+                        .is_some_and(|group| group.replica().is_some())
+            };
+            let candidates = candidates(&state, |node| self.membership.absences.absent(node));
+            let wanted = wanted_places(&state, &candidates, &self.policy(&state), may_grow);
             wanted
                 .into_iter()
                 .map(|(group, replicas, after)| MetaCommand::place(group, &replicas, after))
@@ -114,36 +125,89 @@ impl<H: Host> Node<H> {
             let _ = meta.propose(&place.encode()).await;
         }
     }
+
+    /// How many replicas groups are to have.
+    pub(super) fn policy(&self, state: &MetaState) -> Policy {
+        Policy {
+            factor: usize::try_from(state.replication_factor()).unwrap_or(usize::MAX),
+            everywhere: EVERY_NODE_HAS_EVERY_GROUP,
+            replace_after: self.replace_after(),
+        }
+    }
+}
+
+/// Since when nodes do not serve, as far as this node has seen it: a new leader of `meta` counts anew.
+#[derive(Debug, Default)]
+pub(super) struct Absences(Mutex<BTreeMap<NodeId, Instant>>);
+
+impl Absences {
+    fn note(&self, state: &MetaState) {
+        let mut since = self.0.lock();
+        since.retain(|node, _| !state.view().serving.contains_key(node));
+        for (node, _) in state
+            .members()
+            .filter(|(node, _)| !state.view().serving.contains_key(node))
+        {
+            since.entry(node).or_insert_with(Instant::now);
+        }
+    }
+
+    fn forget(&self) {
+        self.0.lock().clear();
+    }
+
+    /// For how long a node has not served; nothing where it does.
+    pub(super) fn absent(&self, node: NodeId) -> Option<Duration> {
+        self.0.lock().get(&node).map(Instant::elapsed)
+    }
+}
+
+/// The members that have started once, as the leader of `meta` sees them.
+pub(super) fn candidates(state: &MetaState, absent: impl Fn(NodeId) -> Option<Duration>) -> Vec<Candidate> {
+    let started = state
+        .members()
+        .filter(|(_, record)| record.incarnation > NodeIncarnation(0));
+    let candidates = started.map(|(node, record)| Candidate {
+        node,
+        absent: absent(node),
+        draining: record.draining,
+        leaving: record.leaving,
+    });
+    candidates.collect()
 }
 
 /// The groups whose placement is to change: with the new replicas and the version that they follow.
 ///
 /// A group begins with the node that founded the cluster, alone, which creates it then and only then.
-fn wanted_places(state: &MetaState, may_grow: bool) -> Vec<(GroupId, Vec<NodeId>, u64)> {
-    let members: Vec<NodeId> = state
-        .members()
-        .filter(|(_, record)| record.incarnation > NodeIncarnation(0))
-        .map(|(node, _)| node)
-        .collect();
-    if members.is_empty() {
+fn wanted_places(
+    state: &MetaState,
+    candidates: &[Candidate],
+    policy: &Policy,
+    may_grow: impl Fn(GroupId, u64) -> bool,
+) -> Vec<(GroupId, Vec<NodeId>, u64)> {
+    if candidates.is_empty() {
         return Vec::new();
     }
-    let mut places = Vec::new();
-    for (number, group) in Placement::groups().enumerate() {
-        let mut wanted = members.clone();
-        // Each node is first for its part of the groups.
-        wanted.rotate_left(number % members.len());
-        let placed = state.placement(group);
-        let (replicas, version) =
-            placed.map_or((&[][..], 0), |placed| (&placed.replicas[..], placed.version));
-        if version == 0 {
-            wanted = vec![FOUNDER];
-        } else if !may_grow {
+    let groups: Vec<GroupId> = Placement::groups().collect();
+    let present: BTreeMap<GroupId, &GroupPlacement> = groups
+        .iter()
+        .filter_map(|group| Some((*group, state.placement(*group)?)))
+        .collect();
+    let table = present
+        .iter()
+        .map(|(group, placed)| (*group, placed.replicas.clone()))
+        .collect();
+    let mut wanted = places::wanted(&groups, candidates, &table, policy);
+    let mut changes = Vec::new();
+    for group in groups {
+        let Some(placed) = present.get(&group) else {
+            changes.push((group, vec![FOUNDER], 0));
             continue;
-        }
-        if replicas != wanted {
-            places.push((group, wanted, version));
+        };
+        let replicas = wanted.remove(&group).unwrap_or_default();
+        if replicas != placed.replicas && may_grow(group, placed.version) {
+            changes.push((group, replicas, placed.version));
         }
     }
-    places
+    changes
 }

@@ -4,6 +4,7 @@
 //! [`reconcile`](super::reconcile) brings the groups that it leads to where `meta` wants them.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_storage::log::GroupId;
 
+use super::leading::Absences;
 use super::lease::{Lease, Leases};
 use super::placement::META;
 use super::{Host, Node};
@@ -28,8 +30,12 @@ pub(super) struct Membership {
     pub(super) lease: Arc<Lease>,
     /// What it grants, and the term that it leads in: another leader may have granted between two of its terms.
     pub(super) leases: Mutex<Option<(u64, Leases)>>,
+    /// Since when others do not serve, while it leads.
+    pub(super) absences: Absences,
     /// When this node last looked at what `meta` needs.
     pub(super) last_look: Mutex<Instant>,
+    /// This node leaves for good: that it is in the view no more is no news.
+    pub(super) leaving: AtomicBool,
     /// Nodes that can be asked for the leader of `meta` before this one knows it.
     pub(super) known: Vec<NodeId>,
 }
@@ -41,7 +47,9 @@ impl Membership {
             meta: std::sync::OnceLock::new(),
             lease: Arc::default(),
             leases: Mutex::default(),
+            absences: Absences::default(),
             last_look: Mutex::new(Instant::now()),
+            leaving: AtomicBool::new(false),
             known,
         }
     }
@@ -51,6 +59,11 @@ impl<H: Host> Node<H> {
     /// What this node knows of the cluster.
     pub fn directory(&self) -> &Arc<Directory> {
         &self.membership.directory
+    }
+
+    /// Number of the cluster.
+    pub fn cluster(&self) -> u128 {
+        self.transport().identity().cluster
     }
 
     /// Whether no other node serves, or is about to.

@@ -1,23 +1,31 @@
-//! Brings the members of the groups that this node leads to what `meta` says.
+//! Brings the members of the groups that this node leads to what `meta` says, one step at a time ([`steps`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use quorate_storage::log::GroupId;
 
+use super::leading::candidates;
+use super::placement::META;
+use super::places::{self, EVERY_NODE_HAS_EVERY_GROUP};
+use super::steps::{self, Aim, Seen, Step};
 use super::{Host, Node};
-use crate::meta::{MetaState, NodeRecord};
-use crate::raft::{NodeAddress, RaftGroup};
+use crate::raft::{MembershipError, NodeAddress, RaftGroup};
 use crate::state::NodeId;
 
 /// Time between looks at the members.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Time for one step; what takes longer goes on by itself, and is found busy.
+const STEP_MAX: Duration = Duration::from_secs(2);
 /// Time between tries to hand leadership of a group over.
 const HANDOVER_INTERVAL: Duration = Duration::from_secs(3);
 /// Entries that a new replica may be behind when it becomes a voter.
 const LAG_MAX: u64 = 1_000;
+/// A member that has not answered for so long does not count as alive.
+const SILENCE_MAX: Duration = Duration::from_secs(1);
 /// Voters of `meta`; others learn.
 const META_VOTERS_MAX: usize = 5;
 
@@ -53,94 +61,109 @@ impl<H: Host> Node<H> {
     }
 
     async fn reconcile_all(&self) {
-        if let Some(meta) = self.meta().filter(|meta| meta.is_leader()) {
-            let (voters, learners) = meta_members(&self.directory().read());
-            self.reconcile(meta, &voters, &learners).await;
-        }
-        for group in self.groups() {
-            let Some(replica) = group.replica().filter(|replica| replica.is_leader()) else {
-                continue;
-            };
-            let placed = self.directory().read().placement(group.id()).cloned();
-            if let Some(placed) = placed {
-                self.reconcile(replica, &placed.replicas, &[]).await;
+        let replicas = self.groups().filter_map(|group| group.replica());
+        let led = replicas.chain(self.meta()).filter(|replica| replica.is_leader());
+        let steps = led.map(|replica| async move {
+            if let Some(aim) = self.aim_of(replica) {
+                // A group without majority does not hold the others up.
+                let _ = tokio::time::timeout(STEP_MAX, self.reconcile(replica, &aim)).await;
             }
+        });
+        join_all(steps).await;
+    }
+
+    /// Where a group that this node leads is to come.
+    fn aim_of(&self, replica: &RaftGroup) -> Option<Aim> {
+        let state = self.directory().read();
+        let active = state.view().serving.iter().filter(|(_, serving)| serving.active);
+        let serving = active.map(|(node, _)| *node).collect();
+        let members: BTreeSet<NodeId> = state.members().map(|(node, _)| node).collect();
+        if replica.group() == META {
+            let voters = replica.status().members;
+            let voters = voters
+                .iter()
+                .filter(|(_, member)| member.voter)
+                .map(|(node, _)| *node);
+            let policy = self.policy(&state);
+            let candidates = candidates(&state, |node| self.membership.absences.absent(node));
+            return Some(Aim {
+                voters: places::meta_voters(&candidates, &voters.collect(), META_VOTERS_MAX, &policy),
+                learners: members,
+                serving,
+            });
         }
+        let placed = state.placement(replica.group())?;
+        let voters = placed.replicas.iter().filter(|node| members.contains(node));
+        Some(Aim {
+            voters: voters.copied().collect(),
+            // Who leaves follows until it has gone.
+            learners: match EVERY_NODE_HAS_EVERY_GROUP {
+                true => replica
+                    .status()
+                    .members
+                    .into_keys()
+                    .filter(|node| members.contains(node))
+                    .collect(),
+                false => BTreeSet::new(),
+            },
+            serving,
+        })
     }
 
     /// One step towards these members; the next look takes the next.
-    async fn reconcile(&self, replica: &RaftGroup, voters: &[NodeId], learners: &[NodeId]) {
+    async fn reconcile(&self, replica: &RaftGroup, aim: &Aim) {
         let status = replica.status();
-        if status.members_changing {
-            return;
+        let this = self.this_node();
+        if let Some(next) = status.next_voters {
+            // Whoever began this change leads no more, or did not get to its end: until then both sets decide.
+            return self.tell_step(replica, replica.set_voters(next).await);
         }
-        for node in voters.iter().chain(learners) {
-            if !status.members.contains_key(node) {
-                let address = self.directory().read().node(*node).map(address_of);
-                if let Some(address) = address
-                    && let Err(error) = replica.add_learner(*node, address).await
-                {
-                    tracing::debug!(group = replica.group().0, %error, "a learner could not be added yet");
-                }
-                return;
-            }
-        }
-        let present: BTreeSet<NodeId> = status
+        let last = status.last_log.unwrap_or(0);
+        let members: BTreeMap<NodeId, Seen> = status
             .members
             .iter()
-            .filter(|(_, member)| member.voter)
-            .map(|(node, _)| *node)
+            .map(|(node, member)| {
+                let seen = Seen {
+                    voter: member.voter,
+                    caught_up: *node == this
+                        || member.matched.is_some_and(|matched| matched + LAG_MAX >= last),
+                    alive: *node == this || member.heard.is_some_and(|heard| heard < SILENCE_MAX),
+                };
+                (*node, seen)
+            })
             .collect();
-        let wanted: BTreeSet<NodeId> = voters.iter().copied().collect();
-        let has_caught_up = |node: &NodeId| {
-            let matched = status.members.get(node).and_then(|member| member.matched);
-            matched.is_some_and(|matched| matched + LAG_MAX >= status.last_log.unwrap_or(0))
+        let Some(step) = steps::next(this, &members, aim) else {
+            return;
         };
-        if present != wanted {
-            let ready = wanted
-                .iter()
-                .all(|node| present.contains(node) || has_caught_up(node));
-            if ready && let Err(error) = replica.set_voters(wanted).await {
-                tracing::debug!(group = replica.group().0, %error, "the voters could not be changed yet");
+        if !matches!(step, Step::Lead(_)) {
+            tracing::info!(group = replica.group().0, ?step, "the members of a group change");
+        }
+        match step {
+            Step::AddLearner(node) => {
+                let record = self.directory().read().node(node).cloned();
+                if let Some(record) = record {
+                    let added = replica.add_learner(node, NodeAddress(record.address)).await;
+                    self.tell_step(replica, added);
+                }
             }
-            return;
-        }
-        self.spread_leader(replica, voters, has_caught_up).await;
-    }
-
-    /// The first of a group's replicas is to lead it, where it serves.
-    async fn spread_leader(
-        &self,
-        replica: &RaftGroup,
-        voters: &[NodeId],
-        has_caught_up: impl Fn(&NodeId) -> bool,
-    ) {
-        let serves = |node: &NodeId| {
-            let state = self.directory().read();
-            let serving = state.view().serving.get(node);
-            serving.is_some_and(|serving| serving.active)
-        };
-        let Some(best) = voters.iter().find(|node| serves(node)) else {
-            return;
-        };
-        if *best != self.this_node() && has_caught_up(best) && self.handovers.may_try(replica.group()) {
-            tracing::debug!(
-                group = replica.group().0,
-                node = best.0,
-                "leadership is handed over"
-            );
-            let _ = replica.transfer_leader(*best).await;
+            Step::SetVoters(voters) => self.tell_step(replica, replica.set_voters(voters).await),
+            Step::RemoveLearner(node) => self.tell_step(replica, replica.remove_learner(node).await),
+            Step::Lead(node) => {
+                if self.handovers.may_try(replica.group()) {
+                    tracing::debug!(
+                        group = replica.group().0,
+                        node = node.0,
+                        "leadership is handed over"
+                    );
+                    let _ = replica.transfer_leader(node).await;
+                }
+            }
         }
     }
-}
 
-fn address_of(record: &NodeRecord) -> NodeAddress {
-    NodeAddress(record.address.clone())
-}
-
-/// Who is to vote in `meta` and who is to learn.
-fn meta_members(state: &MetaState) -> (Vec<NodeId>, Vec<NodeId>) {
-    let mut voters: Vec<NodeId> = state.members().map(|(node, _)| node).collect();
-    let learners = voters.split_off(voters.len().min(META_VOTERS_MAX));
-    (voters, learners)
+    fn tell_step(&self, replica: &RaftGroup, done: Result<(), MembershipError>) {
+        if let Err(error) = done {
+            tracing::debug!(group = replica.group().0, %error, "the members of a group could not be changed yet");
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! This node's lease: how it is renewed, and what follows when the cluster does not grant it any more (R1).
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -32,7 +33,9 @@ impl<H: Host> Node<H> {
             let Some(node) = node.upgrade() else { return };
             if !node.renew_once().await {
                 node.membership.lease.end();
-                node.host().removed();
+                if !node.membership.leaving.load(Ordering::SeqCst) {
+                    node.host().removed();
+                }
                 return;
             }
         }
