@@ -12,6 +12,7 @@ pub mod logging;
 pub mod metrics;
 mod node;
 mod peers;
+mod recovery;
 pub mod router;
 pub mod serve;
 mod store;

@@ -35,6 +35,8 @@ pub(crate) struct SharedSettings {
     pub(crate) queue_messages_max: u32,
     /// Their bytes.
     pub(crate) queue_bytes_max: u64,
+    /// How long a will waits for the client of a drained node to come back.
+    pub(crate) drain_will_delay_secs: u32,
     /// How long a publisher waits for its acknowledgement.
     pub(crate) publish_wait_max: std::time::Duration,
     /// What a client is told of a subscription it may not make.

@@ -403,6 +403,7 @@ fn shared_state(
         retained_bytes_max: limits.retained_bytes_max,
         queue_messages_max: config.session.queue_messages_max,
         queue_bytes_max: config.session.queue_bytes_max,
+        drain_will_delay_secs: config.session.drain_will_delay_secs,
         publish_wait_max: Duration::from_secs(limits.publish_wait_secs_max.into()),
         refused_subscription: match config.acl.tell_not_authorized {
             true => ReasonCode::NOT_AUTHORIZED,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
@@ -314,8 +314,9 @@ struct Drain {
 pub(super) async fn drain(
     State(state): State<AdminState>,
     Path(wanted): Path<String>,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
+    let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
     let asked: Drain = match body.is_empty() {
         true => Drain::default(),
         false => serde_json::from_slice(&body)

@@ -199,9 +199,13 @@ async fn what_changes_something_is_bounded_and_not_taken_from_web_pages() {
     assert!(head.starts_with("http/1.1 403"), "{head}\n{body}");
     let (head, _) = fixture.ask("GET", "/api/v1/status", page).await;
     assert!(head.starts_with("http/1.1 200"), "{head}");
-    let large = format!("*/*\r\ncontent-length: {}", cluster::BODY_BYTES_MAX + 1);
-    let (head, _) = fixture.ask("POST", "/api/v1/nodes/a/drain", &large).await;
-    assert!(head.starts_with("http/1.1 413"), "{head}");
+    for (length, status) in [(cluster::BODY_BYTES_MAX + 1, 413), (2, 400)] {
+        let body = "x".repeat(length);
+        let with_body = format!("*/*\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
+        let (head, _) = fixture.ask("POST", "/api/v1/nodes/a/drain", &with_body).await;
+        assert!(head.starts_with(&format!("http/1.1 {status}")), "{head}");
+        assert!(head.contains("problem+json"), "{head}");
+    }
     for (method, path) in [
         ("DELETE", "/api/v1/nodes/a?force=perhaps"),
         ("DELETE", "/api/v1/nodes/a?forse=true"),

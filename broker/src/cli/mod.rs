@@ -7,6 +7,7 @@
 mod config;
 mod ctl;
 mod dev_cluster;
+mod recover;
 mod reload;
 mod serve;
 mod verify;
@@ -55,6 +56,8 @@ enum Command {
     DevCluster(dev_cluster::DevClusterArguments),
     /// Ask a node about its cluster, and change the cluster.
     Ctl(ctl::CtlArguments),
+    /// Let a stopped node go on alone when the majority of its cluster is lost for good.
+    Recover(recover::RecoverArguments),
     /// Check and explain the configuration.
     Config(config::ConfigArguments),
     /// Check that a running broker keeps its promise: publish, kill what you like, count what was lost or doubled.
@@ -76,6 +79,7 @@ pub fn main() -> ExitCode {
         Some(Command::Serve(arguments)) => serve::serve(&arguments),
         Some(Command::DevCluster(arguments)) => dev_cluster::run(&arguments),
         Some(Command::Ctl(arguments)) => ctl::run(&arguments),
+        Some(Command::Recover(arguments)) => recover::run(&arguments),
         Some(Command::Config(arguments)) => config::run(&arguments),
         Some(Command::Verify(arguments)) => verify::run(*arguments),
     }

@@ -264,11 +264,19 @@ impl Worker {
         if is_member {
             self.shared.share_member_lost(session);
         }
-        let command = Command::CloseConnection {
-            session,
-            epoch,
-            publish_will: farewell.publish_will,
-            expiry_secs: farewell.expiry_secs,
+        let was_told = farewell.publish_will && farewell.disconnect_reason.is_none();
+        let command = match was_told && self.shared.is_draining() {
+            true => Command::DrainConnection {
+                session,
+                epoch,
+                will_delay_secs: self.shared.settings.drain_will_delay_secs,
+            },
+            false => Command::CloseConnection {
+                session,
+                epoch,
+                publish_will: farewell.publish_will,
+                expiry_secs: farewell.expiry_secs,
+            },
         };
         node.home(session).propose(&command, None);
     }

@@ -196,6 +196,11 @@ impl MetaCommand {
         command(proto::command::Body::Remove(proto::Remove { node: node.0 }))
     }
 
+    /// All other nodes are lost for good, and this one goes on alone.
+    pub fn recover(node: NodeId) -> Self {
+        command(proto::command::Body::Recover(proto::Recover { node: node.0 }))
+    }
+
     /// As an entry of the log.
     pub fn encode(&self) -> Bytes {
         self.0.encode_to_vec().into()
@@ -246,6 +251,7 @@ impl MetaState {
             Body::Place(place) => self.place(&place),
             Body::SetDraining(change) => self.set_draining(&change),
             Body::Remove(remove) => self.remove(NodeId(remove.node)),
+            Body::Recover(recover) => self.recover(NodeId(recover.node)),
         }
     }
 
@@ -423,6 +429,28 @@ impl MetaState {
         Ok(())
     }
 
+    /// The starts of all nodes are over, and all nodes but one are gone; it has all groups.
+    fn recover(&mut self, node: NodeId) -> Result<(), Rejected> {
+        let record = self.member(node)?;
+        (record.draining, record.leaving, record.ended) = (false, false, true);
+        let others: Vec<NodeId> = self
+            .nodes
+            .keys()
+            .copied()
+            .filter(|other| *other != node)
+            .collect();
+        for other in others {
+            self.retire(other);
+        }
+        self.view.serving.clear();
+        self.view.number += 1;
+        for placement in self.groups.values_mut() {
+            placement.replicas = vec![node];
+            placement.version += 1;
+        }
+        Ok(())
+    }
+
     /// A node is gone for good.
     fn retire(&mut self, node: NodeId) {
         if let Some(record) = self.nodes.get_mut(&node) {
@@ -528,7 +556,10 @@ impl MetaState {
     }
 
     /// Adds a stored record.
-    pub(super) fn load(&mut self, value: &[u8]) -> Result<(), Rejected> {
+    ///
+    /// # Errors
+    /// It cannot be decoded.
+    pub fn load(&mut self, value: &[u8]) -> Result<(), Rejected> {
         use proto::record::Body;
         let record = proto::Record::decode(value).map_err(|_| Rejected::Malformed)?;
         match record.body.ok_or(Rejected::Malformed)? {

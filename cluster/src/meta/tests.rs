@@ -240,3 +240,45 @@ fn a_node_is_removed_when_it_does_not_serve_and_is_not_the_last() {
         Err(Rejected::UnknownNode)
     );
 }
+
+#[test]
+fn a_node_that_is_recovered_has_everything_and_the_others_are_gone() {
+    let mut state = two();
+    let (first, second) = (NodeId(1), NodeId(2));
+    for node in [first, second] {
+        apply(&mut state, &MetaCommand::enter(node, NodeIncarnation(1))).unwrap();
+    }
+    let group = GroupId(3);
+    apply(&mut state, &MetaCommand::place(group, &[first], 0)).unwrap();
+    apply(&mut state, &MetaCommand::place(group, &[first, second], 1)).unwrap();
+    apply(&mut state, &MetaCommand::set_draining(second, true, true)).unwrap();
+    let view = state.view().number;
+    let recover = MetaCommand::recover(second);
+    apply(&mut state, &recover).unwrap();
+    assert!(state.view().serving.is_empty() && state.view().number > view);
+    assert_eq!(state.placement(group).unwrap().replicas, [second]);
+    assert!(
+        state.placement(group).unwrap().version > 2,
+        "it is not created once more"
+    );
+    let members: Vec<NodeId> = state.members().map(|(node, _)| node).collect();
+    assert_eq!(members, [second]);
+    assert!(!state.node(second).unwrap().draining);
+    for node in [first, second] {
+        assert_eq!(state.node(node).unwrap().last_ended(), Some(NodeIncarnation(1)));
+    }
+    apply(&mut state, &recover).unwrap();
+    let again = MetaCommand::register(second, NodeIncarnation(2), "b:1");
+    apply(&mut state, &again).unwrap();
+    apply(&mut state, &MetaCommand::enter(second, NodeIncarnation(2))).unwrap();
+    apply(&mut state, &MetaCommand::join(volume(3), "c", "c:1")).unwrap();
+    assert_eq!(
+        state.node_of_volume(volume(3)),
+        Some(NodeId(3)),
+        "identifiers are not used again"
+    );
+    assert_eq!(
+        apply(&mut state, &MetaCommand::recover(first)),
+        Err(Rejected::UnknownNode)
+    );
+}

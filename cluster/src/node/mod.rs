@@ -30,6 +30,7 @@ mod places;
 mod proposer;
 mod puller;
 mod reconcile;
+mod recovery;
 mod renewal;
 mod replica;
 mod report;
@@ -51,6 +52,7 @@ pub use host::{Completion, Host, Location, MemberAt, References, ShareMember, Sh
 pub use operate::OperationRefused;
 pub use placement::{DATA_GROUPS, GroupKind, LIVE_GROUPS, META, Placement};
 pub use puller::PullRequest;
+pub use recovery::HeldCluster;
 pub use renewal::ServingLease;
 pub use report::{ClusterReport, Hold, MemberReport, NodeReport, ReplicaReport};
 pub use seeds::{Found, SeedError, SeedService, SeedSettings, find_cluster};

@@ -1,6 +1,6 @@
 //! What an operator asks of the cluster: drain a node, remove it. Unsafe requests are refused with the reason.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::report::Hold;
 use super::{Host, Node};
@@ -9,6 +9,10 @@ use crate::state::NodeId;
 
 /// How long the cluster may take to carry a command out.
 const CARRY_OUT_MAX: Duration = Duration::from_secs(5);
+/// How long a group may be without leader, or short of members that answer, before that counts.
+const SETTLE_MAX: Duration = Duration::from_secs(3);
+/// Time between looks meanwhile.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Why the cluster does not do what was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,8 +63,8 @@ impl<H: Host> Node<H> {
                 return Err(OperationRefused::NobodyElse);
             }
         }
-        if leaves && let Some(hold) = self.cluster_report().await.hold_without(node) {
-            return Err(OperationRefused::Held(hold));
+        if leaves {
+            self.check_goes_on_without(node, false).await?;
         }
         let command = MetaCommand::set_draining(node, true, leaves);
         self.carry_out(
@@ -97,15 +101,30 @@ impl<H: Host> Node<H> {
                 return Err(OperationRefused::Serves);
             }
         }
-        let report = self.cluster_report().await;
-        if report.nodes.contains_key(&node) && !force {
-            return Err(OperationRefused::Up);
-        }
-        if let Some(hold) = report.hold_without(node) {
-            return Err(OperationRefused::Held(hold));
-        }
+        self.check_goes_on_without(node, !force).await?;
         self.carry_out(&MetaCommand::remove(node), |record| record.removed, node)
             .await
+    }
+
+    /// Whether every group goes on without a node; where it `has_to_be_down`, also whether it is. A group that is about to
+    /// elect, and a node that has not answered for a moment, get the time that takes.
+    async fn check_goes_on_without(
+        &self,
+        node: NodeId,
+        has_to_be_down: bool,
+    ) -> Result<(), OperationRefused> {
+        let since = Instant::now();
+        loop {
+            let report = self.cluster_report().await;
+            if has_to_be_down && report.nodes.contains_key(&node) {
+                return Err(OperationRefused::Up);
+            }
+            match report.hold_without(node) {
+                None => return Ok(()),
+                Some(hold) if since.elapsed() >= SETTLE_MAX => return Err(OperationRefused::Held(hold)),
+                Some(_) => tokio::time::sleep(LOOK_INTERVAL).await,
+            }
+        }
     }
 
     fn check_member(&self, node: NodeId) -> Result<(), OperationRefused> {

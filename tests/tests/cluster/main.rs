@@ -3,8 +3,11 @@
 
 mod dev_cluster;
 mod failures;
+mod growth;
 mod membership;
 mod moves;
+mod operator;
+mod recovery;
 mod routing;
 
 use quorate_tests::cluster::Cluster;

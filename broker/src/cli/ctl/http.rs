@@ -5,7 +5,7 @@ use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
 /// How long connecting may take, and how long an answer: a node asks others before it answers.
-const WAIT: Duration = Duration::from_secs(10);
+const WAIT: Duration = Duration::from_secs(15);
 /// Largest answer.
 const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
