@@ -170,6 +170,7 @@ pub(crate) async fn start_node(
         address: NodeAddress(advertised(config, socket.listener.as_ref())),
         known: identity.known,
         replication_factor: config.cluster.replication_factor.into(),
+        replace_after: Duration::from_secs(config.cluster.replace_after_secs.into()),
         bootstrap_expect: config.cluster.bootstrap_expected().unwrap_or(1),
         machine_restarted: store.machine_restarted,
         clock: store.clock.clone(),

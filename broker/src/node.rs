@@ -1,7 +1,7 @@
 //! What all threads of the process share.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use quorate_cluster::node::{Location, Node, Placement, ServingLease};
@@ -35,6 +35,8 @@ pub(crate) struct SharedSettings {
     pub(crate) queue_messages_max: u32,
     /// Their bytes.
     pub(crate) queue_bytes_max: u64,
+    /// How long a will waits for the client of a drained node to come back.
+    pub(crate) drain_will_delay_secs: u32,
     /// How long a publisher waits for its acknowledgement.
     pub(crate) publish_wait_max: std::time::Duration,
     /// What a client is told of a subscription it may not make.
@@ -68,6 +70,9 @@ pub(crate) struct Shared {
     pub(crate) sys_topics: SysTopics,
     started: std::time::Instant,
     ready: AtomicBool,
+    draining: AtomicBool,
+    /// Connections accepted and not closed, of all listeners.
+    open: Arc<AtomicU32>,
     assigned: AtomicU64,
     /// SipHash with a random key.
     secret: RandomState,
@@ -83,6 +88,8 @@ pub(crate) enum Failure {
     Fatal(String),
     /// The cluster went on without this start of the node.
     Removed,
+    /// The node has left the cluster for good.
+    Left,
 }
 
 impl std::fmt::Debug for Shared {
@@ -101,6 +108,7 @@ impl Shared {
         authenticator: Box<dyn Authenticator>,
         authorizer: Option<Box<dyn Authorizer>>,
         control: tokio::runtime::Handle,
+        open: Arc<AtomicU32>,
     ) -> Self {
         Self {
             settings,
@@ -116,6 +124,8 @@ impl Shared {
             sys_topics: SysTopics::default(),
             started: std::time::Instant::now(),
             ready: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            open,
             assigned: AtomicU64::new(0),
             secret: RandomState::new(),
             wills_published: AtomicU64::new(0),
@@ -156,9 +166,28 @@ impl Shared {
         self.ready.load(Ordering::Acquire)
     }
 
-    /// No more clients are accepted.
-    pub(crate) fn set_draining(&self) {
+    /// No more clients are accepted: the process stops.
+    pub(crate) fn set_stopping(&self) {
         self.ready.store(false, Ordering::Release);
+    }
+
+    /// Whether clients are told to use another node.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Ordering::Release);
+    }
+
+    /// Connections accepted and not closed.
+    pub(crate) fn clients(&self) -> u64 {
+        self.open.load(Ordering::Acquire).into()
+    }
+
+    /// The node's groups, as soon as they are there.
+    pub(crate) fn try_node(&self) -> Option<&Arc<Node<Self>>> {
+        self.node.get()
     }
 
     /// Changes when the node cannot go on.

@@ -22,6 +22,7 @@ use crate::auth::{AclRules, Authenticator, Authorizer, ConfiguredAuthenticator};
 use crate::cli;
 use crate::clustering::{self, ClusterSocket};
 use crate::config::{Config, DurabilityClass, ListenerConfig};
+use crate::drain;
 use crate::listener::{self, ListenerContext};
 use crate::metrics::Metrics;
 use crate::node::{Failure, Shared, SharedSettings};
@@ -66,6 +67,9 @@ pub enum ServeError {
     /// The cluster has gone on without this node while it started.
     #[error("the cluster has gone on without this node")]
     Removed,
+    /// The node has left the cluster for good while it started.
+    #[error("the node has left the cluster")]
+    Left,
     /// There is no way into a cluster.
     #[error("no cluster: {0}")]
     Cluster(String),
@@ -123,6 +127,8 @@ pub enum Ended {
     Stopped,
     /// The cluster went on without this node, which has to start anew.
     Removed,
+    /// The node has left the cluster for good.
+    Left,
 }
 
 /// Serves until the process is told to stop, or the cluster has gone on without this node.
@@ -174,7 +180,8 @@ pub fn run(config: &Config) -> Result<Ended, ServeError> {
         return Ok(Ended::Stopped);
     };
     let node = NodeId(identity.membership.node);
-    let shared = Arc::new(shared_state(config, &store, node, &runtime, &reloadable));
+    let shared = Arc::new(shared_state(config, &store, node, &runtime, &reloadable, &open));
+    let _ = stuck.set(shared.clone());
     shared
         .router
         .write(|table| (table.set_copies(config.session.overlapping_copies), true));
@@ -186,9 +193,9 @@ pub fn run(config: &Config) -> Result<Ended, ServeError> {
         Ok(Some(node)) => node,
         Ok(None) => return Ok(Ended::Stopped),
         Err(ServeError::Removed) => return Ok(Ended::Removed),
+        Err(ServeError::Left) => return Ok(tell_left()),
         Err(error) => return Err(error),
     };
-    let _ = stuck.set(shared.clone());
     shared.node_started();
     declare_metrics(&metrics, &shared, &open, &refused);
 
@@ -204,6 +211,12 @@ pub fn run(config: &Config) -> Result<Ended, ServeError> {
     }
     readiness.set("groups", None);
     runtime.spawn(watch_readiness(Arc::downgrade(&shared), readiness.clone()));
+    let drain_over = Duration::from_secs(config.node.drain_secs.into());
+    runtime.spawn(drain::follow(
+        Arc::downgrade(&shared),
+        readiness.clone(),
+        drain_over,
+    ));
     tracing::info!(
         groups = DATA_GROUPS + LIVE_GROUPS,
         workers = workers.len(),
@@ -211,9 +224,20 @@ pub fn run(config: &Config) -> Result<Ended, ServeError> {
     );
 
     let ended = runtime.block_on(wait_for_end(config, &shared, &reloadable));
-    readiness.set("draining", Some("the node is stopping".to_owned()));
+    readiness.set("stopping", Some("the node is stopping".to_owned()));
+    if matches!(ended, Ok(Ended::Stopped)) {
+        runtime.block_on(drain::before_stop(&shared, drain_over));
+    }
     stop(&runtime, &shared, workers, &node, &store);
+    if matches!(ended, Ok(Ended::Left)) {
+        tell_left();
+    }
     ended
+}
+
+fn tell_left() -> Ended {
+    tracing::info!("this node has left the cluster for good; its data directory is of no more use");
+    Ended::Left
 }
 
 /// Waits for what a start takes, unless the node cannot go on meanwhile.
@@ -226,6 +250,7 @@ async fn unless_failed<T>(
         started = starting => started,
         failed = failure.wait_for(Option::is_some) => Err(match failed.ok().and_then(|failed| failed.clone()) {
             Some(Failure::Fatal(what)) => ServeError::Fatal(what),
+            Some(Failure::Left) => ServeError::Left,
             Some(Failure::Removed) | None => ServeError::Removed,
         }),
     }
@@ -364,6 +389,7 @@ fn shared_state(
     node: NodeId,
     runtime: &Runtime,
     reloadable: &Reloadable,
+    open: &Arc<AtomicU32>,
 ) -> Shared {
     let limits = &config.limits;
     let settings = SharedSettings {
@@ -377,6 +403,7 @@ fn shared_state(
         retained_bytes_max: limits.retained_bytes_max,
         queue_messages_max: config.session.queue_messages_max,
         queue_bytes_max: config.session.queue_bytes_max,
+        drain_will_delay_secs: config.session.drain_will_delay_secs,
         publish_wait_max: Duration::from_secs(limits.publish_wait_secs_max.into()),
         refused_subscription: match config.acl.tell_not_authorized {
             true => ReasonCode::NOT_AUTHORIZED,
@@ -395,6 +422,7 @@ fn shared_state(
         authenticator,
         authorizer,
         runtime.handle().clone(),
+        open.clone(),
     )
 }
 
@@ -441,9 +469,14 @@ fn start_admin(
     let address = socket.local_addr()?;
     let _entered = runtime.enter();
     let socket = tokio::net::TcpListener::from_std(socket)?;
-    let state = AdminState::new(&config.node.name, metrics.clone(), readiness.clone(), move || {
-        shared.get()?.stuck_worker()
-    });
+    let known = shared.clone();
+    let state = AdminState::new(
+        &config.node.name,
+        metrics.clone(),
+        readiness.clone(),
+        shared,
+        move || known.get()?.stuck_worker(),
+    );
     runtime.spawn(async move {
         if let Err(error) = admin::serve(socket, state, std::future::pending()).await {
             tracing::error!(%error, "the admin interface failed");
@@ -514,6 +547,7 @@ async fn wait_for_end(
                         tracing::warn!("the cluster has gone on without this node; it closes its clients and starts anew");
                         Ok(Ended::Removed)
                     }
+                    Some(Failure::Left) => Ok(Ended::Left),
                     Some(Failure::Fatal(what)) => Err(ServeError::Fatal(what)),
                     None => Ok(Ended::Stopped),
                 };
@@ -530,7 +564,7 @@ fn stop(
     node: &Node<Shared>,
     store: &Store,
 ) {
-    shared.set_draining();
+    shared.set_stopping();
     for mailbox in &shared.mailboxes {
         mailbox.send(Mail::Stop);
     }

@@ -33,6 +33,9 @@ pub enum StoreError {
     /// The state store.
     #[error("{0}")]
     State(#[from] StateError),
+    /// A recovery was not finished.
+    #[error("a recovery of the data directory {} was begun and not finished; run `quorate recover` again", .0.display())]
+    Recovering(std::path::PathBuf),
     /// Anything else of the file system.
     #[error("the data directory cannot be used: {0}")]
     Io(#[from] std::io::Error),
@@ -50,6 +53,7 @@ impl StoreError {
                 error,
                 StateError::StateLost { .. } | StateError::CorruptValue { .. }
             ),
+            Self::Recovering(_) => true,
             Self::Io(_) => false,
         }
     }
@@ -120,6 +124,9 @@ impl Store {
 pub(crate) fn open(config: &NodeConfig, metrics: &Metrics) -> Result<Store, StoreError> {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let volume = Volume::open(disk.clone(), &config.data_dir)?;
+    if volume.is_recovering()? {
+        return Err(StoreError::Recovering(config.data_dir.clone()));
+    }
     if volume.previous_run() == PreviousRun::Unclean {
         tracing::info!(data_dir = %config.data_dir.display(), "the last run did not stop in order; its log is replayed");
     }

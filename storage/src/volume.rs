@@ -7,6 +7,7 @@
 //! | `incarnation` | how often the directory was opened, on which boot of the machine, and whether unsynced data may be lost |
 //! | `clean_shutdown` | the incarnation that ended cleanly |
 //! | `log_mark` | the newest segment of the log, so that its loss is noticed |
+//! | `recovery` | there while the node's groups are rewritten to go on without a lost majority |
 //! | `clock` | group time and wall clock at one moment |
 //! | `wal/`, `state/` | the log, and the checkpointed state |
 //!
@@ -46,6 +47,7 @@ const INCARNATION: &str = "incarnation";
 const CLEAN_SHUTDOWN: &str = "clean_shutdown";
 const CLOCK: &str = "clock";
 const LOG_MARK: &str = "log_mark";
+const RECOVERY: &str = "recovery";
 
 /// Random number of a data directory, drawn when it is created. Mixed into the checksums of its log, so that no
 /// other directory's records, and no client's payload, can pass for records of this one.
@@ -439,12 +441,24 @@ impl Volume {
         }
     }
 
-    /// Changes the cluster's number after a recovery without a majority, durably.
-    pub fn replace_membership(&self, membership: Membership) -> Result<(), VolumeError> {
+    /// Whether a recovery was begun and has not come to its end: the node must not start.
+    pub fn is_recovering(&self) -> Result<bool, VolumeError> {
+        Ok(self.opening().read(RECOVERY)?.is_some())
+    }
+
+    /// Notes, durably, that a recovery without a majority begins: until its end the groups are neither as before nor whole.
+    pub fn begin_recovery(&self) -> Result<(), VolumeError> {
+        self.opening().write(RECOVERY, Fields::new(FORMAT_VERSION))
+    }
+
+    /// Ends a recovery, durably: the volume belongs to a cluster of another number.
+    pub fn end_recovery(&self, membership: Membership) -> Result<(), VolumeError> {
         let mut present = self.membership.lock();
-        self.opening().write_identity(self.id, Some(membership))?;
+        let opening = self.opening();
+        opening.write_identity(self.id, Some(membership))?;
         *present = Some(membership);
-        Ok(())
+        disk::remove_if_present(&*self.disk, &self.dir.join(RECOVERY)).map_err(|error| opening.io(error))?;
+        self.disk.sync_dir(&self.dir).map_err(|error| opening.io(error))
     }
 
     /// Number of this run, one more than the last; 1 in a new directory.

@@ -193,6 +193,11 @@ impl Broker {
         self.directory.path()
     }
 
+    /// The program.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// Process identifier.
     pub fn pid(&self) -> u32 {
         self.process.child.id()

@@ -71,6 +71,11 @@ impl Cluster {
 
     /// Starts one more node, which asks the first to be taken in, and waits until it is ready.
     pub fn add_node(&mut self, binary: &str) {
+        self.add_node_with(binary, |config| config);
+    }
+
+    /// As [`Self::add_node`], with a change of its configuration.
+    pub fn add_node_with(&mut self, binary: &str, change: impl Fn(Config) -> Config) {
         let port = cluster_port();
         let config = Config::default()
             .named(&format!("node-{}", self.nodes.len() + 1))
@@ -78,7 +83,7 @@ impl Cluster {
             .argument("--allow-anonymous")
             .argument(&format!("--cluster-listen=127.0.0.1:{port}"))
             .argument(&format!("--join={}", self.seed(0)));
-        let node = Broker::start(binary, config);
+        let node = Broker::start(binary, change(config));
         node.wait_until_ready();
         self.nodes.push(node);
         self.ports.push(port);
@@ -88,6 +93,28 @@ impl Cluster {
     pub fn restart(&mut self, node: usize) {
         self.nodes[node].restart();
         self.nodes[node].wait_until_ready();
+    }
+
+    /// Runs `quorate ctl` with the admin interface of a node.
+    pub fn ctl(&self, node: usize, arguments: &[&str]) -> Ctl {
+        let url = format!("http://{}", self.nodes[node].address("admin"));
+        let output = std::process::Command::new(self.nodes[node].binary())
+            .arg("ctl")
+            .args(arguments)
+            .env("QUORATE_ADMIN_URL", url)
+            .output()
+            .expect("the program starts");
+        Ctl {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// What a node says of one of the nodes, by name.
+    pub fn node_view(&self, asked: usize, name: &str) -> serde_json::Value {
+        let (_, body) = self.nodes[asked].admin(&format!("/api/v1/nodes/{name}"));
+        serde_json::from_str(&body).unwrap_or_default()
     }
 
     /// The value of a metric at a node, summed over its labels.
@@ -100,6 +127,17 @@ impl Cluster {
         });
         values.sum()
     }
+}
+
+/// How `quorate ctl` ended.
+#[derive(Clone, Debug)]
+pub struct Ctl {
+    /// Its exit code.
+    pub code: i32,
+    /// Its result.
+    pub stdout: String,
+    /// What it said beside.
+    pub stderr: String,
 }
 
 impl Broker {

@@ -6,6 +6,10 @@
 //! | `/livez` | 200 while every worker goes on, else 503: only a restart helps |
 //! | `/readyz` | 200 when every condition is met, else 503, with the reasons ([`Readiness`]) |
 //! | `/api/v1/status` | what this node is |
+//! | `/api/v1/nodes`, `/api/v1/nodes/{node}` | the nodes of the cluster |
+//! | `POST /api/v1/nodes/{node}/drain` | drains a node: `{"remove": true}` to remove it then, `{"cancel": true}` to stop |
+//! | `DELETE /api/v1/nodes/{node}` | removes a node that is down; `?force=true` one that is up and does not serve |
+//! | `/api/v1/raft-groups` | the groups, their replicas and leaders |
 //!
 //! Errors are problem details [RFC 9457]. `/api` is closed on any address but loopback: there is no token yet to ask
 //! for. Probes and metrics are open everywhere.
@@ -13,6 +17,7 @@
 //! Invariants: a handler takes no lock that traffic waits for; the number of connections and the time each may be
 //! idle are bounded ([`connection`]).
 
+mod cluster;
 mod connection;
 mod problem;
 mod readiness;
@@ -24,18 +29,19 @@ pub use readiness::Readiness;
 
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::net::TcpListener;
 
 use crate::metrics::{self, Metrics};
+use crate::node::Shared;
 use connection::BoundedListener;
 use problem::Problem;
 
@@ -47,6 +53,8 @@ struct Inner {
     node: String,
     metrics: Metrics,
     readiness: Readiness,
+    /// There as soon as the node knows whose it is.
+    shared: Arc<OnceLock<Arc<Shared>>>,
     stuck: Box<dyn Fn() -> Option<String> + Send + Sync>,
     started: Instant,
 }
@@ -62,16 +70,18 @@ impl std::fmt::Debug for Inner {
 impl AdminState {
     /// For the node of that name; the uptime counts from now. `stuck` says what no longer goes on, if anything; it must
     /// not block.
-    pub fn new(
+    pub(crate) fn new(
         node: &str,
         metrics: Metrics,
         readiness: Readiness,
+        shared: Arc<OnceLock<Arc<Shared>>>,
         stuck: impl Fn() -> Option<String> + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(Inner {
             node: node.to_owned(),
             metrics,
             readiness,
+            shared,
             stuck: Box::new(stuck),
             started: Instant::now(),
         }))
@@ -96,7 +106,14 @@ pub async fn serve(
 }
 
 fn router(state: AdminState, is_loopback: bool) -> Router {
-    let mut api = Router::new().route("/status", get(status));
+    let mut api = Router::new()
+        .route("/status", get(status))
+        .route("/nodes", get(cluster::nodes))
+        .route("/nodes/{node}", get(cluster::node).delete(cluster::remove))
+        .route("/nodes/{node}/drain", post(cluster::drain))
+        .route("/raft-groups", get(cluster::raft_groups))
+        .layer(DefaultBodyLimit::max(cluster::BODY_BYTES_MAX))
+        .layer(middleware::from_fn(cluster::refuse_pages));
     if !is_loopback {
         api = api.layer(middleware::from_fn(closed));
     }
@@ -170,6 +187,7 @@ struct Status<'a> {
     uptime_secs: u64,
     connections: u64,
     ready: bool,
+    cluster: Option<cluster::ClusterStatus>,
 }
 
 async fn status(State(state): State<AdminState>) -> Response {
@@ -181,6 +199,10 @@ async fn status(State(state): State<AdminState>) -> Response {
         uptime_secs: state.started.elapsed().as_secs(),
         connections: state.metrics.sum(|counters| counters.connections.value()),
         ready: state.readiness.report().ready,
+        cluster: state
+            .shared
+            .get()
+            .and_then(|shared| cluster::ClusterStatus::of(shared)),
     })
     .into_response()
 }

@@ -23,9 +23,13 @@ impl Fixture {
         let (readiness, metrics) = (Readiness::default(), Metrics::new());
         let stuck: Arc<std::sync::Mutex<Option<String>>> = Arc::default();
         let asked = stuck.clone();
-        let state = AdminState::new("node7", metrics.clone(), readiness.clone(), move || {
-            asked.lock().unwrap().clone()
-        });
+        let state = AdminState::new(
+            "node7",
+            metrics.clone(),
+            readiness.clone(),
+            Arc::default(),
+            move || asked.lock().unwrap().clone(),
+        );
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(serve(listener, state, async {
             let _ = stopped.await;
@@ -139,7 +143,7 @@ async fn errors_are_problem_details() {
 
 #[tokio::test]
 async fn the_api_is_closed_off_loopback() {
-    let state = AdminState::new("n", Metrics::new(), Readiness::default(), || None);
+    let state = AdminState::new("n", Metrics::new(), Readiness::default(), Arc::default(), || None);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let router = router(state, false);
@@ -169,4 +173,44 @@ async fn it_stops_when_told() {
     fixture.stop.send(()).unwrap();
     let ended = tokio::time::timeout(std::time::Duration::from_secs(10), fixture.task).await;
     assert!(matches!(ended, Ok(Ok(Ok(())))), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_node_that_knows_no_cluster_yet_says_so() {
+    let fixture = Fixture::start().await;
+    for (method, path) in [
+        ("GET", "/api/v1/nodes"),
+        ("GET", "/api/v1/nodes/a"),
+        ("GET", "/api/v1/raft-groups"),
+        ("POST", "/api/v1/nodes/a/drain"),
+        ("DELETE", "/api/v1/nodes/a"),
+    ] {
+        let (head, body) = fixture.ask(method, path, "*/*").await;
+        assert!(head.starts_with("http/1.1 503"), "{method} {path}: {head}");
+        assert!(body.contains("is starting"), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn what_changes_something_is_bounded_and_not_taken_from_web_pages() {
+    let fixture = Fixture::start().await;
+    let page = "*/*\r\norigin: http://evil.example";
+    let (head, body) = fixture.ask("DELETE", "/api/v1/nodes/a", page).await;
+    assert!(head.starts_with("http/1.1 403"), "{head}\n{body}");
+    let (head, _) = fixture.ask("GET", "/api/v1/status", page).await;
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+    for (length, status) in [(cluster::BODY_BYTES_MAX + 1, 413), (2, 400)] {
+        let body = "x".repeat(length);
+        let with_body = format!("*/*\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
+        let (head, _) = fixture.ask("POST", "/api/v1/nodes/a/drain", &with_body).await;
+        assert!(head.starts_with(&format!("http/1.1 {status}")), "{head}");
+        assert!(head.contains("problem+json"), "{head}");
+    }
+    for (method, path) in [
+        ("DELETE", "/api/v1/nodes/a?force=perhaps"),
+        ("DELETE", "/api/v1/nodes/a?forse=true"),
+    ] {
+        let (head, _) = fixture.ask(method, path, "*/*").await;
+        assert!(head.starts_with("http/1.1 400"), "{head}");
+    }
 }

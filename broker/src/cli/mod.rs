@@ -1,11 +1,13 @@
 //! The command line.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 what the data directory held is damaged or gone.
-//! `verify` has its own meaning of them.
+//! `verify` and `ctl` have their own meaning of them.
 //! Messages for a person go to standard error, results to standard output.
 
 mod config;
+mod ctl;
 mod dev_cluster;
+mod recover;
 mod reload;
 mod serve;
 mod verify;
@@ -52,6 +54,10 @@ enum Command {
     Serve(Box<serve::ServeArguments>),
     /// Run several nodes on this machine, for trying things out.
     DevCluster(dev_cluster::DevClusterArguments),
+    /// Ask a node about its cluster, and change the cluster.
+    Ctl(ctl::CtlArguments),
+    /// Let a stopped node go on alone when the majority of its cluster is lost for good.
+    Recover(recover::RecoverArguments),
     /// Check and explain the configuration.
     Config(config::ConfigArguments),
     /// Check that a running broker keeps its promise: publish, kill what you like, count what was lost or doubled.
@@ -72,6 +78,8 @@ pub fn main() -> ExitCode {
         None => serve::serve(&serve::ServeArguments::default()),
         Some(Command::Serve(arguments)) => serve::serve(&arguments),
         Some(Command::DevCluster(arguments)) => dev_cluster::run(&arguments),
+        Some(Command::Ctl(arguments)) => ctl::run(&arguments),
+        Some(Command::Recover(arguments)) => recover::run(&arguments),
         Some(Command::Config(arguments)) => config::run(&arguments),
         Some(Command::Verify(arguments)) => verify::run(*arguments),
     }

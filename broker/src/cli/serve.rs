@@ -122,7 +122,7 @@ pub(super) fn serve(arguments: &ServeArguments) -> ExitCode {
         }
     };
     match crate::serve::run(&config) {
-        Ok(Ended::Stopped) => ExitCode::SUCCESS,
+        Ok(Ended::Stopped | Ended::Left) => ExitCode::SUCCESS,
         Ok(Ended::Removed) => start_anew(),
         Err(error) => tell(&config, &error),
     }

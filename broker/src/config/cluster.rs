@@ -22,6 +22,9 @@ section! {
         bootstrap_expect: Option<u32> = None, "nodes", Range(1, 1_000), Restart;
         /// Copies of everything that is replicated, as far as there are nodes.
         replication_factor: u8 = 3, "nodes", Range(1, 7), Restart;
+        /// How long a node may be gone before its places in the groups go to other nodes, where there are nodes that
+        /// could take them. Counts at the node that leads the cluster's membership, so give all nodes the same.
+        replace_after_secs: u32 = 300, "seconds", Range(10, 604_800), Restart;
     }
 }
 

@@ -11,6 +11,9 @@ section! {
         /// Send a message that several subscriptions of a session match once for each of them, instead of once with the
         /// highest quality of service and all subscription identifiers.
         overlapping_copies: bool = false, "", Any, Restart;
+        /// How long the will of a client that is told to use another node waits for it to come back, though it asked for
+        /// no delay, or a shorter one; 0 publishes it as on any other end of a connection.
+        drain_will_delay_secs: u32 = 30, "seconds", Range(0, 3_600), Restart;
         /// Messages waiting in one session; beyond it new ones are refused.
         queue_messages_max: u32 = 10_000, "messages", Range(1, 100_000_000), Restart;
         /// Bytes waiting in one session; beyond it new messages are refused.

@@ -88,6 +88,8 @@ label! {
         Administrative = "administrative",
         /// The node is stopping.
         Shutdown = "shutdown",
+        /// The node is drained.
+        Drained = "drained",
     }
 }
 

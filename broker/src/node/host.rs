@@ -228,6 +228,15 @@ impl Host for Shared {
         self.failure.send_replace(Some(Failure::Removed));
     }
 
+    fn clients(&self) -> u64 {
+        self.open.load(Ordering::Acquire).into()
+    }
+
+    fn left(&self) {
+        self.ready.store(false, Ordering::Release);
+        self.failure.send_replace(Some(Failure::Left));
+    }
+
     fn fatal(&self, what: String) {
         self.failure.send_replace(Some(Failure::Fatal(what)));
     }

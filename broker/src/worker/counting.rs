@@ -32,6 +32,7 @@ impl Worker {
             ReasonCode::MAXIMUM_CONNECT_TIME => CloseReason::ConnectTimeout,
             ReasonCode::SESSION_TAKEN_OVER => CloseReason::TakenOver,
             ReasonCode::SERVER_SHUTTING_DOWN => CloseReason::Shutdown,
+            ReasonCode::USE_ANOTHER_SERVER => CloseReason::Drained,
             ReasonCode::ADMINISTRATIVE_ACTION => CloseReason::Administrative,
             ReasonCode::SERVER_BUSY if connected => CloseReason::PublishWait,
             ReasonCode::BAD_USER_NAME_OR_PASSWORD | ReasonCode::BAD_AUTHENTICATION_METHOD => {

@@ -264,11 +264,19 @@ impl Worker {
         if is_member {
             self.shared.share_member_lost(session);
         }
-        let command = Command::CloseConnection {
-            session,
-            epoch,
-            publish_will: farewell.publish_will,
-            expiry_secs: farewell.expiry_secs,
+        let was_told = farewell.publish_will && farewell.disconnect_reason.is_none();
+        let command = match was_told && self.shared.is_draining() {
+            true => Command::DrainConnection {
+                session,
+                epoch,
+                will_delay_secs: self.shared.settings.drain_will_delay_secs,
+            },
+            false => Command::CloseConnection {
+                session,
+                epoch,
+                publish_will: farewell.publish_will,
+                expiry_secs: farewell.expiry_secs,
+            },
         };
         node.home(session).propose(&command, None);
     }
@@ -293,6 +301,19 @@ impl Worker {
             connections.remove(slot);
             self.counters.connections.decrement();
             conn.listener.released();
+        }
+    }
+
+    /// Tells so many clients to use another node.
+    pub(super) fn shed(self: &Rc<Self>, count: usize) {
+        let connections: Vec<_> = {
+            let connections = self.connections.borrow();
+            let open = connections.iter().filter(|(_, conn)| !conn.flags.get().ending);
+            open.take(count).map(|(_, conn)| conn.clone()).collect()
+        };
+        let close = Close::new(ReasonCode::USE_ANOTHER_SERVER, "this node is drained");
+        for conn in connections {
+            self.close(&conn, &close);
         }
     }
 

@@ -44,7 +44,10 @@ pub(crate) enum Mail {
     /// Proposals ended.
     Completions(Vec<(Ticket, Completion)>),
     /// A data group has references for a session.
-    Pending { location: Location, slot: u8 },
+    Pending {
+        location: Location,
+        slot: u8,
+    },
     /// References of a session.
     References(References),
     /// References of a shared subscription.
@@ -70,6 +73,8 @@ pub(crate) enum Mail {
         what: &'static str,
     },
     /// Close all connections, then stop.
+    /// Tell so many clients to use another node.
+    Shed(usize),
     Stop,
 }
 

@@ -206,6 +206,7 @@ impl Worker {
                 reason,
                 what,
             } => self.kick(location, reason, what),
+            Mail::Shed(count) => self.shed(count),
             Mail::Stop => self.stop(),
         }
     }

@@ -105,6 +105,15 @@ impl Worker {
         conn: &Rc<Conn>,
         credentials: &Credentials<'_>,
     ) -> Result<(), Close> {
+        if self.shared.is_draining() {
+            return self.decide(
+                conn,
+                Decision::Refuse {
+                    reason: ReasonCode::USE_ANOTHER_SERVER,
+                    reason_string: Some("this node is drained"),
+                },
+            );
+        }
         if !self.shared.is_ready() || !self.shared.may_answer() {
             return self.decide(
                 conn,

@@ -27,6 +27,8 @@ pub struct NodeRecord {
     pub ended: bool,
     /// It is to get no new clients and groups.
     pub draining: bool,
+    /// It is to be gone for good once it has neither.
+    pub leaving: bool,
     /// It is gone for good.
     pub removed: bool,
 }
@@ -96,6 +98,12 @@ pub enum Rejected {
     /// Another node has the name and serves.
     #[error("another node that serves has this name")]
     NameInUse,
+    /// The node serves: it is drained first.
+    #[error("the node serves")]
+    Serves,
+    /// Nobody would be left.
+    #[error("nobody would be left")]
+    LastNode,
     /// It rests on something that has changed.
     #[error("it rests on something that has changed since")]
     Outdated,
@@ -174,17 +182,23 @@ impl MetaCommand {
         }))
     }
 
-    /// A node is to lose its clients and groups, or not any more.
-    pub fn set_draining(node: NodeId, draining: bool) -> Self {
+    /// A node is to lose its clients and groups, or not any more; where it is `leaving` it goes for good then.
+    pub fn set_draining(node: NodeId, draining: bool, leaving: bool) -> Self {
         command(proto::command::Body::SetDraining(proto::SetDraining {
             node: node.0,
             draining,
+            leaving,
         }))
     }
 
     /// A node is gone for good.
     pub fn remove(node: NodeId) -> Self {
         command(proto::command::Body::Remove(proto::Remove { node: node.0 }))
+    }
+
+    /// All other nodes are lost for good, and this one goes on alone.
+    pub fn recover(node: NodeId) -> Self {
+        command(proto::command::Body::Recover(proto::Recover { node: node.0 }))
     }
 
     /// As an entry of the log.
@@ -235,8 +249,9 @@ impl MetaState {
             }
             Body::Leave(leave) => self.leave(NodeId(leave.node), NodeIncarnation(leave.incarnation)),
             Body::Place(place) => self.place(&place),
-            Body::SetDraining(change) => self.set_draining(NodeId(change.node), change.draining),
+            Body::SetDraining(change) => self.set_draining(&change),
             Body::Remove(remove) => self.remove(NodeId(remove.node)),
+            Body::Recover(recover) => self.recover(NodeId(recover.node)),
         }
     }
 
@@ -272,7 +287,7 @@ impl MetaState {
             .map(|(node, _)| *node)
             .collect();
         for node in replaced {
-            self.remove(node)?;
+            self.retire(node);
         }
         let node = NodeId(self.next_node);
         self.next_node += 1;
@@ -283,6 +298,7 @@ impl MetaState {
             incarnation: NodeIncarnation(0),
             ended: false,
             draining: false,
+            leaving: false,
             removed: false,
         };
         self.nodes.insert(node, record);
@@ -388,18 +404,59 @@ impl MetaState {
         Ok(())
     }
 
-    fn set_draining(&mut self, node: NodeId, draining: bool) -> Result<(), Rejected> {
-        self.member(node)?.draining = draining;
+    fn set_draining(&mut self, change: &proto::SetDraining) -> Result<(), Rejected> {
+        let node = NodeId(change.node);
+        let leaves = change.draining && change.leaving;
+        let stays = |(other, record): (NodeId, &NodeRecord)| other != node && !record.leaving;
+        if leaves && !self.members().any(stays) {
+            return Err(Rejected::LastNode);
+        }
+        let record = self.member(node)?;
+        record.draining = change.draining;
+        record.leaving = leaves;
         Ok(())
     }
 
     fn remove(&mut self, node: NodeId) -> Result<(), Rejected> {
         if self.view.serving.contains_key(&node) {
-            return Err(Rejected::NameInUse);
+            return Err(Rejected::Serves);
         }
-        let record = self.nodes.get_mut(&node).ok_or(Rejected::UnknownNode)?;
-        record.removed = true;
+        let record = self.nodes.get(&node).ok_or(Rejected::UnknownNode)?;
+        if !record.removed && self.members().count() == 1 {
+            return Err(Rejected::LastNode);
+        }
+        self.retire(node);
         Ok(())
+    }
+
+    /// The starts of all nodes are over, and all nodes but one are gone; it has all groups.
+    fn recover(&mut self, node: NodeId) -> Result<(), Rejected> {
+        let record = self.member(node)?;
+        (record.draining, record.leaving, record.ended) = (false, false, true);
+        let others: Vec<NodeId> = self
+            .nodes
+            .keys()
+            .copied()
+            .filter(|other| *other != node)
+            .collect();
+        for other in others {
+            self.retire(other);
+        }
+        self.view.serving.clear();
+        self.view.number += 1;
+        for placement in self.groups.values_mut() {
+            placement.replicas = vec![node];
+            placement.version += 1;
+        }
+        Ok(())
+    }
+
+    /// A node is gone for good.
+    fn retire(&mut self, node: NodeId) {
+        if let Some(record) = self.nodes.get_mut(&node) {
+            record.removed = true;
+            record.ended = true;
+        }
     }
 
     /// Whether the cluster was founded.
@@ -499,7 +556,10 @@ impl MetaState {
     }
 
     /// Adds a stored record.
-    pub(super) fn load(&mut self, value: &[u8]) -> Result<(), Rejected> {
+    ///
+    /// # Errors
+    /// It cannot be decoded.
+    pub fn load(&mut self, value: &[u8]) -> Result<(), Rejected> {
         use proto::record::Body;
         let record = proto::Record::decode(value).map_err(|_| Rejected::Malformed)?;
         match record.body.ok_or(Rejected::Malformed)? {
@@ -517,6 +577,7 @@ impl MetaState {
                     incarnation: NodeIncarnation(node.incarnation),
                     ended: node.ended,
                     draining: node.draining,
+                    leaving: node.leaving,
                     removed: node.removed,
                 };
                 self.nodes.insert(NodeId(node.node), record);
@@ -560,5 +621,6 @@ fn node_record(node: NodeId, record: &NodeRecord) -> proto::Node {
         draining: record.draining,
         removed: record.removed,
         ended: record.ended,
+        leaving: record.leaving,
     }
 }

@@ -186,3 +186,99 @@ fn r47_placements_follow_each_other() {
         assert_eq!(state, before, "a void command changes nothing");
     }
 }
+
+#[test]
+fn a_node_leaves_only_where_another_stays() {
+    let mut state = two();
+    let (first, second) = (NodeId(1), NodeId(2));
+    let drain = |node, leaving| MetaCommand::set_draining(node, true, leaving);
+    apply(&mut state, &drain(first, true)).unwrap();
+    assert!(state.node(first).unwrap().draining && state.node(first).unwrap().leaving);
+    let before = state.clone();
+    assert_eq!(apply(&mut state, &drain(second, true)), Err(Rejected::LastNode));
+    assert_eq!(state, before);
+    // Without clients it may be, and still counts.
+    apply(&mut state, &drain(second, false)).unwrap();
+    assert!(!state.node(second).unwrap().leaving);
+    apply(&mut state, &MetaCommand::set_draining(first, false, true)).unwrap();
+    assert!(
+        !state.node(first).unwrap().leaving,
+        "who does not drain does not leave"
+    );
+    let unknown = MetaCommand::set_draining(NodeId(9), true, false);
+    assert_eq!(apply(&mut state, &unknown), Err(Rejected::UnknownNode));
+}
+
+#[test]
+fn a_node_is_removed_when_it_does_not_serve_and_is_not_the_last() {
+    let mut state = two();
+    let (node, start) = (NodeId(2), NodeIncarnation(1));
+    apply(&mut state, &MetaCommand::enter(node, start)).unwrap();
+    let remove = MetaCommand::remove(node);
+    assert_eq!(apply(&mut state, &remove), Err(Rejected::Serves));
+    apply(&mut state, &MetaCommand::leave(node, start)).unwrap();
+    apply(&mut state, &remove).unwrap();
+    apply(&mut state, &remove).unwrap();
+    assert_eq!(
+        state.node(node).unwrap().last_ended(),
+        Some(start),
+        "its connections end"
+    );
+    assert_eq!(
+        apply(
+            &mut state,
+            &MetaCommand::register(node, NodeIncarnation(2), "b:1")
+        ),
+        Err(Rejected::UnknownNode)
+    );
+    assert_eq!(
+        apply(&mut state, &MetaCommand::remove(NodeId(1))),
+        Err(Rejected::LastNode)
+    );
+    assert_eq!(
+        apply(&mut state, &MetaCommand::remove(NodeId(9))),
+        Err(Rejected::UnknownNode)
+    );
+}
+
+#[test]
+fn a_node_that_is_recovered_has_everything_and_the_others_are_gone() {
+    let mut state = two();
+    let (first, second) = (NodeId(1), NodeId(2));
+    for node in [first, second] {
+        apply(&mut state, &MetaCommand::enter(node, NodeIncarnation(1))).unwrap();
+    }
+    let group = GroupId(3);
+    apply(&mut state, &MetaCommand::place(group, &[first], 0)).unwrap();
+    apply(&mut state, &MetaCommand::place(group, &[first, second], 1)).unwrap();
+    apply(&mut state, &MetaCommand::set_draining(second, true, true)).unwrap();
+    let view = state.view().number;
+    let recover = MetaCommand::recover(second);
+    apply(&mut state, &recover).unwrap();
+    assert!(state.view().serving.is_empty() && state.view().number > view);
+    assert_eq!(state.placement(group).unwrap().replicas, [second]);
+    assert!(
+        state.placement(group).unwrap().version > 2,
+        "it is not created once more"
+    );
+    let members: Vec<NodeId> = state.members().map(|(node, _)| node).collect();
+    assert_eq!(members, [second]);
+    assert!(!state.node(second).unwrap().draining);
+    for node in [first, second] {
+        assert_eq!(state.node(node).unwrap().last_ended(), Some(NodeIncarnation(1)));
+    }
+    apply(&mut state, &recover).unwrap();
+    let again = MetaCommand::register(second, NodeIncarnation(2), "b:1");
+    apply(&mut state, &again).unwrap();
+    apply(&mut state, &MetaCommand::enter(second, NodeIncarnation(2))).unwrap();
+    apply(&mut state, &MetaCommand::join(volume(3), "c", "c:1")).unwrap();
+    assert_eq!(
+        state.node_of_volume(volume(3)),
+        Some(NodeId(3)),
+        "identifiers are not used again"
+    );
+    assert_eq!(
+        apply(&mut state, &MetaCommand::recover(first)),
+        Err(Rejected::UnknownNode)
+    );
+}

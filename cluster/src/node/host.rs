@@ -146,6 +146,12 @@ pub trait Host: Send + Sync + Sized + 'static {
     /// to start anew.
     fn removed(&self);
 
+    /// Connections of clients to this node.
+    fn clients(&self) -> u64;
+
+    /// This node has left the cluster for good, and has nothing to do any more.
+    fn left(&self);
+
     /// The node cannot go on: its log or state store failed.
     fn fatal(&self, what: String);
 }

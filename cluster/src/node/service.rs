@@ -68,6 +68,7 @@ impl<H: Host> Node<H> {
                 )
             }
             RequestBody::Confirm(confirm) => self.answer_confirm(confirm).await,
+            RequestBody::Report(_) => Some(self.answer_report(from.node)),
             RequestBody::Broker(_) => None,
             body => Some(
                 self.answer_follower(from, body)

@@ -45,6 +45,8 @@ pub struct NodeSettings {
     pub known: Vec<(NodeId, NodeAddress)>,
     /// Copies of everything, as far as there are nodes. Counts where this node founds the cluster.
     pub replication_factor: u32,
+    /// How long a node may be gone before its places in the groups go to others that have room.
+    pub replace_after: Duration,
     /// Nodes before the cluster serves for the first time. Counts where this node founds the cluster.
     pub bootstrap_expect: u32,
     /// The machine stopped uncleanly since the last start: what was written and not synced may be lost (R41).
@@ -113,7 +115,7 @@ pub struct Node<H: Host> {
     peers: Peers,
     routes: Arc<RouteConfirmations<H>>,
     pub(super) membership: Membership,
-    pub(super) handovers: super::membership::Handovers,
+    pub(super) handovers: super::reconcile::Handovers,
     groups: BTreeMap<GroupId, Arc<Group<H>>>,
     backlog: Arc<Backlog>,
     clock: Arc<GroupClock>,
@@ -153,7 +155,7 @@ impl<H: Host> Node<H> {
         let known = settings.known.iter().map(|(node, _)| *node).collect();
         let node = Arc::new(Self {
             membership: Membership::new(directory, known),
-            handovers: super::membership::Handovers::default(),
+            handovers: super::reconcile::Handovers::default(),
             groups: groups.collect(),
             peers,
             routes,
@@ -184,6 +186,7 @@ impl<H: Host> Node<H> {
         self.spawn(Self::run_addresses(Arc::downgrade(self)));
         self.spawn(Self::run_meta_leader(Arc::downgrade(self)));
         self.register().await?;
+        self.spawn(Self::run_leaving(Arc::downgrade(self)));
         self.start_groups().await?;
         self.spawn(Self::run_reconciler(Arc::downgrade(self)));
         self.spawn(Self::run_losses(Arc::downgrade(self)));
@@ -242,10 +245,13 @@ impl<H: Host> Node<H> {
         let (node, incarnation) = (self.settings.node, self.settings.incarnation);
         let address = &self.settings.address.0;
         let command = MetaCommand::register(node, incarnation, address);
+        let removed = Err(StartError::Refused("it was removed from the cluster for good"));
         let registered = self.bring_about(&command, |state| {
             let record = state.node(node)?;
             if record.removed {
-                return Some(Err(StartError::Refused("it was removed from the cluster")));
+                return Some(Err(StartError::Refused(
+                    "it was removed from the cluster for good",
+                )));
             }
             if record.incarnation == incarnation && record.ended {
                 return Some(Err(StartError::Ended));
@@ -257,7 +263,11 @@ impl<H: Host> Node<H> {
             }
             (record.incarnation == incarnation && record.address == *address).then_some(Ok(()))
         });
-        registered.await
+        // A node that was removed is a member of no group any more, so its own replica of meta never says so.
+        tokio::select! {
+            registered = registered => registered,
+            () = self.until_others_have_removed_it() => removed,
+        }
     }
 
     /// A new cluster does not serve before as many nodes have come as were asked for.
@@ -346,6 +356,10 @@ impl<H: Host> Node<H> {
     /// This node.
     pub fn this_node(&self) -> NodeId {
         self.settings.node
+    }
+
+    pub(super) fn replace_after(&self) -> Duration {
+        self.settings.replace_after
     }
 
     /// This start of it.
@@ -459,7 +473,8 @@ impl<H: Host> Node<H> {
         }
     }
 
-    async fn hand_over(&self) {
+    /// Hands leadership of all groups over, where there is somebody.
+    pub async fn hand_over(&self) {
         let replicas = self.replicas();
         for replica in replicas.iter().filter(|replica| replica.is_leader()) {
             let view = self.directory().read().view().clone();

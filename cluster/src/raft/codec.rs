@@ -62,6 +62,11 @@ pub(super) fn encode_payload(payload: Payload) -> Bytes {
     }
 }
 
+/// Encodes a batch as an entry's payload.
+pub(super) fn encode_batch(batch: &[u8]) -> Bytes {
+    encode_payload(Payload::Normal(EntryData::new(batch, |_| ())))
+}
+
 /// Decodes an entry's payload. A batch is not copied.
 ///
 /// # Errors

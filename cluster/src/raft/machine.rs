@@ -99,7 +99,10 @@ impl From<StateError> for io::Error {
 }
 
 /// Whether the log can go with the stored state (R44).
-fn check_log(log: &GroupLogState, stored: Option<&(SnapshotMeta, bool)>) -> Result<(), StateError> {
+pub(super) fn check_log(
+    log: &GroupLogState,
+    stored: Option<&(SnapshotMeta, bool)>,
+) -> Result<(), StateError> {
     let is_installed = stored.is_some_and(|(_, is_installed)| *is_installed);
     let stored = stored.and_then(|(meta, _)| meta.last_log_id).map(|id| id.index);
     if let Some(purged) = log.purged.map(|purged| purged.index)

@@ -1,6 +1,6 @@
 //! Where a replica stands, for operators, metrics and whoever balances leaders.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::{Instant, RaftMetrics, ServerState};
@@ -32,6 +32,8 @@ pub struct GroupMember {
     pub voter: bool,
     /// Last log index it is known to hold; only a leader knows.
     pub matched: Option<u64>,
+    /// Time since it last answered; only a leader knows.
+    pub heard: Option<Duration>,
 }
 
 /// A look at a replica. Indexes are of the group's log; `None` is an empty log.
@@ -57,8 +59,8 @@ pub struct GroupStatus {
     pub since_quorum: Option<Duration>,
     /// The members.
     pub members: BTreeMap<NodeId, GroupMember>,
-    /// Whether a change of members is under way.
-    pub members_changing: bool,
+    /// Whom a change of voters that is under way leads to: both the old voters and these decide until it is complete.
+    pub next_voters: Option<BTreeSet<NodeId>>,
 }
 
 impl GroupStatus {
@@ -69,8 +71,13 @@ impl GroupStatus {
                 .replication
                 .as_ref()
                 .and_then(|replication| replication.get(node));
+            let heard = metrics
+                .heartbeat
+                .as_ref()
+                .and_then(|heartbeat| heartbeat.get(node));
             let member = GroupMember {
                 address: address.clone(),
+                heard: heard.and_then(|heard| heard.as_ref().map(|at| at.elapsed())),
                 voter: membership.voter_ids().any(|voter| voter == *node),
                 matched: matched.and_then(|matched| matched.as_ref().map(|log_id| log_id.index)),
             };
@@ -93,7 +100,10 @@ impl GroupStatus {
             purged: metrics.purged.map(|log_id| log_id.index),
             since_quorum: metrics.last_quorum_acked.as_ref().map(|acked| acked.elapsed()),
             members: membership.nodes().map(member).collect(),
-            members_changing: membership.get_joint_config().len() > 1,
+            next_voters: match &membership.get_joint_config()[..] {
+                [_, .., next] => Some(next.iter().copied().map(NodeId).collect()),
+                _ => None,
+            },
         }
     }
 }

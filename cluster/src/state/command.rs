@@ -146,6 +146,15 @@ pub enum Command {
         /// New session expiry interval given in DISCONNECT, in seconds.
         expiry_secs: Option<u32>,
     },
+    /// The connection of (session, epoch) ended because its node is drained: the will waits for the client to come back.
+    DrainConnection {
+        /// Session.
+        session: SessionId,
+        /// Connection.
+        epoch: Epoch,
+        /// How long the will waits at least, in seconds; a session of expiry 0 with a will stays as long.
+        will_delay_secs: u32,
+    },
     /// Deletes a session whoever owns it: takeover from the other kind of group, administration.
     EndSession {
         /// Session.

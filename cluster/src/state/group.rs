@@ -207,11 +207,17 @@ impl GroupState {
                 publish_will,
                 expiry_secs,
             } => self.close_connection(*session, *epoch, *publish_will, *expiry_secs, events),
+            Command::DrainConnection {
+                session,
+                epoch,
+                will_delay_secs,
+            } => self.drain_connection(*session, *epoch, *will_delay_secs, events),
             Command::EndSession {
                 session,
                 publish_will,
             } => {
-                self.end_session(*session, *publish_will, true, events);
+                let publish_will = *publish_will && !self.sessions.waits_for_return(*session);
+                self.end_session(*session, publish_will, true, events);
                 Outcome::Done
             }
             Command::Subscribe {

@@ -56,7 +56,8 @@ impl GroupState {
             .and_then(|id| self.resume(id, connection, request.expiry_secs, events));
         let (session, epoch) = resumed.unwrap_or_else(|| {
             if let Some(id) = existing {
-                self.end_session(id, true, true, events);
+                let publish_will = !self.sessions.waits_for_return(id);
+                self.end_session(id, publish_will, true, events);
             }
             let id = SessionId::new(self.group, place.index, position);
             self.create(id, connection, request);
@@ -136,6 +137,45 @@ impl GroupState {
         if session.connection.is_some() {
             self.detach(id, publish_will, expiry_secs, events);
         }
+        Outcome::Done
+    }
+
+    /// The connection (session, epoch) ended because its node is drained. What its will would tell is not so, if the client
+    /// comes back in time.
+    pub(super) fn drain_connection(
+        &mut self,
+        id: SessionId,
+        epoch: Epoch,
+        will_delay_secs: u32,
+        events: &mut Events<'_>,
+    ) -> Outcome {
+        let is_current = self
+            .sessions
+            .get(id)
+            .is_some_and(|session| session.epoch == epoch && session.connection.is_some());
+        let has_to_wait = is_current && will_delay_secs > 0;
+        let Some(mut will) = has_to_wait.then(|| self.wills.take(id)).flatten() else {
+            return self.close_connection(id, epoch, true, None, events);
+        };
+        will.will.delay_secs = will.will.delay_secs.max(will_delay_secs);
+        let ends = self.sessions.get(id).filter(|session| session.expiry_secs == 0);
+        let Some(client_id) = ends.map(|session| session.client_id.clone()) else {
+            self.wills.put_back(id, will);
+            return self.close_connection(id, epoch, true, None, events);
+        };
+        // It ends when the time is over, and its will is due.
+        let expires_at = after_secs(self.time, will_delay_secs);
+        will.fires_at = Some(expires_at);
+        self.wills.put_back(id, will);
+        self.timers.schedule(expires_at, Timer::WillDelay(id));
+        self.sessions.detach(id, 0, Some(expires_at));
+        self.timers.schedule(expires_at, Timer::SessionExpiry(id));
+        events.push(Event::SessionOwner {
+            client_id,
+            session: id,
+            owner: None,
+            fenced: None,
+        });
         Outcome::Done
     }
 

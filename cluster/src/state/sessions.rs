@@ -1,8 +1,8 @@
 //! The session records of a home group: who holds the connection, and what ends the session.
 //!
 //! Invariants: a client identifier has at most one session; a session has a deadline exactly while it has no
-//! connection and an expiry interval below `u32::MAX`; a session without connection has an expiry interval above 0;
-//! connections are counted by the start of the node they are at, and a count is never 0.
+//! connection and an expiry interval below `u32::MAX`; a session without connection has an expiry interval above 0, or has
+//! a will that waits for the client of a drained node to come back; connections are counted by the start of the node they are at, and a count is never 0.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -97,6 +97,12 @@ pub(super) struct Sessions {
 impl Sessions {
     pub(super) fn len(&self) -> usize {
         self.by_id.len()
+    }
+
+    /// Whether a session is there only because its will waits for the client of a drained node to come back.
+    pub(super) fn waits_for_return(&self, id: SessionId) -> bool {
+        self.get(id)
+            .is_some_and(|session| session.connection.is_none() && session.expiry_secs == 0)
     }
 
     /// How many have a connection.
@@ -271,7 +277,7 @@ impl Sessions {
             }
             let detached = session.connection.is_none();
             let expires = detached && session.expiry_secs != EXPIRY_NEVER;
-            if session.expires_at.is_some() != expires || (detached && session.expiry_secs == 0) {
+            if session.expires_at.is_some() != expires {
                 return Err(format!(
                     "sessions: {id:?} has connection and expiry at odds: {session:?}"
                 ));

@@ -209,3 +209,26 @@ fn r32_a_note_of_the_clocks_is_the_new_or_the_old_one_after_a_power_cut() {
         Err(VolumeError::Corrupt { .. })
     ));
 }
+
+#[test]
+fn a_recovery_that_was_begun_is_known_until_its_end() {
+    let disk = FaultyDisk::new(1);
+    let volume = open(&disk).unwrap();
+    volume.set_membership(membership()).unwrap();
+    assert!(!volume.is_recovering().unwrap());
+    volume.begin_recovery().unwrap();
+    drop(volume);
+    let volume = open(&disk).unwrap();
+    assert!(volume.is_recovering().unwrap(), "it was cut off");
+    assert_eq!(volume.membership(), Some(membership()));
+    volume.begin_recovery().unwrap();
+    let other = Membership {
+        cluster: ClusterId([1; 16]),
+        ..membership()
+    };
+    volume.end_recovery(other).unwrap();
+    drop(volume);
+    let volume = open(&disk).unwrap();
+    assert!(!volume.is_recovering().unwrap());
+    assert_eq!(volume.membership(), Some(other));
+}

@@ -4,8 +4,11 @@
 mod dev_cluster;
 mod failures;
 mod followers;
+mod growth;
 mod membership;
 mod moves;
+mod operator;
+mod recovery;
 mod routing;
 
 use quorate_tests::cluster::Cluster;

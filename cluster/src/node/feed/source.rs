@@ -414,7 +414,7 @@ impl<H: Host> Group<H> {
         // What nobody waits for is not looked up for every frame.
         if is_idle || feed.frame == 1 {
             let status = replica.status();
-            if !status.members_changing {
+            if status.next_voters.is_none() {
                 frame.members = status.members.keys().map(|node| node.0).collect();
             }
             let counts = self.state().counts();

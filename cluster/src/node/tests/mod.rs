@@ -86,6 +86,14 @@ impl Host for Told {
 
     fn handle_peer(&self, _: crate::raft::PeerStart, _: bytes::Bytes, _: BrokerReply) {}
 
+    fn clients(&self) -> u64 {
+        0
+    }
+
+    fn left(&self) {
+        unreachable!("nothing asks this node to leave");
+    }
+
     fn removed(&self) {
         panic!("a node alone was removed");
     }
@@ -121,6 +129,7 @@ impl TestNode {
             address: crate::raft::NodeAddress::default(),
             known: Vec::new(),
             replication_factor: 3,
+            replace_after: Duration::from_secs(300),
             bootstrap_expect: 1,
             machine_restarted: false,
             clock: volume.clock_file(),

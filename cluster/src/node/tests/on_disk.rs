@@ -59,6 +59,10 @@ impl Host for Nobody {
     fn handle_peer(&self, _: crate::raft::PeerStart, _: bytes::Bytes, _: BrokerReply) {}
 
     fn removed(&self) {}
+    fn clients(&self) -> u64 {
+        0
+    }
+    fn left(&self) {}
 
     fn fatal(&self, what: String) {
         panic!("the node stops: {what}");
@@ -106,6 +110,7 @@ impl Running {
             address: crate::raft::NodeAddress::default(),
             known: Vec::new(),
             replication_factor: 3,
+            replace_after: Duration::from_secs(300),
             bootstrap_expect: 1,
             machine_restarted: volume.machine_restarted(),
             clock: volume.clock_file(),

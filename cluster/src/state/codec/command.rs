@@ -24,6 +24,7 @@ pub(super) mod tag {
     pub(in crate::state::codec) const FORGET_LIVE_WILLS: u8 = 16;
     pub(in crate::state::codec) const PUBLISH_FIRST: u8 = 17;
     pub(in crate::state::codec) const PUBLISH_MORE: u8 = 18;
+    pub(in crate::state::codec) const DRAIN_CONNECTION: u8 = 32;
 }
 
 impl Command {
@@ -144,6 +145,15 @@ impl Command {
                 put_connection(out, *session, *epoch);
                 put_bool(out, *publish_will);
                 put_option(out, *expiry_secs);
+            }
+            Self::DrainConnection {
+                session,
+                epoch,
+                will_delay_secs,
+            } => {
+                out.push(tag::DRAIN_CONNECTION);
+                put_connection(out, *session, *epoch);
+                put_varint(out, u64::from(*will_delay_secs));
             }
             Self::EndSession {
                 session,
@@ -272,7 +282,7 @@ impl Command {
                 limits: read_limits(reader)?,
             });
         }
-        if !(tag::CLOSE_CONNECTION..=tag::RELEASE).contains(&tag) {
+        if !(tag::CLOSE_CONNECTION..=tag::RELEASE).contains(&tag) && tag != tag::DRAIN_CONNECTION {
             return Err(CodecError::Tag { what: "command", tag });
         }
         let session = read_session(reader)?;
@@ -289,6 +299,11 @@ impl Command {
                 epoch,
                 publish_will: reader.bool("publish will")?,
                 expiry_secs: reader.option("session expiry")?,
+            }),
+            tag::DRAIN_CONNECTION => Ok(Self::DrainConnection {
+                session,
+                epoch,
+                will_delay_secs: reader.varint_u32("will delay")?,
             }),
             tag::SUBSCRIBE => {
                 let count = reader.count(SUBSCRIPTION_BYTES_MIN, "subscriptions")?;

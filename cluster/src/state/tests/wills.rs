@@ -258,3 +258,82 @@ fn r31_wills_of_live_groups_are_remembered_until_they_are_forgotten() {
         published(0, 0)
     );
 }
+
+fn drain(client: &Opened) -> Command {
+    Command::DrainConnection {
+        session: client.session,
+        epoch: client.epoch,
+        will_delay_secs: 30,
+    }
+}
+
+#[test]
+fn r31_the_will_of_a_drained_connection_waits_for_the_client() {
+    for (expiry_secs, delay_secs, due_at) in [
+        (0, 0, 31_000),
+        (0, 60, 31_000),
+        (60, 0, 31_000),
+        (60, 40, 41_000),
+        (9, 0, 10_000),
+    ] {
+        let mut group = Harness::new();
+        let client = with_will(&mut group, expiry_secs, delay_secs);
+        group.one(drain(&client));
+        group.one(drain(&client));
+        assert_eq!(group.due(), []);
+        group.tick(due_at - 1);
+        assert_eq!(group.due(), [], "{expiry_secs} {delay_secs}");
+        group.tick(due_at);
+        assert_eq!(group.due().len(), 1, "{expiry_secs} {delay_secs}");
+        group.tick(1_000_000);
+        assert_eq!(group.due().len(), 1);
+        assert!(!group.state.session_exists(client.session));
+    }
+}
+
+#[test]
+fn r31_a_client_that_comes_back_to_another_node_has_not_died() {
+    for (expiry_secs, clean_start) in [(0, false), (0, true), (60, false)] {
+        let mut group = Harness::new();
+        let client = with_will(&mut group, expiry_secs, 0);
+        group.one(drain(&client));
+        let again = group.open_with("c", clean_start, expiry_secs, Some(will("new", 0)));
+        assert_eq!(
+            again.present,
+            expiry_secs > 0,
+            "a session of expiry 0 is not gone on with"
+        );
+        group.tick(1_000_000);
+        assert_eq!(group.due(), [], "expiry {expiry_secs}, clean start {clean_start}");
+        assert_eq!(group.state.stored_will(again.session), Some(&will("new", 0)));
+        // An old connection that is told late says nothing of the new one.
+        group.one(drain(&client));
+        assert_eq!(group.due(), []);
+    }
+    // Where it comes back with a session of the other kind, that is told here like this.
+    let mut group = Harness::new();
+    let client = with_will(&mut group, 0, 0);
+    group.one(drain(&client));
+    group.one(Command::EndSession {
+        session: client.session,
+        publish_will: true,
+    });
+    assert_eq!(group.due(), []);
+}
+
+#[test]
+fn r31_a_drained_connection_without_will_ends_as_any_other() {
+    let mut group = Harness::new();
+    let client = group.open_with("c", false, 0, None);
+    group.one(drain(&client));
+    assert!(!group.state.session_exists(client.session));
+    let mut group = Harness::new();
+    let client = with_will(&mut group, 0, 0);
+    let at_once = Command::DrainConnection {
+        session: client.session,
+        epoch: client.epoch,
+        will_delay_secs: 0,
+    };
+    group.one(at_once);
+    assert_eq!(group.due().len(), 1);
+}

@@ -103,6 +103,14 @@ fn golden_commands() -> Vec<(&'static str, Command)> {
             },
         ),
         (
+            "20 0807060504030201 ac02 1e",
+            Command::DrainConnection {
+                session,
+                epoch,
+                will_delay_secs: 30,
+            },
+        ),
+        (
             "03 0807060504030201 00",
             Command::EndSession {
                 session,
@@ -300,7 +308,7 @@ fn hex(text: &str) -> Vec<u8> {
 fn version_1_is_frozen() {
     let tags: std::collections::BTreeSet<u8> =
         golden_commands().iter().map(|(bytes, _)| hex(bytes)[0]).collect();
-    assert_eq!(tags, (1..=18).collect(), "every command is frozen");
+    assert_eq!(tags, (1..=18).chain([32]).collect(), "every command is frozen");
     for (bytes, command) in golden_commands() {
         let golden = [&HEADER[..], &[1], &hex(bytes)].concat();
         let batch = plain(vec![command]);

@@ -178,6 +178,13 @@ fn session_command() -> impl Strategy<Value = Command> {
                 expiry_secs
             }
         ),
+        (session(), epoch(), any::<u32>()).prop_map(|(session, epoch, will_delay_secs)| {
+            Command::DrainConnection {
+                session,
+                epoch,
+                will_delay_secs,
+            }
+        }),
         (session(), any::<bool>()).prop_map(|(session, publish_will)| Command::EndSession {
             session,
             publish_will

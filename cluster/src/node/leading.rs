@@ -1,0 +1,212 @@
+//! The duties of the leader of `meta`: it grants leases, keeps the view, and says where the groups are.
+
+use std::collections::BTreeMap;
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use quorate_storage::log::GroupId;
+
+use super::lease::{Leases, ViewChange};
+use super::places::{self, Candidate, Policy};
+use super::start::FOUNDER;
+use super::{Host, Node, Placement};
+use crate::meta::{GroupPlacement, MetaCommand, MetaState};
+use crate::raft::RaftGroup;
+use crate::state::{NodeId, NodeIncarnation};
+
+/// Time between looks at what `meta` needs.
+const LEAD_INTERVAL: Duration = Duration::from_millis(100);
+/// A look that comes so late shows that this node did not run.
+const STALL_MIN: Duration = Duration::from_millis(400);
+
+impl<H: Host> Node<H> {
+    /// What the leader of `meta` answers to who asks for a lease: whether it gets one, and whether it is in the view.
+    /// `None` where this node does not lead, or cannot show it.
+    pub(super) async fn grant(
+        &self,
+        node: NodeId,
+        incarnation: NodeIncarnation,
+        goes_by: u64,
+        asked: Instant,
+    ) -> Option<(bool, bool)> {
+        let meta = self.meta().filter(|meta| meta.is_leader())?;
+        meta.ensure_linearizable().await.ok()?;
+        let view = self.directory().read().view().clone();
+        let mut leases = self.membership.leases.lock();
+        // Whoever leads begins to keep leases before the first is asked for.
+        let (_, leases) = leases.as_mut()?;
+        let granted = leases.renew(node, incarnation, goes_by, asked, &view);
+        Some((granted, view.holds(node, incarnation)))
+    }
+
+    /// The duties of the leader of `meta`.
+    pub(super) async fn run_meta_leader(node: Weak<Self>) {
+        let mut ticks = tokio::time::interval(LEAD_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let Some(node) = node.upgrade() else { return };
+            node.lead_meta().await;
+        }
+    }
+
+    async fn lead_meta(&self) {
+        let Some(meta) = self.meta().filter(|meta| meta.is_leader()) else {
+            *self.membership.leases.lock() = None;
+            self.membership.absences.forget();
+            return;
+        };
+        let now = Instant::now();
+        let last = std::mem::replace(&mut *self.membership.last_look.lock(), now);
+        let term = meta.status().term;
+        let is_new = |leases: &Option<(u64, Leases)>| leases.as_ref().is_none_or(|(of, _)| *of != term);
+        if is_new(&self.membership.leases.lock()) {
+            // What an earlier leader committed has to be known before the view is judged.
+            if meta.ensure_linearizable().await.is_err() {
+                return;
+            }
+            *self.membership.leases.lock() = Some((term, Leases::new(Instant::now())));
+            tracing::info!("this node leads the cluster's membership");
+            return;
+        }
+        let view = self.directory().read().view().clone();
+        let changes = {
+            let mut leases = self.membership.leases.lock();
+            let Some((_, leases)) = leases.as_mut() else {
+                return;
+            };
+            if now.duration_since(last) > STALL_MIN {
+                leases.stalled_until(now);
+            }
+            leases.changes(&view, now)
+        };
+        // Who grants leases has one.
+        let is_own =
+            |change: &ViewChange| matches!(change, ViewChange::Leave(node, _) if *node == self.this_node());
+        for change in changes.into_iter().filter(|change| !is_own(change)) {
+            let command = match change {
+                ViewChange::Activate(node, incarnation) => MetaCommand::activate(node, incarnation),
+                ViewChange::Leave(node, incarnation) => {
+                    tracing::warn!(
+                        node = node.0,
+                        incarnation = incarnation.0,
+                        "a node fell silent; it serves no more"
+                    );
+                    MetaCommand::leave(node, incarnation)
+                }
+            };
+            // What fails is found again in the next look.
+            let _ = meta.propose(&command.encode()).await;
+        }
+        self.place_groups(meta).await;
+    }
+
+    /// Proposes where the groups are to be.
+    async fn place_groups(&self, meta: &RaftGroup) {
+        let places: Vec<MetaCommand> = {
+            let state = self.directory().read();
+            self.membership.absences.note(&state);
+            // The first member of a group has to be there before others join it: it creates the group.
+            let may_grow = |group: GroupId, version: u64| {
+                version > 1
+                    || self
+                        .find_group(group)
+                        .is_some_and(|group| group.known_leader().is_some())
+            };
+            let candidates = candidates(&state, |node| self.membership.absences.absent(node));
+            let wanted = wanted_places(&state, &candidates, &self.policy(&state), may_grow);
+            wanted
+                .into_iter()
+                .map(|(group, replicas, after)| MetaCommand::place(group, &replicas, after))
+                .collect()
+        };
+        for place in places {
+            let _ = meta.propose(&place.encode()).await;
+        }
+    }
+
+    /// How many replicas groups are to have.
+    pub(super) fn policy(&self, state: &MetaState) -> Policy {
+        Policy {
+            factor: usize::try_from(state.replication_factor()).unwrap_or(usize::MAX),
+            replace_after: self.replace_after(),
+        }
+    }
+}
+
+/// Since when nodes do not serve, as far as this node has seen it: a new leader of `meta` counts anew.
+#[derive(Debug, Default)]
+pub(super) struct Absences(Mutex<BTreeMap<NodeId, Instant>>);
+
+impl Absences {
+    fn note(&self, state: &MetaState) {
+        let mut since = self.0.lock();
+        since.retain(|node, _| !state.view().serving.contains_key(node));
+        for (node, _) in state
+            .members()
+            .filter(|(node, _)| !state.view().serving.contains_key(node))
+        {
+            since.entry(node).or_insert_with(Instant::now);
+        }
+    }
+
+    fn forget(&self) {
+        self.0.lock().clear();
+    }
+
+    /// For how long a node has not served; nothing where it does.
+    pub(super) fn absent(&self, node: NodeId) -> Option<Duration> {
+        self.0.lock().get(&node).map(Instant::elapsed)
+    }
+}
+
+/// The members that have started once, as the leader of `meta` sees them.
+pub(super) fn candidates(state: &MetaState, absent: impl Fn(NodeId) -> Option<Duration>) -> Vec<Candidate> {
+    let started = state
+        .members()
+        .filter(|(_, record)| record.incarnation > NodeIncarnation(0));
+    let candidates = started.map(|(node, record)| Candidate {
+        node,
+        absent: absent(node),
+        draining: record.draining,
+        leaving: record.leaving,
+    });
+    candidates.collect()
+}
+
+/// The groups whose placement is to change: with the new replicas and the version that they follow.
+///
+/// A group begins with the node that founded the cluster, alone, which creates it then and only then.
+fn wanted_places(
+    state: &MetaState,
+    candidates: &[Candidate],
+    policy: &Policy,
+    may_grow: impl Fn(GroupId, u64) -> bool,
+) -> Vec<(GroupId, Vec<NodeId>, u64)> {
+    if candidates.is_empty() {
+        return Vec::new();
+    }
+    let groups: Vec<GroupId> = Placement::groups().collect();
+    let present: BTreeMap<GroupId, &GroupPlacement> = groups
+        .iter()
+        .filter_map(|group| Some((*group, state.placement(*group)?)))
+        .collect();
+    let table = present
+        .iter()
+        .map(|(group, placed)| (*group, placed.replicas.clone()))
+        .collect();
+    let mut wanted = places::wanted(&groups, candidates, &table, policy);
+    let mut changes = Vec::new();
+    for group in groups {
+        let Some(placed) = present.get(&group) else {
+            changes.push((group, vec![FOUNDER], 0));
+            continue;
+        };
+        let replicas = wanted.remove(&group).unwrap_or_default();
+        if replicas != placed.replicas && may_grow(group, placed.version) {
+            changes.push((group, replicas, placed.version));
+        }
+    }
+    changes
+}

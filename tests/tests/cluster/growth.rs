@@ -1,0 +1,142 @@
+//! Nodes that come and go under load, judged by `quorate verify`.
+//!
+//! With `QUORATE_LONG_CLUSTER` set the cluster grows to five nodes and shrinks to three.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use quorate_tests::broker::Config;
+use quorate_tests::cluster::{Cluster, cluster_port};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_quorate-under-test");
+
+/// A run of `quorate verify` beside what the test does.
+struct Verify {
+    child: Child,
+    result: tempfile::TempDir,
+    began: Instant,
+    secs: u64,
+}
+
+impl Verify {
+    fn start(targets: &[SocketAddr], secs: u64) -> Self {
+        let result = tempfile::tempdir().expect("a temporary directory");
+        let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
+        let child = Command::new(BINARY)
+            .args(["verify", "--targets", &targets.join(",")])
+            .args([
+                "--duration",
+                &format!("{secs}s"),
+                "--rate",
+                "300",
+                "--in-flight",
+                "5",
+            ])
+            .args([
+                "--publishers",
+                "6",
+                "--subscribers",
+                "6",
+                "--silence",
+                "3s",
+                "--drain-wait",
+                "45s",
+            ])
+            .arg("--json")
+            .arg(result.path().join("result.json"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        Self {
+            child,
+            result,
+            began: Instant::now(),
+            secs,
+        }
+    }
+
+    /// What is done has to have been done under load.
+    fn assert_runs(&self, done: &str) {
+        let elapsed = self.began.elapsed();
+        assert!(
+            elapsed.as_secs() < self.secs,
+            "{done} after {elapsed:?}: the load has ended before"
+        );
+    }
+
+    fn assert_held(mut self) {
+        let status = self.child.wait().expect("it is our child");
+        let json = std::fs::read(self.result.path().join("result.json")).expect("a result");
+        let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        println!("{json:#}");
+        assert!(status.success(), "{json:#}");
+        assert!(json["acknowledged"].as_u64() > Some(500), "{json:#}");
+        assert_eq!(json["lost"], 0);
+    }
+}
+
+impl Drop for Verify {
+    fn drop(&mut self) {
+        // Where the test has failed before its end.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A configuration with a listener for clients at an address that is known before the node starts.
+fn at(config: Config, address: SocketAddr) -> Config {
+    config.listener_at("known", "mqtt", &address.to_string(), "")
+}
+
+/// One node grows under load and shrinks again by `ctl node drain --remove`: nothing is lost, and each process ends in
+/// order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_grows_and_shrinks_under_load() {
+    let long = std::env::var_os("QUORATE_LONG_CLUSTER").is_some();
+    let (most, least, secs) = if long { (5, 3, 150) } else { (3, 2, 60) };
+    let addresses: Vec<SocketAddr> = (0..most)
+        .map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, cluster_port())))
+        .collect();
+    let mut cluster = Cluster::start_with(BINARY, 1, |config| at(config, addresses[0]));
+    let verify = Verify::start(&addresses, secs);
+    for address in &addresses[1..] {
+        cluster.add_node_with(BINARY, |config| at(config, *address));
+    }
+    verify.assert_runs("all nodes have come");
+    // The first ones go: the founder, and whoever came after it.
+    for gone in 0..most - least {
+        let name = format!("node-{}", gone + 1);
+        let removed = cluster.ctl(most - 1, &["node", "drain", &name, "--remove"]);
+        assert_eq!(removed.code, 0, "{removed:?}");
+        assert!(cluster.nodes[gone].wait_for_exit().success());
+    }
+    verify.assert_runs("the first nodes have gone");
+    let nodes = cluster.ctl(most - 1, &["nodes", "--output", "json"]);
+    let nodes: serde_json::Value = serde_json::from_str(&nodes.stdout).expect("JSON");
+    assert_eq!(nodes["items"].as_array().map(Vec::len), Some(least), "{nodes}");
+    verify.assert_held();
+}
+
+/// Each node is stopped in order and started again, one after the other, under load.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_loses_nothing() {
+    let addresses: Vec<SocketAddr> = (0..3)
+        .map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, cluster_port())))
+        .collect();
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let mut cluster = Cluster::start_with(BINARY, 3, |config| {
+        at(
+            config,
+            addresses[next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)],
+        )
+    });
+    let verify = Verify::start(&addresses, 45);
+    for node in 0..3 {
+        assert!(cluster.nodes[node].stop().success());
+        cluster.restart(node);
+    }
+    verify.assert_runs("all nodes have restarted");
+    verify.assert_held();
+}
