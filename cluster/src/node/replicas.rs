@@ -159,14 +159,14 @@ impl<H: Host> Node<H> {
     /// One step towards the replica that this node is to have of a group, or none.
     async fn settle_replica(self: &Arc<Self>, group: &Arc<Group<H>>) {
         match (self.is_placed_here(group.id()), group.replica(), group.standing()) {
-            (true, None, Standing::Feed) => {
+            (true, None, Standing::Feed | Standing::Nothing) => {
                 let name = Placement::name(group.id());
                 match self.start_replica(group).await {
                     Ok(_) => tracing::info!(group = name, "this node gets a replica"),
                     Err(error) => self.host().fatal(error.to_string()),
                 }
             }
-            (true, Some(replica), Standing::Feed) => {
+            (true, Some(replica), Standing::Feed | Standing::Nothing) => {
                 if tokio::time::timeout(STEP_MAX, group.catch_up_replica(&replica)).await == Ok(true)
                     && group.take_over(&replica)
                 {
@@ -222,7 +222,7 @@ impl<H: Host> Group<H> {
     /// This node goes on with its own replica, if that knows as much as it was told.
     fn take_over(&self, replica: &RaftGroup) -> bool {
         let _nothing_is_applied = self.applying.lock();
-        if self.standing() != Standing::Feed || replica.applied_index() < self.known_index() {
+        if self.standing() == Standing::Replica || replica.applied_index() < self.known_index() {
             return false;
         }
         let withdrawn = self.following.withdraw();

@@ -204,12 +204,14 @@ impl<H: Host> Group<H> {
         }
     }
 
-    /// A replica's node: those that serve first, and not all nodes' choice the same.
+    /// A replica's node: those that serve first, and not all nodes' choice the same. Replicas are where the group is
+    /// placed, or still where it was.
     fn choose_source(&self, directory: &Directory, tries: usize) -> Option<NodeId> {
         let this = self.settings.node;
         let state = directory.read();
-        let replicas = state.placement(self.id())?.replicas.iter().copied();
-        let mut candidates: Vec<NodeId> = replicas.filter(|node| *node != this).collect();
+        let replicas = &state.placement(self.id())?.replicas;
+        let members = state.members().map(|(node, _)| node);
+        let mut candidates: Vec<NodeId> = members.filter(|node| *node != this).collect();
         let weight = |node: &NodeId| {
             let mut key = [0; 18];
             key[..2].copy_from_slice(&self.id().0.to_be_bytes());
@@ -217,7 +219,8 @@ impl<H: Host> Group<H> {
             key[10..].copy_from_slice(&node.0.to_be_bytes());
             xxh3_64(&key)
         };
-        candidates.sort_by_key(|node| (!state.view().serving.contains_key(node), weight(node)));
+        let serves = |node: &NodeId| state.view().serving.contains_key(node);
+        candidates.sort_by_key(|node| (!replicas.contains(node), !serves(node), weight(node)));
         (!candidates.is_empty()).then(|| candidates[tries % candidates.len()])
     }
 
