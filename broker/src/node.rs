@@ -1,7 +1,7 @@
 //! What all threads of the process share.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use quorate_cluster::node::{Location, Node, Placement, ServingLease};
@@ -71,8 +71,8 @@ pub(crate) struct Shared {
     started: std::time::Instant,
     ready: AtomicBool,
     draining: AtomicBool,
-    /// Connections accepted and not closed, of all listeners.
-    open: Arc<AtomicU32>,
+    /// Connections that have a session.
+    clients: AtomicU64,
     assigned: AtomicU64,
     /// SipHash with a random key.
     secret: RandomState,
@@ -108,7 +108,6 @@ impl Shared {
         authenticator: Box<dyn Authenticator>,
         authorizer: Option<Box<dyn Authorizer>>,
         control: tokio::runtime::Handle,
-        open: Arc<AtomicU32>,
     ) -> Self {
         Self {
             settings,
@@ -125,7 +124,7 @@ impl Shared {
             started: std::time::Instant::now(),
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
-            open,
+            clients: AtomicU64::new(0),
             assigned: AtomicU64::new(0),
             secret: RandomState::new(),
             wills_published: AtomicU64::new(0),
@@ -180,9 +179,19 @@ impl Shared {
         self.draining.store(draining, Ordering::Release);
     }
 
-    /// Connections accepted and not closed.
+    /// Connections that have a session. Those that have none yet, or were refused, count for nothing.
     pub(crate) fn clients(&self) -> u64 {
-        self.open.load(Ordering::Acquire).into()
+        self.clients.load(Ordering::Acquire)
+    }
+
+    /// A connection has a session.
+    pub(crate) fn client_came(&self) {
+        self.clients.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A connection has left its session.
+    pub(crate) fn client_left(&self) {
+        self.clients.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// The node's groups, as soon as they are there.

@@ -180,7 +180,7 @@ pub fn run(config: &Config) -> Result<Ended, ServeError> {
         return Ok(Ended::Stopped);
     };
     let node = NodeId(identity.membership.node);
-    let shared = Arc::new(shared_state(config, &store, node, &runtime, &reloadable, &open));
+    let shared = Arc::new(shared_state(config, &store, node, &runtime, &reloadable));
     let _ = stuck.set(shared.clone());
     shared
         .router
@@ -389,7 +389,6 @@ fn shared_state(
     node: NodeId,
     runtime: &Runtime,
     reloadable: &Reloadable,
-    open: &Arc<AtomicU32>,
 ) -> Shared {
     let limits = &config.limits;
     let settings = SharedSettings {
@@ -422,7 +421,6 @@ fn shared_state(
         authenticator,
         authorizer,
         runtime.handle().clone(),
-        open.clone(),
     )
 }
 

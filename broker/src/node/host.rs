@@ -229,7 +229,7 @@ impl Host for Shared {
     }
 
     fn clients(&self) -> u64 {
-        self.open.load(Ordering::Acquire).into()
+        Self::clients(self)
     }
 
     fn left(&self) {

@@ -241,6 +241,7 @@ impl Worker {
             (state.take_session(), state.protocol.farewell(), state.rare.take())
         };
         let Some((session, epoch)) = session else { return };
+        self.shared.client_left();
         let is_member = self
             .shared
             .router

@@ -574,6 +574,7 @@ impl Worker {
         {
             let state = &mut *conn.state.borrow_mut();
             state.open_session(session, epoch);
+            self.shared.client_came();
             if request.durable {
                 let queue = if present {
                     DurableQueue::resumed(closed_at, conn.listener.settings.window_out_max)

@@ -75,9 +75,13 @@ async fn the_last_node_goes_on_alone_and_others_join_it() {
     for node in &mut cluster.nodes {
         node.kill();
     }
-    for lost in [0, 1] {
-        std::fs::remove_dir_all(cluster.nodes[lost].directory().join("data")).expect("the volume goes");
-    }
+    let data = |node: &Broker, name: &str| node.directory().join(name);
+    std::fs::rename(
+        data(&cluster.nodes[0], "data"),
+        data(&cluster.nodes[0], "found-later"),
+    )
+    .expect("it is there");
+    std::fs::remove_dir_all(data(&cluster.nodes[1], "data")).expect("the volume goes");
     let empty = recover(&cluster.nodes[0], &["--yes"], "");
     assert!(text(&empty).contains("no node's data"), "{}", text(&empty));
     let last = &cluster.nodes[2];
@@ -124,4 +128,14 @@ async fn the_last_node_goes_on_alone_and_others_join_it() {
     publisher.publish(publish("a", "later").qos(1)).await;
     let mut subscriber = cluster.nodes[1].durable(Version::V5, "s").await;
     subscriber.expect("later").await;
+    // A node of the old cluster that turns up again is refused.
+    cluster.nodes[0].kill();
+    std::fs::rename(data(&cluster.nodes[0], "data"), data(&cluster.nodes[0], "new")).expect("it is there");
+    std::fs::rename(
+        data(&cluster.nodes[0], "found-later"),
+        data(&cluster.nodes[0], "data"),
+    )
+    .expect("it is there");
+    cluster.nodes[0].begin_restart();
+    cluster.nodes[0].wait_for_log("this is another cluster");
 }
