@@ -167,9 +167,9 @@ impl<H: Host> Node<H> {
                 }
             }
             (true, Some(replica), Standing::Feed | Standing::Nothing) => {
-                if tokio::time::timeout(STEP_MAX, group.catch_up_replica(&replica)).await == Ok(true)
-                    && group.take_over(&replica)
-                {
+                let catching_up = group.catch_up_replica(&replica);
+                let has_caught_up = tokio::time::timeout(STEP_MAX, catching_up).await == Ok(true);
+                if has_caught_up && group.take_over(&replica) {
                     tracing::info!(
                         group = Placement::name(group.id()),
                         "this node's replica has caught up"

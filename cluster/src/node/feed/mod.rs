@@ -17,6 +17,8 @@ mod attached;
 mod follower;
 mod items;
 mod source;
+#[cfg(test)]
+mod tests;
 mod told;
 
 pub(super) use attached::Attached;

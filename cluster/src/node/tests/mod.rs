@@ -28,13 +28,13 @@ const LIMITS: SessionLimits = SessionLimits {
     subscriptions_max: 10,
 };
 /// Where the node's only client and the messages it publishes are at home.
-const CLIENT: &str = "client";
+pub(super) const CLIENT: &str = "client";
 
 /// What the node told the broker, and what the broker answers.
 #[derive(Default)]
-struct Told {
+pub(super) struct Told {
     completions: Mutex<BTreeMap<u32, Completion>>,
-    references: Mutex<Vec<References>>,
+    pub(super) references: Mutex<Vec<References>>,
     pending: Mutex<Vec<(GroupId, SessionId)>>,
     shared: Mutex<Vec<SharedReference>>,
     wills: Mutex<Vec<String>>,
@@ -104,9 +104,9 @@ impl Host for Told {
 }
 
 /// A node that can be stopped and started again.
-struct TestNode {
+pub(super) struct TestNode {
     disk: Disk,
-    told: Arc<Told>,
+    pub(super) told: Arc<Told>,
     node: Arc<Node<Told>>,
     settings: NodeSettings,
     /// Only for its clock.
@@ -114,7 +114,7 @@ struct TestNode {
 }
 
 impl TestNode {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
@@ -172,7 +172,7 @@ impl TestNode {
     }
 
     /// The home group of [`CLIENT`].
-    fn home(&self) -> &Arc<Group<Told>> {
+    pub(super) fn home(&self) -> &Arc<Group<Told>> {
         self.node.group(Placement::data_of_client(CLIENT))
     }
 
@@ -193,7 +193,7 @@ async fn start_node(settings: &NodeSettings, disk: &Disk, told: &Arc<Told>) -> A
 }
 
 /// Waits for an answer.
-async fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
+pub(super) async fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
     within(async {
         loop {
             if let Some(found) = look() {
@@ -213,7 +213,7 @@ fn location(slot: u32) -> Location {
     }
 }
 
-fn message(payload: &str) -> Message {
+pub(super) fn message(payload: &str) -> Message {
     message_to("topic", payload.as_bytes())
 }
 
@@ -225,7 +225,7 @@ fn text(message: &Message) -> String {
     String::from_utf8(message.payload().to_vec()).unwrap()
 }
 
-fn target(queue: TargetQueue, qos: QoS) -> Target {
+pub(super) fn target(queue: TargetQueue, qos: QoS) -> Target {
     Target {
         queue,
         qos,
@@ -235,7 +235,7 @@ fn target(queue: TargetQueue, qos: QoS) -> Target {
     }
 }
 
-fn publish(message: Message, targets: Vec<Target>) -> Command {
+pub(super) fn publish(message: Message, targets: Vec<Target>) -> Command {
     Command::Publish(PublishCommand {
         origin: Origin::Server,
         message,
