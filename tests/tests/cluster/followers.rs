@@ -27,11 +27,9 @@ async fn wait_for_replicas(cluster: &Cluster, wanted: usize) {
             .map(|node| replicas(cluster, node))
             .collect();
         if held.iter().sum::<usize>() == wanted {
-            let (most, least) = (held.iter().max(), held.iter().min());
-            assert!(
-                most.unwrap() - least.unwrap() <= 2,
-                "the groups are spread: {held:?}"
-            );
+            let most = held.iter().max().expect("there are nodes");
+            let least = held.iter().min().expect("there are nodes");
+            assert!(most - least <= 2, "the groups are spread: {held:?}");
             return;
         }
         assert!(began.elapsed() < MOVE_MAX, "{held:?}");
