@@ -22,6 +22,9 @@ section! {
         bootstrap_expect: Option<u32> = None, "nodes", Range(1, 1_000), Restart;
         /// Copies of everything that is replicated, as far as there are nodes.
         replication_factor: u8 = 3, "nodes", Range(1, 7), Restart;
+        /// Bytes of what leaves in one log entry, unless a single message is larger. What many clients send is packed up to
+        /// this, and the list of receivers of one message is cut to it.
+        entry_bytes_max: u32 = 65_536, "bytes", Range(256, 1_048_576), Restart;
     }
 }
 

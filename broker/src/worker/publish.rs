@@ -8,10 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use quorate_cluster::node::{Location, Placement};
-use quorate_cluster::state::{
-    Epoch, MessageParts, NodeId, Origin, SessionId, Target, TargetQueue, encode_publish,
-};
+use quorate_cluster::node::{Location, Placement, Publish};
+use quorate_cluster::state::{Epoch, MessageParts, NodeId, Origin, SessionId, Target, TargetQueue};
 use quorate_proto::codec::{QoS, ReasonCode};
 use quorate_proto::message::Message;
 use quorate_proto::session::{Close, Delivery, Instant, PublishOutcome, PublishRequest, PublishToken};
@@ -49,6 +47,17 @@ impl<'a> Published<'a> {
             retain: message.retain,
             expiry_secs: message.expiry_secs,
             publisher,
+        }
+    }
+
+    fn parts(&self) -> MessageParts<'a> {
+        MessageParts {
+            topic: self.topic,
+            forwardable: self.forwardable,
+            payload: self.payload,
+            qos: self.qos,
+            retain: self.retain,
+            expiry_secs: self.expiry_secs,
         }
     }
 
@@ -290,34 +299,20 @@ impl Worker {
         matched: &Matched,
         ticket: Option<Ticket>,
     ) {
-        let encode = |buffer: &mut Vec<u8>| {
-            let parts = MessageParts {
-                topic: published.topic,
-                forwardable: published.forwardable,
-                payload: published.payload,
-                qos: published.qos,
-                retain: published.retain,
-                expiry_secs: published.expiry_secs,
-            };
-            encode_publish(
-                buffer,
-                origin,
-                &parts,
-                matched.durable.iter().map(Target::borrowed),
-                published.retain,
-                matched.live,
-            );
-        };
-        let group = self.shared.node().group(group);
         if published.retain {
             match published.payload.is_empty() {
                 true => self.counters.retained_cleared.increment(),
                 false => self.counters.retained_set.increment(),
             }
-            group.propose_retained(encode, ticket);
-        } else {
-            group.propose_encoded(encode, ticket);
         }
+        let publish = Publish {
+            origin,
+            message: published.parts(),
+            targets: &matched.durable,
+            set_retained: published.retain,
+            taken_live: matched.live,
+        };
+        self.shared.node().group(group).propose_publish(&publish, ticket);
     }
 
     /// The durable queues a message goes to; full ones refuse it (before the acknowledgement, as promised).

@@ -30,6 +30,8 @@ pub(super) struct GroupSettings {
     pub(super) node: NodeId,
     pub(super) incarnation: NodeIncarnation,
     pub(super) queue_limits: QueueLimits,
+    /// Bytes of commands in one entry, unless a single one is larger; target lists are cut to that (R7).
+    pub(super) entry_bytes_max: usize,
     pub(super) retained_messages_max: u32,
     pub(super) retained_bytes_max: u64,
 }
@@ -91,7 +93,7 @@ impl<H: Host> Group<H> {
             clock: common.clock.clone(),
             peers: common.peers.clone(),
             routes: common.routes.clone(),
-            proposals: Proposals::new(common.backlog.clone()),
+            proposals: Proposals::new(common.backlog.clone(), settings.entry_bytes_max),
             barrier: Barrier::default(),
             pulls: Mutex::default(),
             sent: Mutex::default(),
@@ -172,18 +174,6 @@ impl<H: Host> Group<H> {
         self.push(|buffer| command.encode(buffer), waiter, Due::Routed);
     }
 
-    /// Proposes the publish that `encode` appends to the buffer; `ticket` is completed when it is committed.
-    pub fn propose_encoded(&self, encode: impl FnOnce(&mut Vec<u8>), ticket: Option<H::Ticket>) {
-        let waiter = ticket.map_or(Waiter::Nobody, Waiter::Ticket);
-        self.push(encode, waiter, Due::Committed);
-    }
-
-    /// Proposes a publish whose message is retained: the ticket is completed when the topic's group has it as well.
-    pub fn propose_retained(&self, encode: impl FnOnce(&mut Vec<u8>), ticket: Option<H::Ticket>) {
-        let waiter = ticket.map_or(Waiter::Nobody, Waiter::Ticket);
-        self.push(encode, waiter, Due::Retained);
-    }
-
     /// Proposes a command; the receiver gets its outcome.
     pub(super) fn submit(&self, command: &Command) -> oneshot::Receiver<Completion> {
         let (sender, receiver) = oneshot::channel();
@@ -197,10 +187,14 @@ impl<H: Host> Group<H> {
 
     pub(super) fn push(&self, encode: impl FnOnce(&mut Vec<u8>), waiter: Waiter<H::Ticket>, due: Due) {
         if let Err(waiter) = self.proposals.push(encode, waiter, due) {
-            tracing::warn!(group = self.id.0, "a command that no entry can hold is refused");
-            if let Some(completion) = self.tell(waiter, Completion::TooLarge) {
-                self.host.complete(vec![completion]);
-            }
+            self.refuse_as_too_large(waiter);
+        }
+    }
+
+    pub(super) fn refuse_as_too_large(&self, waiter: Waiter<H::Ticket>) {
+        tracing::warn!(group = self.id.0, "a command that no entry can hold is refused");
+        if let Some(completion) = self.tell(waiter, Completion::TooLarge) {
+            self.host.complete(vec![completion]);
         }
     }
 

@@ -54,6 +54,8 @@ pub struct NodeSettings {
     pub clock: ClockFile,
     /// Limits of one (session, group) queue.
     pub queue_limits: QueueLimits,
+    /// Bytes of commands in one entry, unless a single command is larger; the target list of a publish is cut to that.
+    pub entry_bytes_max: usize,
     /// Retained messages of one group.
     pub retained_messages_max: u32,
     /// Their bytes.
@@ -144,6 +146,7 @@ impl<H: Host> Node<H> {
             node: settings.node,
             incarnation: settings.incarnation,
             queue_limits: settings.queue_limits,
+            entry_bytes_max: settings.entry_bytes_max,
             retained_messages_max: settings.retained_messages_max,
             retained_bytes_max: settings.retained_bytes_max,
         };

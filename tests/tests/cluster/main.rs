@@ -9,6 +9,8 @@ mod routing;
 
 use quorate_tests::cluster::Cluster;
 
+const BINARY: &str = env!("CARGO_BIN_EXE_quorate-under-test");
+
 fn three() -> Cluster {
-    Cluster::start(env!("CARGO_BIN_EXE_quorate-under-test"), 3)
+    Cluster::start(BINARY, 3)
 }
