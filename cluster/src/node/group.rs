@@ -16,10 +16,11 @@ use super::confirm::RouteConfirmations;
 use super::peers::Peers;
 use super::proposer::{Due, Proposals, Waiter};
 use super::puller::{PullRequest, WaitingPull};
+use super::recall::Recalls;
 use super::retained::RetainedWaits;
 use super::shares::ShareDispatch;
 use super::{Backlog, Completion, GroupClock, Host};
-use crate::raft::{ProposeError, RaftGroup};
+use crate::raft::{CheckpointStore, ProposeError, RaftGroup};
 use crate::state::{
     Batch, Command, Event, GroupState, NodeId, NodeIncarnation, QueueLimits, Sequence, SessionId, TargetQueue,
 };
@@ -49,6 +50,7 @@ pub(super) struct Common<H: Host> {
     pub(super) peers: Peers,
     pub(super) routes: Arc<RouteConfirmations<H>>,
     pub(super) backlog: Arc<Backlog>,
+    pub(super) store: Arc<dyn CheckpointStore>,
 }
 
 /// One group.
@@ -63,6 +65,11 @@ pub struct Group<H: Host> {
     pub(super) routes: Arc<RouteConfirmations<H>>,
     pub(super) proposals: Proposals<H::Ticket>,
     pub(super) barrier: Barrier,
+    /// Where the state is stored, large messages above all.
+    pub(super) store: Arc<dyn CheckpointStore>,
+    pub(super) recalls: Recalls,
+    /// Wakes the checkpoint of a group that has much to store.
+    pub(super) filled: Notify,
     pub(super) pulls: Mutex<Vec<WaitingPull>>,
     /// Positions below which a queue's references may have been sent by an earlier connection; a queue that is not
     /// here has none below.
@@ -95,6 +102,9 @@ impl<H: Host> Group<H> {
             routes: common.routes.clone(),
             proposals: Proposals::new(common.backlog.clone(), settings.entry_bytes_max),
             barrier: Barrier::default(),
+            store: common.store.clone(),
+            recalls: Recalls::default(),
+            filled: Notify::new(),
             pulls: Mutex::default(),
             sent: Mutex::default(),
             stopped: Mutex::default(),

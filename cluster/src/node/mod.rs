@@ -25,6 +25,7 @@ mod placement;
 mod proposer;
 mod publish;
 mod puller;
+mod recall;
 mod replica;
 mod retained;
 mod seeds;

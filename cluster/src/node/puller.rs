@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::{Group, Host, Location, References};
-use crate::state::{Command, Sequence, SessionId, TargetQueue};
+use crate::state::{Sequence, SessionId, TargetQueue};
 
 /// Identifiers per slot: a reference is sent only within this many of the oldest unsettled one (R22).
 pub(super) const SLOT_SIZE: u64 = 3_855;
@@ -54,7 +54,7 @@ impl<H: Host> Group<H> {
                 continue;
             }
             let references = self.answer_pull(&pull.request);
-            self.host.handle_references(references);
+            self.hand_over_pulled(references);
         }
     }
 
@@ -68,10 +68,7 @@ impl<H: Host> Group<H> {
                 .pull(&queue, *taken, NODE_PULL_COUNT, PULL_BYTES_MAX, &mut references);
             let Some(last) = references.last() else { return };
             *taken = Sequence(last.sequence.0 + 1);
-            let sequences = references.iter().map(|reference| reference.sequence).collect();
-            self.host.handle_node_messages(references);
-            let queue = queue.clone();
-            self.propose(&Command::Settle { queue, sequences }, None);
+            self.hand_over_to_node(references);
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::checkpoints::UNSAVED_BYTES_MAX;
 use super::{Group, Host};
 use crate::raft::{ReplicatedState, StateChanges, StateError};
 use crate::state::{Batch, BatchOutcome, Event};
@@ -81,7 +82,11 @@ impl<H: Host> ReplicatedState for Replica<H> {
             Batch::decode(entry).map_err(|error| StateError::Corrupt(format!("entry {index}: {error}")))?;
         let mut state = self.group.state();
         let outcome = state.apply(index, &batch, &mut self.events);
+        let unsaved = state.unsaved_bytes();
         drop(state);
+        if unsaved >= UNSAVED_BYTES_MAX {
+            self.group.filled.notify_one();
+        }
         if self.group.settings.is_own(&batch) {
             self.group.proposals.note_applied(batch.number, index);
         }

@@ -85,7 +85,12 @@ impl<H: Host> Group<H> {
             };
             let is_idle = writes.is_empty();
             limit_bytes(&mut writes);
-            let all_taken = self.carry_retained(&node, writes).await;
+            let count = writes.len();
+            let Some(writes) = self.recall_writes(writes).await else {
+                return;
+            };
+            let all_there = writes.len() == count;
+            let all_taken = self.carry_retained(&node, writes).await && all_there;
             drop(node);
             if is_idle {
                 self.outbox_filled.notified().await;
@@ -93,6 +98,29 @@ impl<H: Host> Group<H> {
                 tokio::time::sleep(RETRY).await;
             }
         }
+    }
+
+    /// Reads the messages that are not in memory; `None` when that cannot go on.
+    async fn recall_writes(self: &Arc<Self>, mut writes: Vec<OutboxWrite>) -> Option<Vec<OutboxWrite>> {
+        for write in &mut writes {
+            let Some(stored) = write.stored else { continue };
+            let group = self.clone();
+            let read = tokio::task::spawn_blocking(move || group.read_message(&stored)).await;
+            match read.ok()? {
+                Ok(Some(message)) => write.message = message,
+                // It was taken meanwhile, by the leader that comes.
+                Ok(None) => continue,
+                Err(error) => {
+                    self.host.fatal(format!("a retained message on its way: {error}"));
+                    return None;
+                }
+            }
+            write.stored = None;
+        }
+        // Its topic's group is not to take an empty one, nor one behind it before.
+        let missing = writes.iter().position(|write| write.stored.is_some());
+        writes.truncate(missing.unwrap_or(writes.len()));
+        Some(writes)
     }
 
     /// Completes `ticket` once the write at `source` is with its topic's group.
@@ -232,7 +260,11 @@ impl<H: Host> Group<H> {
 fn limit_bytes(writes: &mut Vec<OutboxWrite>) {
     let mut bytes = 0;
     let beyond = writes.iter().position(|write| {
-        bytes += write.message.size();
+        // One that is not in memory is large.
+        bytes += match write.stored {
+            Some(_) => OUTBOX_BYTES_MAX,
+            None => write.message.size(),
+        };
         bytes > OUTBOX_BYTES_MAX
     });
     if let Some(beyond) = beyond {

@@ -120,6 +120,8 @@ pub struct Node<H: Host> {
     groups: BTreeMap<GroupId, Arc<Group<H>>>,
     backlog: Arc<Backlog>,
     clock: Arc<GroupClock>,
+    /// Held by who takes checkpoints.
+    checkpoint_turn: Arc<tokio::sync::Mutex<()>>,
     noted: std::sync::OnceLock<Arc<NotedClock>>,
     tasks: parking_lot::Mutex<Vec<JoinHandle<()>>>,
 }
@@ -141,6 +143,7 @@ impl<H: Host> Node<H> {
             peers: peers.clone(),
             routes: routes.clone(),
             backlog: backlog.clone(),
+            store: parts.checkpoints.store().clone(),
         };
         let group_settings = GroupSettings {
             node: settings.node,
@@ -161,6 +164,7 @@ impl<H: Host> Node<H> {
             routes,
             backlog,
             clock,
+            checkpoint_turn: Arc::default(),
             noted: std::sync::OnceLock::new(),
             tasks: parking_lot::Mutex::default(),
             settings,
@@ -286,6 +290,8 @@ impl<H: Host> Node<H> {
             self.spawn(group.clone().run_proposer());
             self.spawn(group.clone().run_barrier());
             self.spawn(group.clone().run_attendant());
+            self.spawn(group.clone().run_recalls());
+            self.spawn(group.clone().run_filled(self.checkpoint_turn.clone()));
             self.spawn(group.clone().run_leadership());
             self.spawn(group.clone().run_timers());
             self.spawn(group.clone().run_wills(Arc::downgrade(self)));
@@ -494,13 +500,40 @@ impl<H: Host> Node<H> {
 
     /// Writes the state of all groups to the state store, so that the log behind it can go.
     pub async fn checkpoint(&self) {
-        let replicas = self.groups.values().filter_map(|group| group.replica());
-        join_all(replicas.chain(self.meta()).map(|replica| async move {
-            if let Err(error) = replica.checkpoint().await {
-                tracing::error!(group = replica.group().0, %error, "checkpoint failed");
+        let turn = self.checkpoint_turn.lock().await;
+        // What a checkpoint takes is in memory twice until it is written: where it is much, one group after the other.
+        for group in self.groups.values() {
+            if group.has_much_to_store() {
+                group.checkpoint().await;
             }
-        }))
-        .await;
+        }
+        let groups = self.groups.values().map(|group| group.checkpoint());
+        let meta = async {
+            if let Some(meta) = self.meta()
+                && let Err(error) = meta.checkpoint().await
+            {
+                tracing::error!(group = META.0, %error, "checkpoint failed");
+            }
+        };
+        tokio::join!(join_all(groups), meta);
+        drop(turn);
+        self.relieve_log().await;
+    }
+
+    /// Lets the oldest entries of a log that has grown too large go, as far as checkpoints have them: a replica that lags
+    /// behind them gets a snapshot.
+    async fn relieve_log(&self) {
+        for (group, index) in self.parts.log.crowding() {
+            let replica = match group {
+                META => self.meta(),
+                group => self.find_group(group).and_then(|group| group.replica()),
+            };
+            if let Some(replica) = replica
+                && let Err(error) = replica.purge(index).await
+            {
+                tracing::error!(group = group.0, %error, "the log is not cut");
+            }
+        }
     }
 
     /// Leaves the view, hands leadership over where there is somebody, checkpoints, stops the groups.

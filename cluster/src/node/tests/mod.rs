@@ -6,6 +6,7 @@ mod on_disk;
 mod parts;
 mod proposals;
 mod pulls;
+mod recall;
 mod retained;
 mod shares;
 
