@@ -12,6 +12,7 @@ use quorate_storage::log::GroupId;
 use tokio::sync::{Notify, oneshot};
 
 use super::barrier::Barrier;
+use super::checkpoints::StoredPart;
 use super::confirm::RouteConfirmations;
 use super::peers::Peers;
 use super::proposer::{Due, Proposals, Waiter};
@@ -67,6 +68,7 @@ pub struct Group<H: Host> {
     pub(super) barrier: Barrier,
     /// Where the state is stored, large messages above all.
     pub(super) store: Arc<dyn CheckpointStore>,
+    pub(super) stored_part: Mutex<StoredPart>,
     pub(super) recalls: Recalls,
     /// Wakes the checkpoint of a group that has much to store.
     pub(super) filled: Notify,
@@ -103,6 +105,7 @@ impl<H: Host> Group<H> {
             proposals: Proposals::new(common.backlog.clone(), settings.entry_bytes_max),
             barrier: Barrier::default(),
             store: common.store.clone(),
+            stored_part: Mutex::default(),
             recalls: Recalls::default(),
             filled: Notify::new(),
             pulls: Mutex::default(),

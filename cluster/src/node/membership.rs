@@ -360,6 +360,13 @@ impl<H: Host> Node<H> {
             };
             let placed = self.directory().read().placement(group.id()).cloned();
             if let Some(placed) = placed {
+                if placed.replicas.len() > 1 && group.is_stored_in_part() {
+                    // The first that comes may get a snapshot.
+                    group.store_whole().await;
+                    if group.is_stored_in_part() {
+                        continue;
+                    }
+                }
                 self.reconcile(replica, &placed.replicas, &[]).await;
             }
         }

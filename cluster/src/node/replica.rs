@@ -98,7 +98,7 @@ impl<H: Host> ReplicatedState for Replica<H> {
     }
 
     fn changes(&mut self) -> StateChanges {
-        self.group.state().take_changes()
+        self.group.changes_to_store()
     }
 
     fn load(

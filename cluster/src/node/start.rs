@@ -324,6 +324,9 @@ impl<H: Host> Node<H> {
                 self.forget(id).await.map_err(|error| stopped(id, &error))?;
             }
         }
+        if Placement::kind(id) == GroupKind::Live && alone_placed {
+            group.store_nothing().map_err(|error| stopped(id, &error))?;
+        }
         let raft = RaftGroup::start(&settings, &self.parts, Replica::new(group.clone()))
             .await
             .map_err(|error| StartError::Group { group: id.0, error })?;

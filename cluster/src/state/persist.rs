@@ -74,6 +74,11 @@ impl GroupState {
         changes.finish()
     }
 
+    /// The key of a record that every stored state has.
+    pub fn key_of_any_state() -> Vec<u8> {
+        Key::new(Kind::Meta).finish()
+    }
+
     /// The state store has the records of every change up to the entry at `index`: what is large leaves memory.
     pub fn stored_up_to(&mut self, index: u64) {
         self.messages.leave(index);

@@ -2,6 +2,7 @@
 //! told.
 
 mod duties;
+mod live;
 mod on_disk;
 mod parts;
 mod proposals;
