@@ -9,7 +9,7 @@ use super::{Group, Host, Location, References};
 use crate::state::{Sequence, SessionId, TargetQueue};
 
 /// Identifiers per slot: a reference is sent only within this many of the oldest unsettled one (R22).
-pub(super) const SLOT_SIZE: u64 = 3_855;
+pub const SLOT_SIZE: u64 = 3_640;
 /// References taken from the node's own queue at once.
 const NODE_PULL_COUNT: usize = 256;
 /// Bytes in one answer, unless a single message is larger.

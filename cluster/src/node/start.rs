@@ -317,7 +317,7 @@ impl<H: Host> Node<H> {
             log_entries_to_keep: self.settings.log_entries_to_keep,
             ..raft::GroupSettings::new(id)
         };
-        if Placement::kind(id) == GroupKind::Live {
+        if !Placement::is_synced(id) {
             settings.sync = SyncPolicy::Written;
             if self.settings.machine_restarted {
                 settings.distrust_log = !alone_placed;
@@ -330,8 +330,7 @@ impl<H: Host> Node<H> {
         let raft = RaftGroup::start(&settings, &self.parts, Replica::new(group.clone()))
             .await
             .map_err(|error| StartError::Group { group: id.0, error })?;
-        let is_live = Placement::kind(id) == GroupKind::Live;
-        if alone_placed && (first_placed || is_live) {
+        if alone_placed && (first_placed || !Placement::is_synced(id)) {
             raft.initialize_single(self.settings.address.clone())
                 .await
                 .map_err(|error| stopped(id, &error))?;
@@ -491,9 +490,9 @@ impl<H: Host> Node<H> {
         self.group(session.home())
     }
 
-    /// The data group of a packet identifier slot, 0 to 15.
+    /// The group of a packet identifier slot.
     pub fn group_of_slot(&self, slot: u8) -> &Arc<Group<H>> {
-        self.group(Placement::data_of_slot(slot))
+        self.group(Placement::group_of_slot(slot))
     }
 
     /// All groups.
@@ -594,7 +593,7 @@ async fn run_checkpoints<H: Host>(node: std::sync::Weak<Node<H>>, interval: Dura
     loop {
         ticks.tick().await;
         let Some(node) = node.upgrade() else { return };
-        for group in Placement::data_groups() {
+        for group in Placement::queue_groups() {
             let group = node.group(group);
             if group.leads() {
                 group.drop_expired();

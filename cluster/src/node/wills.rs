@@ -83,7 +83,7 @@ impl<H: Host> Group<H> {
             message,
         } = due;
         let (home, origin) = match Placement::kind(self.id()) {
-            GroupKind::Data | GroupKind::Meta => {
+            GroupKind::Data | GroupKind::Memory | GroupKind::Meta => {
                 let (session, epoch) = (*session, *epoch);
                 (self.id(), Origin::Will { session, epoch })
             }

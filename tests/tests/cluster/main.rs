@@ -2,6 +2,7 @@
 //! groups are on different nodes, and when nodes end.
 
 mod dev_cluster;
+mod durability;
 mod failures;
 mod membership;
 mod moves;
