@@ -178,6 +178,7 @@ pub(crate) async fn start_node(
             messages_max: config.session.queue_messages_max,
             bytes_max: config.session.queue_bytes_max,
         },
+        entry_bytes_max: config.cluster.entry_bytes_max as usize,
         retained_messages_max: u32::try_from(limits.retained_messages_max).unwrap_or(u32::MAX),
         retained_bytes_max: limits.retained_bytes_max,
         checkpoint_interval: CHECKPOINT_INTERVAL,

@@ -12,7 +12,7 @@ use quorate_proto::session::ConnectionSettings;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::config::ListenerKind;
+use crate::config::{DurabilityClass, ListenerKind};
 use crate::node::Shared;
 use crate::transport::proxy_protocol;
 use crate::transport::websocket::{self, WebSocketSettings, WebSocketTransport};
@@ -31,6 +31,8 @@ pub(crate) struct ListenerContext {
     pub(crate) settings: Arc<ConnectionSettings>,
     pub(crate) web_socket: WebSocketSettings,
     pub(crate) proxy_protocol: bool,
+    /// Of what is published here, where no rule says otherwise.
+    pub(crate) durability: DurabilityClass,
     pub(crate) anonymous_allowed: bool,
     pub(crate) connect_timeout_ms: u64,
     /// Connections of all listeners, and how many there may be.

@@ -12,6 +12,7 @@ use quorate_proto::session::Instant;
 use quorate_storage::log::GroupId;
 
 use crate::auth::{Authenticator, Authorizer};
+use crate::config::DurabilityClass;
 use crate::gate::Gate;
 use crate::peers::{ForwardedMessage, PeerBatch, Peers, Recipients, put_item};
 use crate::router::{Plan, QueueGauge, Router, SessionRoute};
@@ -37,6 +38,8 @@ pub(crate) struct SharedSettings {
     pub(crate) queue_bytes_max: u64,
     /// How long a will waits for the client of a drained node to come back.
     pub(crate) drain_will_delay_secs: u32,
+    /// Topic filters and the durability of what is published to their topics; the first that matches holds.
+    pub(crate) durability: Vec<(String, DurabilityClass)>,
     /// How long a publisher waits for its acknowledgement.
     pub(crate) publish_wait_max: std::time::Duration,
     /// What a client is told of a subscription it may not make.
@@ -285,7 +288,7 @@ impl Shared {
         let Some(node) = self.node.get() else { return };
         let shares = self.router.read(|table| table.shares_of(session));
         for share in shares {
-            for group in Placement::data_groups() {
+            for group in Placement::queue_groups() {
                 node.group(group).share_ready(&share);
             }
         }
@@ -294,7 +297,7 @@ impl Shared {
     /// A session's connection is gone: what it held of shared subscriptions goes to others.
     pub(crate) fn share_member_lost(&self, session: SessionId) {
         let Some(node) = self.node.get() else { return };
-        for group in Placement::data_groups() {
+        for group in Placement::queue_groups() {
             node.group(group).share_member_lost(session);
         }
     }

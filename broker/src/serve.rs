@@ -21,7 +21,7 @@ use crate::admin::{self, AdminState, Readiness};
 use crate::auth::{AclRules, Authenticator, Authorizer, ConfiguredAuthenticator};
 use crate::cli;
 use crate::clustering::{self, ClusterSocket};
-use crate::config::{Config, DurabilityClass, ListenerConfig};
+use crate::config::{Config, ListenerConfig};
 use crate::drain;
 use crate::listener::{self, ListenerContext};
 use crate::metrics::Metrics;
@@ -301,14 +301,6 @@ fn refuse_unsupported(config: &Config) -> Result<(), ServeError> {
             listener.kind.as_str()
         ));
     }
-    let weaker = config
-        .durability
-        .iter()
-        .map(|rule| rule.class)
-        .chain(config.listener.iter().map(|each| each.durability));
-    if weaker.into_iter().any(|class| class != DurabilityClass::Quorum) {
-        return unsupported("durability: this version has the class \"quorum\" alone".to_owned());
-    }
     Ok(())
 }
 
@@ -329,6 +321,7 @@ fn bind_listener(
     let socket = bind(&format!("listener {:?}", listener.name), listener.bind)?;
     let settings = Arc::new(connection_settings(config, listener));
     let context = ListenerContext {
+        durability: listener.durability,
         name: listener.name.clone(),
         kind: listener.kind,
         web_socket: WebSocketSettings {
@@ -403,6 +396,11 @@ fn shared_state(
         queue_messages_max: config.session.queue_messages_max,
         queue_bytes_max: config.session.queue_bytes_max,
         drain_will_delay_secs: config.session.drain_will_delay_secs,
+        durability: config
+            .durability
+            .iter()
+            .map(|rule| (rule.filter.clone(), rule.class))
+            .collect(),
         publish_wait_max: Duration::from_secs(limits.publish_wait_secs_max.into()),
         refused_subscription: match config.acl.tell_not_authorized {
             true => ReasonCode::NOT_AUTHORIZED,

@@ -91,4 +91,10 @@ pub trait Log: Send + Sync + 'static {
 
     /// Index up to which the group's entries are synced to this node's disk (0 for none).
     fn synced_index(&self, group: GroupId) -> u64;
+
+    /// Where the log takes more room than it should: groups with entries in its oldest part, and the last such entry of
+    /// each.
+    fn crowding(&self) -> Vec<(GroupId, u64)> {
+        Vec::new()
+    }
 }

@@ -82,6 +82,8 @@ pub struct WalOptions {
     pub pending_bytes_max: usize,
     /// With more segments than this, few live entries of the oldest one are copied forward so that it can go.
     pub segments_kept: usize,
+    /// With more segments than this, [`Log::crowding`] names the groups that keep the older ones.
+    pub segments_max: usize,
     /// Longest time that data of [`SyncPolicy::Written`] groups stays unsynced.
     pub sync_written_after: Duration,
     /// Who flushes.
@@ -100,6 +102,7 @@ impl Default for WalOptions {
             tail_bytes_max: 8 << 20,
             pending_bytes_max: 64 << 20,
             segments_kept: 4,
+            segments_max: 16,
             sync_written_after: Duration::from_secs(1),
             flusher: FlusherMode::Thread,
             sync_observer: None,
@@ -501,5 +504,12 @@ impl Log for Wal {
             .groups
             .get(&group)
             .map_or(0, |group| group.synced())
+    }
+
+    fn crowding(&self) -> Vec<(GroupId, u64)> {
+        self.shared
+            .state
+            .lock()
+            .crowding(self.shared.options.segments_max)
     }
 }

@@ -25,6 +25,9 @@ section! {
         /// How long a node may be gone before its places in the groups go to other nodes, where there are nodes that
         /// could take them. Counts at the node that leads the cluster's membership, so give all nodes the same.
         replace_after_secs: u32 = 300, "seconds", Range(10, 604_800), Restart;
+        /// Bytes of what leaves in one log entry, unless a single message is larger. What many clients send is packed up to
+        /// this, and the list of receivers of one message is cut to it.
+        entry_bytes_max: u32 = 65_536, "bytes", Range(256, 1_048_576), Restart;
     }
 }
 

@@ -16,7 +16,9 @@ choice! {
 
 section! {
     /// What an acknowledgement of a publish waits for, by topic. The first rule whose filter matches holds, else the
-    /// listener's `durability`.
+    /// listener's `durability`. Weaker classes than `quorum` concern messages of QoS 1 that wait for durable sessions:
+    /// they survive the loss of a minority of the nodes, and not a power cut of all. Sessions, subscriptions, retained
+    /// messages and QoS 2 are always `quorum`, and so is `quorum-memory` what is configured as `local`.
     pub struct DurabilityRuleConfig {
         /// Topic filter.
         filter: String = String::new(), "", Length(1, 65_535), Restart, required;

@@ -1,7 +1,7 @@
 //! What the router knows of one session.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use quorate_cluster::node::{Location, Placement};
 use quorate_cluster::state::{Epoch, NodeId, SessionId};
@@ -55,8 +55,8 @@ impl SessionRoute {
 pub struct QueueGauge {
     messages: AtomicU32,
     bytes: AtomicU64,
-    /// One bit per data group whose queue has references that the connection was told of and has not pulled yet.
-    told: AtomicU16,
+    /// One bit per group whose queue has references that the connection was told of and has not pulled yet.
+    told: AtomicU32,
 }
 
 impl QueueGauge {

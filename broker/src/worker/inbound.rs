@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
+use quorate_cluster::node::SLOT_SIZE;
 use quorate_cluster::state::{Command, Sequence, TargetQueue};
 use quorate_proto::codec::{Frame, PacketId, PacketType, ReasonCode};
 use quorate_proto::session::{Action, Close, DeliveryToken};
 
 use super::connection::Conn;
-use super::queue::{SLOT_SIZE, token_parts};
+use super::queue::{SLOTS, token_parts};
 use super::ticket::WaitsFor;
 use super::{Ticket, Worker};
 use crate::metrics::{CloseReason, DropReason};
@@ -279,6 +280,8 @@ impl Worker {
 /// The slot of a packet identifier, and its number in it, where it is one of a group's.
 fn slot_of(packet_id: PacketId) -> Option<(u8, u64)> {
     let number = u64::from(packet_id.get()) - 1;
-    let slot = u8::try_from(number / SLOT_SIZE).ok().filter(|slot| *slot < 16)?;
+    let slot = u8::try_from(number / SLOT_SIZE)
+        .ok()
+        .filter(|slot| usize::from(*slot) < SLOTS)?;
     Some((slot, number % SLOT_SIZE))
 }

@@ -11,10 +11,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
-use quorate_cluster::node::{Completion, Location, Placement};
-use quorate_cluster::state::{
-    MessageParts, NodeId, Origin, Outcome, RetainedView, SessionId, Target, TargetQueue, encode_publish,
-};
+use quorate_cluster::node::{Completion, Location, Placement, Publish};
+use quorate_cluster::state::{NodeId, Origin, Outcome, RetainedView, SessionId, Target, TargetQueue};
 use quorate_proto::codec::QoS;
 use quorate_proto::message::Message;
 use quorate_proto::session::Delivery;
@@ -394,21 +392,15 @@ impl Worker {
     }
 
     fn append_late(&self, late: &Late, durable: &Targets, ticket: Ticket) {
-        let message = &late.message;
-        let encode = |buffer: &mut Vec<u8>| {
-            let parts = MessageParts {
-                topic: message.topic(),
-                forwardable: message.forwardable(),
-                payload: message.payload(),
-                qos: message.qos,
-                retain: message.retain,
-                expiry_secs: message.expiry_secs,
-            };
-            let targets = durable.iter().map(Target::borrowed);
-            encode_publish(buffer, &Origin::Server, &parts, targets, false, false);
+        let publish = Publish {
+            origin: &Origin::Server,
+            message: (&late.message).into(),
+            targets: durable,
+            set_retained: false,
+            taken_live: false,
         };
         let group = self.shared.node().group(late.group);
-        group.propose_encoded(encode, Some(ticket));
+        group.propose_publish(&publish, Some(ticket));
     }
 }
 

@@ -8,13 +8,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use quorate_cluster::node::{Location, Placement};
-use quorate_cluster::state::{
-    Epoch, MessageParts, NodeId, Origin, SessionId, Target, TargetQueue, encode_publish,
-};
+use quorate_cluster::node::{Location, Placement, Publish};
+use quorate_cluster::state::{Epoch, MessageParts, NodeId, Origin, SessionId, Target, TargetQueue};
 use quorate_proto::codec::{QoS, ReasonCode};
 use quorate_proto::message::Message;
 use quorate_proto::session::{Close, Delivery, Instant, PublishOutcome, PublishRequest, PublishToken};
+use quorate_proto::topic;
 use quorate_storage::log::GroupId;
 use smallvec::SmallVec;
 
@@ -23,6 +22,7 @@ use super::connection::Conn;
 use super::ticket::{Answer, WaitsFor, WaitsForAck};
 use super::{AckWait, LiveShared, Mail, Ticket, Worker};
 use crate::auth::Action as AuthorizedAction;
+use crate::config::DurabilityClass;
 use crate::metrics::DropReason;
 use crate::peers::Recipients;
 use crate::router::{Plan, PlannedShare, PlannedTarget, Terms};
@@ -49,6 +49,17 @@ impl<'a> Published<'a> {
             retain: message.retain,
             expiry_secs: message.expiry_secs,
             publisher,
+        }
+    }
+
+    fn parts(&self) -> MessageParts<'a> {
+        MessageParts {
+            topic: self.topic,
+            forwardable: self.forwardable,
+            payload: self.payload,
+            qos: self.qos,
+            retain: self.retain,
+            expiry_secs: self.expiry_secs,
         }
     }
 
@@ -217,7 +228,16 @@ impl Worker {
                 session: session.map(|(session, _)| session),
             },
         };
-        let group = publish_group(conn, &origin);
+        let (group, origin) = match self.is_for_memory(conn, published) {
+            // Nothing is known of sessions there.
+            true => (
+                memory_group(conn),
+                Origin::Live {
+                    session: published.publisher,
+                },
+            ),
+            false => (publish_group(conn, &origin), origin),
+        };
         let late = self.look_again(group, plan, published);
         let forwarded = match token {
             Some(_) => self.wait_until_taken(&taken.nodes),
@@ -235,6 +255,19 @@ impl Worker {
         });
         self.propose_publish(group, &origin, published, &matched, ticket);
         Ok(())
+    }
+
+    /// Whether queues of a message are of a weaker class than `quorum`. Only what is to be sent at QoS 1 is: QoS 2 and
+    /// retained messages keep the promise they have, which is always allowed.
+    fn is_for_memory(&self, conn: &Conn, published: &Published<'_>) -> bool {
+        let rules = &self.shared.settings.durability;
+        if published.qos != QoS::AtLeastOnce || published.retain {
+            return false;
+        }
+        let matching = |(filter, _): &&(String, DurabilityClass)| topic::matches(filter, published.topic);
+        let rule = rules.iter().find(matching);
+        let class = rule.map_or(conn.listener.durability, |(_, class)| *class);
+        class != DurabilityClass::Quorum
     }
 
     fn publish_exactly_once(
@@ -291,34 +324,20 @@ impl Worker {
         matched: &Matched,
         ticket: Option<Ticket>,
     ) {
-        let encode = |buffer: &mut Vec<u8>| {
-            let parts = MessageParts {
-                topic: published.topic,
-                forwardable: published.forwardable,
-                payload: published.payload,
-                qos: published.qos,
-                retain: published.retain,
-                expiry_secs: published.expiry_secs,
-            };
-            encode_publish(
-                buffer,
-                origin,
-                &parts,
-                matched.durable.iter().map(Target::borrowed),
-                published.retain,
-                matched.live,
-            );
-        };
-        let group = self.shared.node().group(group);
         if published.retain {
             match published.payload.is_empty() {
                 true => self.counters.retained_cleared.increment(),
                 false => self.counters.retained_set.increment(),
             }
-            group.propose_retained(encode, ticket);
-        } else {
-            group.propose_encoded(encode, ticket);
         }
+        let publish = Publish {
+            origin,
+            message: published.parts(),
+            targets: &matched.durable,
+            set_retained: published.retain,
+            taken_live: matched.live,
+        };
+        self.shared.node().group(group).propose_publish(&publish, ticket);
     }
 
     /// The durable queues a message goes to; full ones refuse it (before the acknowledgement, as promised).
@@ -504,6 +523,12 @@ impl Worker {
             mailbox.send(Mail::Shared(Box::new(shared)));
         }
     }
+}
+
+/// The group of a client's publishes of a weaker class.
+fn memory_group(conn: &Conn) -> GroupId {
+    let state = conn.state.borrow();
+    Placement::memory_of_client(state.protocol.client_id().map_or("", |client_id| client_id))
 }
 
 /// The group a publish is committed in.

@@ -4,7 +4,9 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use quorate_cluster::node::{Location, Placement, PullRequest, References};
+use quorate_cluster::node::{
+    DATA_GROUPS, Location, MEMORY_GROUPS, Placement, PullRequest, References, SLOT_SIZE,
+};
 use quorate_cluster::state::{GroupTime, PulledReference, Sequence, SessionId};
 use quorate_proto::codec::{PacketId, QoS};
 use quorate_proto::session::{
@@ -15,10 +17,8 @@ use super::Worker;
 use super::connection::Conn;
 use super::counting::drop_reason;
 
-/// Packet identifiers of one group's slot (R24).
-pub(super) const SLOT_SIZE: u64 = 3_855;
-/// Data groups, one bit each in the masks below.
-const SLOTS: usize = 16;
+/// Groups with queues, one bit each in the masks below.
+pub(super) const SLOTS: usize = (DATA_GROUPS + MEMORY_GROUPS) as usize;
 /// Tokens with this bit are not references of the session's own queues.
 pub(super) const OTHER_TOKENS: u64 = 1 << 63;
 
@@ -53,7 +53,7 @@ pub(super) struct DurableQueue {
     /// Pulls under way: how many were asked for, by slot.
     asked: [u16; SLOTS],
     /// Slots that have references which were not pulled.
-    ready: u16,
+    ready: u32,
     /// Until when the session's last connection may have been sent what an earlier start of the node stored; `None`
     /// where nothing can have been.
     closed_at: Option<GroupTime>,
@@ -68,7 +68,7 @@ impl DurableQueue {
     /// `window_max` is what the window of any connection holds at most.
     pub(super) fn resumed(closed_at: Option<GroupTime>, window_max: u16) -> Self {
         Self {
-            ready: u16::MAX,
+            ready: (1 << SLOTS) - 1,
             closed_at,
             unsure: [window_max; SLOTS],
             ..Self::default()
@@ -110,7 +110,7 @@ impl DurableQueue {
                 true
             }
             // What is not pulled yet comes with the mark.
-            None => self.ready & (1u16.checked_shl(u32::from(slot)).unwrap_or(0)) != 0,
+            None => self.ready & (1u32.checked_shl(u32::from(slot)).unwrap_or(0)) != 0,
         }
     }
 }
@@ -162,7 +162,7 @@ impl Worker {
             queue.ready &= !(1 << slot);
             queue.asked[slot] = u16::try_from(count).unwrap_or(u16::MAX);
             room -= count.min(room);
-            requests.push((u8::try_from(slot).expect("16 slots"), queue.next[slot], count));
+            requests.push((u8::try_from(slot).expect("few slots"), queue.next[slot], count));
         }
         drop(state);
         for (slot, from, count) in requests {

@@ -8,10 +8,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use quorate_cluster::node::{Location, Node, Placement};
-use quorate_cluster::state::{
-    GroupTime, MessageParts, Origin, RetainedView, SessionId, Target, TargetQueue, encode_publish,
-};
+use quorate_cluster::node::{Location, Node, Placement, Publish};
+use quorate_cluster::state::{GroupTime, MessageParts, Origin, RetainedView, SessionId, Target, TargetQueue};
 use quorate_proto::codec::{QoS, RetainHandling, SubscriptionOptions};
 use quorate_proto::message::Message;
 use quorate_proto::session::{DeliverResult, Delivery};
@@ -494,22 +492,18 @@ impl Worker {
             replayed: true,
             subscription_ids,
         };
-        let encode = |buffer: &mut Vec<u8>| {
-            let parts = MessageParts {
-                topic: message.topic(),
-                forwardable: message.forwardable(),
-                payload: message.payload(),
-                qos: message.qos,
-                retain: message.retain,
+        let publish = Publish {
+            origin: &Origin::Server,
+            message: MessageParts {
                 expiry_secs,
-            };
-            let targets = std::iter::once(target.borrowed());
-            encode_publish(buffer, &Origin::Server, &parts, targets, false, false);
+                ..message.into()
+            },
+            targets: &[target],
+            set_retained: false,
+            taken_live: false,
         };
-        self.shared
-            .node()
-            .home(session)
-            .propose_encoded(encode, Some(ticket));
+        let home = self.shared.node().home(session);
+        home.propose_publish(&publish, Some(ticket));
     }
 
     /// The connection of a durable session is gone: what it was still to be sent at QoS 1 and 2 waits in the session's

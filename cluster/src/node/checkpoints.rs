@@ -1,15 +1,135 @@
 //! The node's state store as the groups see it.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_storage::log::{GroupId, LogPosition};
 use quorate_storage::state::{Checkpointer, GroupCheckpoint as StoredCheckpoint};
 
-use crate::raft::{CheckpointStore, EntryIterator, EntryVisitor, GroupCheckpoint};
+use super::{Group, Host};
+use crate::raft::{CheckpointStore, EntryIterator, EntryVisitor, GroupCheckpoint, StateChanges};
+use crate::state::GroupState;
 
 /// Bytes read at once when a group's state is visited.
 const PAGE_BYTES: usize = 1024 * 1024;
+
+/// Bytes of queued messages that no checkpoint has; from there on a group takes one without waiting for its time.
+pub(super) const UNSAVED_BYTES_MAX: u64 = 16 << 20;
+/// From there on it is taken by itself.
+const MUCH_BYTES: u64 = 1 << 20;
+
+/// How much of its state a group has in the store.
+///
+/// Sessions of expiry 0 do not outlive a full stop (R31, R41), and a node alone has nobody to hand its state to. So it
+/// stores nothing of its live groups but how far they got: what it keeps in memory for each idle connection is half of
+/// what it would be with sled's part. A start of it finds what the end of the log tells. Before another replica is added
+/// everything is stored: a snapshot is what the store has, and must not be a part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum StoredPart {
+    /// All of it.
+    #[default]
+    Whole,
+    /// Nothing.
+    None,
+    /// Nothing, and the next checkpoint is to have all.
+    Asked,
+    /// A checkpoint with all of it is on its way.
+    Begun,
+}
+
+impl<H: Host> Group<H> {
+    /// Whether a snapshot would lack something.
+    pub(super) fn is_stored_in_part(&self) -> bool {
+        *self.stored_part.lock() != StoredPart::Whole
+    }
+
+    /// Nothing is left out of what is stored.
+    pub(super) fn stores_all(&self) {
+        *self.stored_part.lock() = StoredPart::Whole;
+    }
+
+    /// This node is the group's only replica, and starts.
+    pub(super) fn store_nothing(&self) -> std::io::Result<()> {
+        let key = GroupState::key_of_any_state();
+        if self.store.value(self.id(), &key)?.is_none() {
+            *self.stored_part.lock() = StoredPart::None;
+        }
+        Ok(())
+    }
+
+    /// Stores all of the state; when this returns the group may get another replica unless it
+    /// [`is_stored_in_part`](Self::is_stored_in_part) yet.
+    pub(super) async fn store_whole(&self) {
+        {
+            let mut part = self.stored_part.lock();
+            if *part == StoredPart::None {
+                *part = StoredPart::Asked;
+            }
+        }
+        // A checkpoint is only taken when something was applied since the last one.
+        if !self.tick().await {
+            return;
+        }
+        if self.checkpoint().await {
+            let mut part = self.stored_part.lock();
+            if *part == StoredPart::Begun {
+                *part = StoredPart::Whole;
+                tracing::debug!(group = self.id().0, "the state is stored as a whole from now on");
+            }
+        }
+    }
+
+    /// What a checkpoint is to store.
+    pub(super) fn changes_to_store(&self) -> StateChanges {
+        let mut part = self.stored_part.lock();
+        let mut state = self.state();
+        match *part {
+            StoredPart::Whole | StoredPart::Begun => state.take_changes(),
+            StoredPart::None => {
+                state.forget_changes();
+                Vec::new()
+            }
+            StoredPart::Asked => {
+                *part = StoredPart::Begun;
+                state.forget_changes();
+                let records = state.records().into_iter();
+                records.map(|(key, value)| (key, Some(value))).collect()
+            }
+        }
+    }
+
+    pub(super) fn has_much_to_store(&self) -> bool {
+        self.state().unsaved_bytes() >= MUCH_BYTES
+    }
+
+    /// Writes the state to the store; what is large and stored leaves memory. Whether it is written.
+    pub(super) async fn checkpoint(&self) -> bool {
+        let Some(replica) = self.replica() else {
+            return false;
+        };
+        match replica.checkpoint().await {
+            Ok(Some(index)) => self.state().stored_up_to(index),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(group = self.id().0, %error, "checkpoint failed");
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The task that takes a checkpoint when much has come to queues.
+    pub(super) async fn run_filled(self: Arc<Self>, turn: Arc<tokio::sync::Mutex<()>>) {
+        loop {
+            self.filled.notified().await;
+            let _turn = turn.lock().await;
+            if self.state().unsaved_bytes() >= UNSAVED_BYTES_MAX {
+                self.checkpoint().await;
+            }
+        }
+    }
+}
 
 /// The checkpointed state of all groups.
 pub struct StateCheckpoints(Checkpointer);
@@ -42,6 +162,10 @@ impl CheckpointStore for StateCheckpoints {
 
     fn load(&self, group: GroupId) -> io::Result<Option<(LogPosition, Bytes)>> {
         Ok(self.0.load(group))
+    }
+
+    fn value(&self, group: GroupId, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.0.value(group, key)?)
     }
 
     fn entries(&self, group: GroupId, visit: EntryVisitor<'_>) -> io::Result<()> {

@@ -13,15 +13,17 @@ use quorate_storage::log::GroupId;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::barrier::Barrier;
+use super::checkpoints::StoredPart;
 use super::confirm::RouteConfirmations;
 use super::feed::{Attached, Feeds, Following};
 use super::peers::Peers;
 use super::proposer::{Due, Proposals, Waiter};
 use super::puller::{PullRequest, WaitingPull};
+use super::recall::Recalls;
 use super::retained::RetainedWaits;
 use super::shares::ShareDispatch;
 use super::{Backlog, Completion, GroupClock, Host, Placement};
-use crate::raft::{ProposeError, RaftGroup};
+use crate::raft::{CheckpointStore, ProposeError, RaftGroup};
 use crate::state::{
     Batch, Command, Event, GroupState, NodeId, NodeIncarnation, QueueLimits, Sequence, SessionId,
     SessionView, TargetQueue,
@@ -44,6 +46,8 @@ pub(super) struct GroupSettings {
     pub(super) node: NodeId,
     pub(super) incarnation: NodeIncarnation,
     pub(super) queue_limits: QueueLimits,
+    /// Bytes of commands in one entry, unless a single one is larger; target lists are cut to that (R7).
+    pub(super) entry_bytes_max: usize,
     pub(super) retained_messages_max: u32,
     pub(super) retained_bytes_max: u64,
 }
@@ -62,6 +66,7 @@ pub(super) struct Common<H: Host> {
     pub(super) routes: Arc<RouteConfirmations<H>>,
     pub(super) backlog: Arc<Backlog>,
     pub(super) attached: Arc<Attached>,
+    pub(super) store: Arc<dyn CheckpointStore>,
 }
 
 /// One group.
@@ -84,6 +89,12 @@ pub struct Group<H: Host> {
     pub(super) routes: Arc<RouteConfirmations<H>>,
     pub(super) proposals: Proposals<H::Ticket>,
     pub(super) barrier: Barrier,
+    /// Where the state is stored, large messages above all.
+    pub(super) store: Arc<dyn CheckpointStore>,
+    pub(super) stored_part: Mutex<StoredPart>,
+    pub(super) recalls: Recalls,
+    /// Wakes the checkpoint of a group that has much to store.
+    pub(super) filled: Notify,
     pub(super) pulls: Mutex<Vec<WaitingPull>>,
     /// Positions below which a queue's references may have been sent by an earlier connection; a queue that is not
     /// here has none below.
@@ -121,8 +132,12 @@ impl<H: Host> Group<H> {
             clock: common.clock.clone(),
             peers: common.peers.clone(),
             routes: common.routes.clone(),
-            proposals: Proposals::new(common.backlog.clone()),
+            proposals: Proposals::new(common.backlog.clone(), settings.entry_bytes_max),
             barrier: Barrier::default(),
+            store: common.store.clone(),
+            stored_part: Mutex::default(),
+            recalls: Recalls::default(),
+            filled: Notify::new(),
             pulls: Mutex::default(),
             sent: Mutex::default(),
             stopped: Mutex::default(),
@@ -344,18 +359,6 @@ impl<H: Host> Group<H> {
         self.push(|buffer| command.encode(buffer), waiter, Due::Routed);
     }
 
-    /// Proposes the publish that `encode` appends to the buffer; `ticket` is completed when it is committed.
-    pub fn propose_encoded(&self, encode: impl FnOnce(&mut Vec<u8>), ticket: Option<H::Ticket>) {
-        let waiter = ticket.map_or(Waiter::Nobody, Waiter::Ticket);
-        self.push(encode, waiter, Due::Committed);
-    }
-
-    /// Proposes a publish whose message is retained: the ticket is completed when the topic's group has it as well.
-    pub fn propose_retained(&self, encode: impl FnOnce(&mut Vec<u8>), ticket: Option<H::Ticket>) {
-        let waiter = ticket.map_or(Waiter::Nobody, Waiter::Ticket);
-        self.push(encode, waiter, Due::Retained);
-    }
-
     /// Proposes a command; the receiver gets its outcome.
     pub(super) fn submit(&self, command: &Command) -> oneshot::Receiver<Completion> {
         let (sender, receiver) = oneshot::channel();
@@ -369,10 +372,14 @@ impl<H: Host> Group<H> {
 
     pub(super) fn push(&self, encode: impl FnOnce(&mut Vec<u8>), waiter: Waiter<H::Ticket>, due: Due) {
         if let Err(waiter) = self.proposals.push(encode, waiter, due) {
-            tracing::warn!(group = self.id.0, "a command that no entry can hold is refused");
-            if let Some(completion) = self.tell(waiter, Completion::TooLarge) {
-                self.host.complete(vec![completion]);
-            }
+            self.refuse_as_too_large(waiter);
+        }
+    }
+
+    pub(super) fn refuse_as_too_large(&self, waiter: Waiter<H::Ticket>) {
+        tracing::warn!(group = self.id.0, "a command that no entry can hold is refused");
+        if let Some(completion) = self.tell(waiter, Completion::TooLarge) {
+            self.host.complete(vec![completion]);
         }
     }
 

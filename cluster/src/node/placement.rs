@@ -12,10 +12,15 @@ pub const DATA_GROUPS: u16 = 16;
 /// 2.5 MB of memory.
 pub const LIVE_GROUPS: u16 = 1;
 
+/// Groups whose log is written and not synced, for the queued messages of the durability class `quorum-memory` (R41).
+pub const MEMORY_GROUPS: u16 = 1;
+
 /// The group of the nodes themselves.
 pub const META: GroupId = GroupId(0);
 const DATA_FIRST: u16 = 1;
 const LIVE_FIRST: u16 = DATA_FIRST + DATA_GROUPS;
+/// With room for more live groups before.
+const MEMORY_FIRST: u16 = 32;
 
 /// What a group holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +31,8 @@ pub enum GroupKind {
     Data,
     /// Not synced: sessions of expiry 0.
     Live,
+    /// Not synced: queues of messages of a weaker class.
+    Memory,
 }
 
 /// The placement function.
@@ -48,9 +55,26 @@ impl Placement {
         GroupId(DATA_FIRST + Self::slot(topic, DATA_GROUPS))
     }
 
+    /// Home of a client's messages of the class `quorum-memory`.
+    pub fn memory_of_client(client_id: &str) -> GroupId {
+        GroupId(MEMORY_FIRST + Self::slot(client_id, MEMORY_GROUPS))
+    }
+
     /// Every group beside `meta`, data groups first.
     pub fn groups() -> impl Iterator<Item = GroupId> {
-        (DATA_FIRST..LIVE_FIRST + LIVE_GROUPS).map(GroupId)
+        (DATA_FIRST..LIVE_FIRST + LIVE_GROUPS)
+            .chain(MEMORY_FIRST..MEMORY_FIRST + MEMORY_GROUPS)
+            .map(GroupId)
+    }
+
+    /// Groups that hold queues.
+    pub fn queue_groups() -> impl Iterator<Item = GroupId> {
+        Self::groups().filter(|group| matches!(Self::kind(*group), GroupKind::Data | GroupKind::Memory))
+    }
+
+    /// Whether a group's log is synced before it counts.
+    pub fn is_synced(group: GroupId) -> bool {
+        matches!(Self::kind(group), GroupKind::Meta | GroupKind::Data)
     }
 
     /// The data groups.
@@ -64,19 +88,28 @@ impl Placement {
             GroupKind::Meta
         } else if group.0 < LIVE_FIRST {
             GroupKind::Data
-        } else {
+        } else if group.0 < MEMORY_FIRST {
             GroupKind::Live
+        } else {
+            GroupKind::Memory
         }
     }
 
-    /// The packet identifier slot of a data group (R24), 0 to 15.
+    /// The packet identifier slot of a group that holds queues (R24): 0 to 15 are those of the data groups.
     pub fn packet_id_slot(group: GroupId) -> u8 {
-        u8::try_from(group.0 - DATA_FIRST).expect("a data group has a slot")
+        let slot = match Self::kind(group) {
+            GroupKind::Memory => DATA_GROUPS + group.0 - MEMORY_FIRST,
+            _ => group.0 - DATA_FIRST,
+        };
+        u8::try_from(slot).expect("a group that holds queues has a slot")
     }
 
-    /// The data group of a packet identifier slot.
-    pub fn data_of_slot(slot: u8) -> GroupId {
-        GroupId(DATA_FIRST + u16::from(slot))
+    /// The group of a packet identifier slot.
+    pub fn group_of_slot(slot: u8) -> GroupId {
+        match u16::from(slot) {
+            data if data < DATA_GROUPS => GroupId(DATA_FIRST + data),
+            memory => GroupId(MEMORY_FIRST + memory - DATA_GROUPS),
+        }
     }
 
     /// Name of a group, for logs and metrics.
@@ -85,6 +118,7 @@ impl Placement {
             GroupKind::Meta => "meta".to_owned(),
             GroupKind::Data => format!("data-{}", group.0 - DATA_FIRST),
             GroupKind::Live => format!("live-{}", group.0 - LIVE_FIRST),
+            GroupKind::Memory => format!("memory-{}", group.0 - MEMORY_FIRST),
         }
     }
 
@@ -122,10 +156,11 @@ mod tests {
 
     #[test]
     fn slots_and_groups_are_inverse() {
-        for group in Placement::data_groups() {
-            assert_eq!(Placement::data_of_slot(Placement::packet_id_slot(group)), group);
-            assert_eq!(Placement::kind(group), GroupKind::Data);
+        for (slot, group) in (0..).zip(Placement::queue_groups()) {
+            assert_eq!(Placement::packet_id_slot(group), slot);
+            assert_eq!(Placement::group_of_slot(slot), group);
+            assert_eq!(Placement::is_synced(group), slot < 16);
         }
-        assert_eq!(Placement::groups().count(), 17);
+        assert_eq!(Placement::groups().count(), 18);
     }
 }

@@ -18,8 +18,6 @@ use crate::raft::{BATCH_BYTES_MAX, ProposeError};
 use crate::state::codec::{batch_proposer, stamp_batch};
 use crate::state::{BatchHeader, BatchOutcome, Outcome, RetainedSource};
 
-/// Bytes of commands in one entry, unless a single command is larger.
-const ENTRY_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a single command: with the header of a batch, of eight numbers, it has to fit one entry.
 pub(super) const COMMAND_BYTES_MAX: usize = BATCH_BYTES_MAX - 128;
 /// Commands in one entry.
@@ -49,6 +47,10 @@ pub(super) enum Due {
     Routed,
     /// When the topic's group has the retained message.
     Retained,
+    /// Nobody is told: it is the first part of the publish with this number, whose message is retained.
+    Begun(u64),
+    /// When the topic's group has the retained message of this publish.
+    BegunRetained(u64),
 }
 
 /// Waiters of one entry, in the order of its commands.
@@ -77,8 +79,8 @@ impl<T> Pack<T> {
         }
     }
 
-    fn is_full(&self) -> bool {
-        self.commands.len() >= ENTRY_BYTES_MAX || self.waiters.len() >= ENTRY_COMMANDS_MAX
+    fn is_full(&self, bytes_max: usize) -> bool {
+        self.commands.len() >= bytes_max || self.waiters.len() >= ENTRY_COMMANDS_MAX
     }
 }
 
@@ -86,6 +88,7 @@ impl<T> Pack<T> {
 #[derive(Debug)]
 pub(super) struct Proposals<T> {
     packs: Mutex<VecDeque<Pack<T>>>,
+    entry_bytes_max: usize,
     ready: Notify,
     /// Commands pushed so far; changed under the lock of the packs.
     pushed: AtomicU64,
@@ -99,13 +102,16 @@ pub(super) struct Proposals<T> {
     has_committed: AtomicBool,
     /// One more than the index of the entry whose apply has looked at them last.
     looked_at: AtomicU64,
+    /// Publishes that left in parts.
+    pub(super) publishes: AtomicU64,
     /// What waits for all groups of the node.
     backlog: Arc<Backlog>,
 }
 
 impl<T> Proposals<T> {
-    pub(super) fn new(backlog: Arc<Backlog>) -> Self {
+    pub(super) fn new(backlog: Arc<Backlog>, entry_bytes_max: usize) -> Self {
         Self {
+            entry_bytes_max,
             packs: Mutex::new(VecDeque::new()),
             ready: Notify::new(),
             pushed: AtomicU64::new(0),
@@ -114,6 +120,7 @@ impl<T> Proposals<T> {
             committed: Mutex::new(VecDeque::new()),
             has_committed: AtomicBool::new(false),
             looked_at: AtomicU64::new(0),
+            publishes: AtomicU64::new(0),
             backlog,
         }
     }
@@ -138,7 +145,7 @@ impl<T> Proposals<T> {
         let mut packs = self.packs.lock();
         let was_empty = packs.is_empty();
         let mut pack = packs
-            .pop_back_if(|pack| !pack.is_full())
+            .pop_back_if(|pack| !pack.is_full(self.entry_bytes_max))
             .unwrap_or_else(|| Pack::of(Vec::new()));
         let before = pack.commands.len();
         encode(&mut pack.commands);
@@ -146,7 +153,7 @@ impl<T> Proposals<T> {
         if size > COMMAND_BYTES_MAX {
             pack.commands.truncate(before);
             if !pack.waiters.is_empty() {
-                pack.commands.shrink_to(ENTRY_BYTES_MAX);
+                pack.commands.shrink_to(self.entry_bytes_max);
                 packs.push_back(pack);
             }
             return Err(waiter);
@@ -387,6 +394,10 @@ impl<H: Host> Group<H> {
                     // Not applied here: whether its topic's group has it cannot be known (R13).
                     None => completions.push((ticket, Completion::Refused)),
                 },
+                Waiter::Nobody if let Due::Begun(number) = due => self.retained_begun(number, &completion),
+                Waiter::Ticket(ticket) if let Due::BegunRetained(number) = due => {
+                    self.wait_for_begun(number, ticket, completion);
+                }
                 Waiter::Ticket(ticket) if due == Due::Routed && !self.routes.is_alone() => {
                     self.routes
                         .confirm(self.id(), committed.index, ticket, completion);

@@ -8,10 +8,10 @@ use std::sync::atomic::Ordering;
 
 use super::group::Standing;
 use super::{Group, Host, Location, References};
-use crate::state::{Command, PulledReference, Sequence, SessionId, TargetQueue};
+use crate::state::{PulledReference, Sequence, SessionId, TargetQueue};
 
 /// Identifiers per slot: a reference is sent only within this many of the oldest unsettled one (R22).
-pub(super) const SLOT_SIZE: u64 = 3_855;
+pub const SLOT_SIZE: u64 = 3_640;
 /// References taken from the node's own queue at once.
 pub(super) const NODE_PULL_COUNT: usize = 256;
 /// Bytes in one answer, unless a single message is larger.
@@ -69,7 +69,7 @@ impl<H: Host> Group<H> {
                 let queue = TargetQueue::Session(pull.request.session);
                 let count_max = pull.request.count_max as usize;
                 let part = self.pull_part(&queue, pull.request.from, count_max, true);
-                self.host.handle_references(self.finish_pull(&pull.request, part));
+                self.hand_over_pulled(self.finish_pull(&pull.request, part));
             } else {
                 tokio::spawn(self.clone().pull_elsewhere(pull.request));
             }
@@ -109,7 +109,7 @@ impl<H: Host> Group<H> {
         }
     }
 
-    fn node_queue(&self) -> TargetQueue {
+    pub(super) fn node_queue(&self) -> TargetQueue {
         TargetQueue::Node(self.settings.node, self.settings.incarnation)
     }
 
@@ -119,10 +119,8 @@ impl<H: Host> Group<H> {
         references.retain(|reference| reference.sequence >= *taken);
         let Some(last) = references.last() else { return };
         *taken = Sequence(last.sequence.0 + 1);
-        let sequences = references.iter().map(|reference| reference.sequence).collect();
-        self.host.handle_node_messages(references);
-        let queue = self.node_queue();
-        self.propose(&Command::Settle { queue, sequences }, None);
+        drop(taken);
+        self.hand_over_to_node(references);
     }
 
     /// References of a queue as far as its identifier window goes, from this node's replica. `is_here`: the session's

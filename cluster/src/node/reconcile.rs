@@ -130,6 +130,15 @@ impl<H: Host> Node<H> {
         }
         match step {
             Step::AddLearner(node) => {
+                if let Some(group) = self.find_group(replica.group())
+                    && group.is_stored_in_part()
+                {
+                    // The first that comes may get a snapshot.
+                    group.store_whole().await;
+                    if group.is_stored_in_part() {
+                        return;
+                    }
+                }
                 let record = self.directory().read().node(node).cloned();
                 if let Some(record) = record {
                     let added = replica.add_learner(node, NodeAddress(record.address)).await;

@@ -227,7 +227,11 @@ impl<H: Host> Group<H> {
         (self.standing() == Standing::Replica).then_some(())
     }
 
-    pub(super) async fn answer_pull(&self, from: PeerStart, ask: proto::Pull) -> Option<proto::Pulled> {
+    pub(super) async fn answer_pull(
+        self: &Arc<Self>,
+        from: PeerStart,
+        ask: proto::Pull,
+    ) -> Option<proto::Pulled> {
         self.reach_here(ask.after).await?;
         let queue = match ask.session {
             0 => TargetQueue::Node(from.node, from.incarnation),
@@ -236,7 +240,26 @@ impl<H: Host> Group<H> {
         let count_max = ask.count_max.min(PULL_COUNT_MAX) as usize;
         // Before the look: the window may move right after it.
         let applied = self.known_index().unwrap_or(0);
-        let part = self.pull_part(&queue, Sequence(ask.from), count_max, false);
+        let mut part = self.pull_part(&queue, Sequence(ask.from), count_max, false);
+        if part.references.iter().any(|reference| reference.stored.is_some()) {
+            let group = self.clone();
+            let recalling = tokio::task::spawn_blocking(move || {
+                for reference in &mut part.references {
+                    group.complete_reference(reference)?;
+                }
+                // What is gone was settled.
+                part.references.retain(|reference| reference.stored.is_none());
+                Ok::<_, crate::raft::StateError>(part)
+            });
+            part = match recalling.await.ok()? {
+                Ok(part) => part,
+                Err(error) => {
+                    self.host
+                        .fatal(format!("a queued message of group {}: {error}", self.id().0));
+                    return None;
+                }
+            };
+        }
         Some(proto::Pulled {
             references: part.references.iter().map(put_reference).collect(),
             end: part.end.0,
@@ -302,6 +325,7 @@ fn read_reference(told: proto::PulledReference) -> Result<PulledReference, Codec
     Ok(PulledReference {
         sequence: Sequence(told.sequence),
         message: decode_message(&told.message)?,
+        stored: None,
         publisher: (told.publisher != 0).then_some(SessionId(told.publisher)),
         qos: qos.ok_or(CodecError::Invalid("QoS"))?,
         retain: told.flags & RETAIN_BIT != 0,
@@ -356,6 +380,7 @@ mod tests {
         let mut reference = PulledReference {
             sequence: Sequence(7),
             message: Message::new("a/b", &[], b"payload", QoS::ExactlyOnce, true, Some(60)),
+            stored: None,
             publisher: Some(SessionId(3)),
             qos: QoS::AtLeastOnce,
             retain: true,

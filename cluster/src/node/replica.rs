@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::checkpoints::UNSAVED_BYTES_MAX;
 use super::group::Standing;
 use super::{Group, Host};
 use crate::raft::{ReplicatedState, StateChanges, StateError};
@@ -63,7 +64,13 @@ impl<H: Host> ReplicatedState for Replica<H> {
             Batch::decode(entry).map_err(|error| StateError::Corrupt(format!("entry {index}: {error}")))?;
         let group = &self.group;
         let _nothing_else_is_applied = group.applying.lock();
-        let outcome = group.state().apply(index, &batch, &mut self.events);
+        let mut state = group.state();
+        let outcome = state.apply(index, &batch, &mut self.events);
+        let unsaved = state.unsaved_bytes();
+        drop(state);
+        if unsaved >= UNSAVED_BYTES_MAX {
+            group.filled.notify_one();
+        }
         if group.settings.is_own(&batch) {
             group.proposals.note_applied(batch.number, index);
         }
@@ -85,7 +92,7 @@ impl<H: Host> ReplicatedState for Replica<H> {
     }
 
     fn changes(&mut self) -> StateChanges {
-        self.group.state().take_changes()
+        self.group.changes_to_store()
     }
 
     fn load(

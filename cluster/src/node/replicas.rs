@@ -53,6 +53,8 @@ impl<H: Host> Node<H> {
             self.spawn(group.clone().run_proposer());
             self.spawn(group.clone().run_barrier());
             self.spawn(group.clone().run_attendant());
+            self.spawn(group.clone().run_recalls());
+            self.spawn(group.clone().run_filled(self.checkpoint_turn.clone()));
             self.spawn(group.clone().run_timers());
             self.spawn(group.clone().run_wills(Arc::downgrade(self)));
             self.spawn(group.clone().run_outbox(Arc::downgrade(self)));
@@ -98,7 +100,7 @@ impl<H: Host> Node<H> {
         };
         // Where it is placed here alone and never was elsewhere there is nobody to get it from.
         let mut creates = at_start && is_only && is_first;
-        if Placement::kind(id) == GroupKind::Live {
+        if !Placement::is_synced(id) {
             settings.sync = SyncPolicy::Written;
             // What a replica that came later has is of this run of the machine.
             if self.settings().machine_restarted && at_start {
@@ -106,6 +108,9 @@ impl<H: Host> Node<H> {
                 settings.distrust_log = !creates;
                 self.forget(id).await.map_err(|error| stopped(id, &error))?;
             }
+        }
+        if Placement::kind(id) == GroupKind::Live && at_start && is_only && (is_first || had_stored) {
+            group.store_nothing().map_err(|error| stopped(id, &error))?;
         }
         let raft = RaftGroup::start(&settings, self.parts(), Replica::new(group.clone()))
             .await
@@ -197,6 +202,7 @@ impl<H: Host> Node<H> {
             return;
         }
         *group.state() = GroupState::new(group.id());
+        group.stores_all();
         tracing::info!(
             group = Placement::name(group.id()),
             "this node's replica has gone elsewhere"

@@ -27,8 +27,10 @@ pub(super) struct RetainedWaits<T> {
     taken: Option<RetainedSource>,
     /// Writes that their topics' groups refused and that a publisher may still ask for.
     refused: BTreeSet<RetainedSource>,
-    /// All publishers of entries up to this index have asked.
+    /// All publishers of entries up to this index have asked, but for those of `begun`.
     asked_to: u64,
+    /// Publishes in parts whose last one is missing, and where the writes of their first parts stand.
+    begun: BTreeMap<u64, RetainedSource>,
 }
 
 impl<T> Default for RetainedWaits<T> {
@@ -38,6 +40,7 @@ impl<T> Default for RetainedWaits<T> {
             taken: None,
             refused: BTreeSet::new(),
             asked_to: 0,
+            begun: BTreeMap::new(),
         }
     }
 }
@@ -63,9 +66,10 @@ impl<T> RetainedWaits<T> {
     }
 
     fn forget_refused(&mut self) {
-        let (taken, asked_to) = (self.taken, self.asked_to);
-        self.refused
-            .retain(|source| Some(*source) > taken || source.index > asked_to);
+        let (taken, asked_to, begun) = (self.taken, self.asked_to, &self.begun);
+        self.refused.retain(|source| {
+            Some(*source) > taken || source.index > asked_to || begun.values().any(|begun| begun == source)
+        });
     }
 }
 
@@ -81,7 +85,12 @@ impl<H: Host> Group<H> {
             };
             let is_idle = writes.is_empty();
             limit_bytes(&mut writes);
-            let all_taken = self.carry_retained(&node, writes).await;
+            let count = writes.len();
+            let Some(writes) = self.recall_writes(writes).await else {
+                return;
+            };
+            let all_there = writes.len() == count;
+            let all_taken = self.carry_retained(&node, writes).await && all_there;
             drop(node);
             if is_idle {
                 self.outbox_filled.notified().await;
@@ -89,6 +98,29 @@ impl<H: Host> Group<H> {
                 tokio::time::sleep(RETRY).await;
             }
         }
+    }
+
+    /// Reads the messages that are not in memory; `None` when that cannot go on.
+    async fn recall_writes(self: &Arc<Self>, mut writes: Vec<OutboxWrite>) -> Option<Vec<OutboxWrite>> {
+        for write in &mut writes {
+            let Some(stored) = write.stored else { continue };
+            let group = self.clone();
+            let read = tokio::task::spawn_blocking(move || group.read_message(&stored)).await;
+            match read.ok()? {
+                Ok(Some(message)) => write.message = message,
+                // It was taken meanwhile, by the leader that comes.
+                Ok(None) => continue,
+                Err(error) => {
+                    self.host.fatal(format!("a retained message on its way: {error}"));
+                    return None;
+                }
+            }
+            write.stored = None;
+        }
+        // Its topic's group is not to take an empty one, nor one behind it before.
+        let missing = writes.iter().position(|write| write.stored.is_some());
+        writes.truncate(missing.unwrap_or(writes.len()));
+        Some(writes)
     }
 
     /// Completes `ticket` once the write at `source` is with its topic's group.
@@ -106,6 +138,45 @@ impl<H: Host> Group<H> {
         let completion = waits.judge(source, completion);
         drop(waits);
         self.host.complete(vec![(ticket, completion)]);
+    }
+
+    /// The first part of a publish has its place; where an earlier attempt stored the message, that one's.
+    pub(super) fn retained_begun(&self, number: u64, completion: &Completion) {
+        if let Completion::Applied(Outcome::Begun { index, position }) = *completion {
+            let source = RetainedSource {
+                group: self.id(),
+                index,
+                position,
+            };
+            self.retained_waits.lock().begun.insert(number, source);
+        }
+    }
+
+    /// The last part of a publish is there: completes `ticket` once the write of its first part is with its topic's group.
+    pub(super) fn wait_for_begun(&self, number: u64, ticket: H::Ticket, completion: Completion) {
+        let begun = self.retained_waits.lock().begun.remove(&number);
+        let is_stored = matches!(
+            completion,
+            Completion::Applied(Outcome::Published { duplicate: false, .. })
+        );
+        let Some(source) = begun.filter(|_| is_stored) else {
+            // It says itself what became of it, or is not answered: its first part was not.
+            let completion = if is_stored {
+                Completion::Refused
+            } else {
+                completion
+            };
+            self.host.complete(vec![(ticket, completion)]);
+            return;
+        };
+        // That of an earlier attempt may have been taken before this start of the node could hear of it.
+        let first = self.state().outbox(None, 1).first().map(|write| write.source);
+        if first.is_none_or(|first| first > source) {
+            let completion = self.retained_waits.lock().judge(source, completion);
+            self.host.complete(vec![(ticket, completion)]);
+            return;
+        }
+        self.wait_for_retained(source, ticket, completion);
     }
 
     /// All publishers of the entry at `index` have asked for their writes.
@@ -189,7 +260,11 @@ impl<H: Host> Group<H> {
 fn limit_bytes(writes: &mut Vec<OutboxWrite>) {
     let mut bytes = 0;
     let beyond = writes.iter().position(|write| {
-        bytes += write.message.size();
+        // One that is not in memory is large.
+        bytes += match write.stored {
+            Some(_) => OUTBOX_BYTES_MAX,
+            None => write.message.size(),
+        };
         bytes > OUTBOX_BYTES_MAX
     });
     if let Some(beyond) = beyond {

@@ -311,7 +311,7 @@ impl<H: Host> Group<H> {
                 );
             }
             if !given.is_empty() {
-                self.host.handle_shared(given);
+                self.hand_over_shared(given);
             }
         }
     }

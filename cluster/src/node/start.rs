@@ -55,6 +55,8 @@ pub struct NodeSettings {
     pub clock: ClockFile,
     /// Limits of one (session, group) queue.
     pub queue_limits: QueueLimits,
+    /// Bytes of commands in one entry, unless a single command is larger; the target list of a publish is cut to that.
+    pub entry_bytes_max: usize,
     /// Retained messages of one group.
     pub retained_messages_max: u32,
     /// Their bytes.
@@ -119,6 +121,8 @@ pub struct Node<H: Host> {
     groups: BTreeMap<GroupId, Arc<Group<H>>>,
     backlog: Arc<Backlog>,
     clock: Arc<GroupClock>,
+    /// Held by who takes checkpoints.
+    pub(super) checkpoint_turn: Arc<tokio::sync::Mutex<()>>,
     noted: std::sync::OnceLock<Arc<NotedClock>>,
     tasks: parking_lot::Mutex<Vec<JoinHandle<()>>>,
 }
@@ -142,11 +146,13 @@ impl<H: Host> Node<H> {
             peers: peers.clone(),
             routes: routes.clone(),
             backlog: backlog.clone(),
+            store: parts.checkpoints.store().clone(),
         };
         let group_settings = GroupSettings {
             node: settings.node,
             incarnation: settings.incarnation,
             queue_limits: settings.queue_limits,
+            entry_bytes_max: settings.entry_bytes_max,
             retained_messages_max: settings.retained_messages_max,
             retained_bytes_max: settings.retained_bytes_max,
         };
@@ -161,6 +167,7 @@ impl<H: Host> Node<H> {
             routes,
             backlog,
             clock,
+            checkpoint_turn: Arc::default(),
             noted: std::sync::OnceLock::new(),
             tasks: parking_lot::Mutex::default(),
             settings,
@@ -411,9 +418,9 @@ impl<H: Host> Node<H> {
         self.group(session.home())
     }
 
-    /// The data group of a packet identifier slot, 0 to 15.
+    /// The group of a packet identifier slot.
     pub fn group_of_slot(&self, slot: u8) -> &Arc<Group<H>> {
-        self.group(Placement::data_of_slot(slot))
+        self.group(Placement::group_of_slot(slot))
     }
 
     /// All groups.
@@ -443,12 +450,40 @@ impl<H: Host> Node<H> {
 
     /// Writes the state of all groups to the state store, so that the log behind it can go.
     pub async fn checkpoint(&self) {
-        join_all(self.replicas().into_iter().map(|replica| async move {
-            if let Err(error) = replica.checkpoint().await {
-                tracing::error!(group = replica.group().0, %error, "checkpoint failed");
+        let turn = self.checkpoint_turn.lock().await;
+        // What a checkpoint takes is in memory twice until it is written: where it is much, one group after the other.
+        for group in self.groups.values() {
+            if group.has_much_to_store() {
+                group.checkpoint().await;
             }
-        }))
-        .await;
+        }
+        let groups = self.groups.values().map(|group| group.checkpoint());
+        let meta = async {
+            if let Some(meta) = self.meta()
+                && let Err(error) = meta.checkpoint().await
+            {
+                tracing::error!(group = META.0, %error, "checkpoint failed");
+            }
+        };
+        tokio::join!(join_all(groups), meta);
+        drop(turn);
+        self.relieve_log().await;
+    }
+
+    /// Lets the oldest entries of a log that has grown too large go, as far as checkpoints have them: a replica that lags
+    /// behind them gets a snapshot.
+    async fn relieve_log(&self) {
+        for (group, index) in self.parts.log.crowding() {
+            let replica = match group {
+                META => self.meta().cloned(),
+                group => self.find_group(group).and_then(|group| group.replica()),
+            };
+            if let Some(replica) = replica
+                && let Err(error) = replica.purge(index).await
+            {
+                tracing::error!(group = group.0, %error, "the log is not cut");
+            }
+        }
     }
 
     /// Leaves the view, hands leadership over where there is somebody, checkpoints, stops the groups.
@@ -506,7 +541,7 @@ async fn run_checkpoints<H: Host>(node: std::sync::Weak<Node<H>>, interval: Dura
     loop {
         ticks.tick().await;
         let Some(node) = node.upgrade() else { return };
-        for group in Placement::data_groups() {
+        for group in Placement::queue_groups() {
             let group = node.group(group);
             if group.leads() {
                 group.drop_expired();

@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
-use super::{Completion, Group, GroupKind, Host, Node, Placement};
-use crate::state::{Command, DueWill, Origin, Outcome, PublishCommand};
+use super::{Completion, Group, GroupKind, Host, Node, Placement, Publish};
+use crate::state::{Command, DueWill, Origin, Outcome};
 
 /// Wills published at once: many connections end together when a network or a node goes.
 const WILLS_BATCH: usize = 64;
@@ -83,7 +83,7 @@ impl<H: Host> Group<H> {
             message,
         } = due;
         let (home, origin) = match Placement::kind(self.id()) {
-            GroupKind::Data | GroupKind::Meta => {
+            GroupKind::Data | GroupKind::Memory | GroupKind::Meta => {
                 let (session, epoch) = (*session, *epoch);
                 (self.id(), Origin::Will { session, epoch })
             }
@@ -98,14 +98,14 @@ impl<H: Host> Group<H> {
         if home != self.id() && targets.is_empty() && !message.retain {
             return None;
         }
-        let publish = PublishCommand {
-            origin,
+        let publish = Publish {
+            origin: &origin,
+            message: message.into(),
+            targets: &targets,
             set_retained: message.retain,
             taken_live: false,
-            message: message.clone(),
-            targets,
         };
-        Some(node.group(home).submit(&Command::Publish(publish)))
+        Some(node.group(home).submit_publish(&publish))
     }
 
     /// Forgets wills of live groups that those do not hold any more (R31). Not as soon as they are published: what a

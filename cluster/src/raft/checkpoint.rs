@@ -63,6 +63,12 @@ pub trait CheckpointStore: Send + Sync + 'static {
     /// I/O failed, or what is stored is corrupt.
     fn load(&self, group: GroupId) -> io::Result<Option<(LogPosition, Bytes)>>;
 
+    /// The stored value of a key.
+    ///
+    /// # Errors
+    /// I/O failed, or what is stored is corrupt.
+    fn value(&self, group: GroupId, key: &[u8]) -> io::Result<Option<Vec<u8>>>;
+
     /// Visits every key of the stored state of `group`.
     ///
     /// # Errors
@@ -213,7 +219,8 @@ impl CheckpointService {
         self.store.remove(group)
     }
 
-    pub(super) fn store(&self) -> &Arc<dyn CheckpointStore> {
+    /// Where the checkpoints are.
+    pub(crate) fn store(&self) -> &Arc<dyn CheckpointStore> {
         &self.store
     }
 

@@ -361,6 +361,15 @@ impl RaftGroup {
         }
     }
 
+    /// Lets the log's entries up to `index` go, as far as the stored checkpoint has them.
+    ///
+    /// # Errors
+    /// The replica has stopped.
+    pub async fn purge(&self, index: u64) -> Result<(), GroupStopped> {
+        let asked = self.inner.raft.trigger().purge_log(index).await;
+        asked.map_err(|fatal| GroupStopped(fatal.to_string()))
+    }
+
     /// Adds a member that receives the log and does not vote, or changes its address. Returns at once: it may take
     /// long until it has everything.
     ///

@@ -185,7 +185,7 @@ pub enum Command {
     /// Stores a message for its targets.
     Publish(PublishCommand),
     /// The first part of a publish whose targets come in several commands; how they go together stands in `parts.rs`.
-    /// Answered with [`Outcome::Done`](super::Outcome::Done) unless it is refused or known.
+    /// Answered with [`Outcome::Begun`](super::Outcome::Begun) unless it is refused or known.
     PublishFirst {
         /// Tells it from other publishes that the proposing start of a node has under way in this group.
         number: u64,

@@ -28,6 +28,8 @@ use super::{
 pub struct GroupState {
     pub(super) group: GroupId,
     pub(super) time: GroupTime,
+    /// Index of the last batch; not part of what is replicated.
+    pub(super) applied: u64,
     pub(super) proposers: Proposers,
     pub(super) sessions: Sessions,
     pub(super) subscriptions: Subscriptions,
@@ -51,6 +53,7 @@ impl GroupState {
         Self {
             group,
             time: GroupTime::default(),
+            applied: 0,
             proposers: Proposers::default(),
             sessions: Sessions::default(),
             subscriptions: Subscriptions::default(),
@@ -72,6 +75,7 @@ impl GroupState {
     /// (R10); neither has any effect, not even on group time. Else group time advances to the stamp, timers due then
     /// act, then the commands do.
     pub fn apply(&mut self, index: u64, batch: &Batch, events: &mut Vec<Event>) -> BatchOutcome {
+        self.applied = index;
         match self.proposers.admit(batch) {
             Admission::New => {}
             Admission::Refused => return BatchOutcome::Refused,

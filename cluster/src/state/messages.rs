@@ -4,9 +4,13 @@
 //! last checkpoint is linked in a list of its own, so that a checkpoint sees what is left of it and pays nothing for
 //! messages that came and went in between.
 //!
-//! Invariants: every message has a reference; a chunk is in `open` exactly when it has room.
+//! A large payload that a checkpoint holds leaves memory: who wants it reads it from the state store
+//! ([`StoredMessage`]). What is delivered within seconds never gets there.
+//!
+//! Invariants: every message has a reference; a chunk is in `open` exactly when it has room; a payload that is absent is in
+//! the state store.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroU64;
 
 use quorate_proto::message::Message;
@@ -15,12 +19,14 @@ use super::codec::{
     CodecError, Reader, put_message, put_option_u64, put_optional_session, put_varint, read_message,
     read_option_u64, read_optional_session,
 };
-use super::records::{Key, Kind, RecordSink};
-use super::{GroupTime, SessionId};
+use super::records::{Key, Kind, RecordSink, SealError, open, parse};
+use super::{GroupTime, SessionId, StateError};
 
 /// What limits and counters add to a message's data. A constant of the format and not [`Message::size`], which knows
 /// the layout of this build's types: limits decide what apply stores, so all replicas have to count alike (R28, R50).
 const MESSAGE_OVERHEAD_BYTES: u64 = 48;
+/// Payloads from this size on leave memory when a checkpoint holds them.
+const LEAVING_BYTES_MIN: usize = 8 * 1024;
 const CHUNK_BITS: u32 = 8;
 const CHUNK_SLOTS: usize = 1 << CHUNK_BITS;
 const NO_SLOT: u32 = u32::MAX;
@@ -40,6 +46,46 @@ pub(super) fn compact(message: &Message) -> Message {
         message.retain,
         message.expiry_secs,
     )
+}
+
+/// The head of a message whose payload is elsewhere.
+fn without_payload(message: &Message) -> Message {
+    Message::new(
+        message.topic(),
+        message.forwardable(),
+        &[],
+        message.qos,
+        message.retain,
+        message.expiry_secs,
+    )
+}
+
+/// A message that is in the state store alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredMessage(MessageKey);
+
+impl StoredMessage {
+    /// The key of its record.
+    pub fn key(&self) -> Vec<u8> {
+        record_key(self.0).finish()
+    }
+
+    /// The message, from the value of its record.
+    ///
+    /// # Errors
+    /// The value is not what was written.
+    pub fn read(&self, value: Vec<u8>) -> Result<Message, StateError> {
+        let key = self.key();
+        let fields = match open(&key, &value.into()) {
+            Ok(fields) => fields,
+            Err(SealError::Checksum) => return Err(StateError::Checksum { key }),
+            Err(SealError::Version(version)) => return Err(StateError::Version { key, version }),
+        };
+        match parse(&fields, Stored::read) {
+            Ok(stored) => Ok(stored.message),
+            Err(error) => Err(StateError::Form { key, error }),
+        }
+    }
 }
 
 /// Identity of a message: the entry that brought it and the command's position in it.
@@ -134,6 +180,10 @@ struct Entry {
     stored: Stored,
     key: MessageKey,
     references: u32,
+    /// Bytes it counts.
+    size: u64,
+    /// Whether the payload is in the state store and not here.
+    absent: bool,
     /// Whether the last checkpoint has it; if not it is linked in the list of new messages.
     saved: bool,
     previous: u32,
@@ -167,6 +217,10 @@ pub(super) struct Messages {
     removed: Vec<MessageKey>,
     count: usize,
     bytes: u64,
+    /// Of these, bytes that no checkpoint has.
+    unsaved_bytes: u64,
+    /// Messages whose payload leaves when the store has the checkpoint, which is as of this index.
+    leaving: VecDeque<(u64, Slot, MessageKey)>,
 }
 
 impl Default for Messages {
@@ -178,6 +232,8 @@ impl Default for Messages {
             removed: Vec::new(),
             count: 0,
             bytes: 0,
+            unsaved_bytes: 0,
+            leaving: VecDeque::new(),
         }
     }
 }
@@ -193,6 +249,17 @@ impl Messages {
         self.bytes
     }
 
+    /// Bytes of messages that no checkpoint has.
+    pub(super) fn unsaved_bytes(&self) -> u64 {
+        self.unsaved_bytes
+    }
+
+    /// Where a message's payload is, if not here.
+    pub(super) fn stored(&self, slot: Slot) -> Option<StoredMessage> {
+        let entry = self.entry(slot);
+        entry.absent.then_some(StoredMessage(entry.key))
+    }
+
     pub(super) fn get(&self, slot: Slot) -> &Stored {
         &self.entry(slot).stored
     }
@@ -203,15 +270,19 @@ impl Messages {
 
     /// Bytes the message counts.
     pub(super) fn size(&self, slot: Slot) -> u64 {
-        counted_bytes(&self.get(slot).message)
+        self.entry(slot).size
     }
 
     /// Stores a message without a reference; the caller adds at least one.
     pub(super) fn insert(&mut self, key: MessageKey, stored: Stored) -> Slot {
+        let size = counted_bytes(&stored.message);
+        self.unsaved_bytes += size;
         let slot = self.place(Entry {
             stored,
             key,
             references: 0,
+            size,
+            absent: false,
             saved: false,
             previous: NO_SLOT,
             next: self.newest,
@@ -230,7 +301,7 @@ impl Messages {
     /// Takes a reference away, and the message with the last one; returns the bytes it counts.
     pub(super) fn release(&mut self, slot: Slot) -> u64 {
         let entry = self.entry_mut(slot);
-        let size = counted_bytes(&entry.stored.message);
+        let size = entry.size;
         entry.references -= 1;
         if entry.references == 0 {
             self.remove(slot, size);
@@ -254,6 +325,7 @@ impl Messages {
         if entry.saved {
             self.removed.push(entry.key);
         } else {
+            self.unsaved_bytes -= size;
             self.unlink(entry.previous, entry.next);
         }
     }
@@ -270,7 +342,7 @@ impl Messages {
 
     fn place(&mut self, entry: Entry) -> Slot {
         self.count += 1;
-        self.bytes += counted_bytes(&entry.stored.message);
+        self.bytes += entry.size;
         let chunk_at = match self.open.first() {
             Some(at) => *at,
             None => {
@@ -311,22 +383,48 @@ impl Messages {
             .expect("a reference's message is in the slab")
     }
 
-    /// Writes what changed. A message that lives on gets an allocation of its own here, so that what is delivered soon
-    /// is never copied and what waits long does not hold on to the log entry it came in.
-    pub(super) fn drain(&mut self, sink: &mut impl RecordSink) {
+    /// Writes what changed up to the entry at `index`. A message that lives on gets an allocation of its own here, so that
+    /// what is delivered soon is never copied and what waits long does not hold on to the log entry it came in; a large one
+    /// only waits for the checkpoint to be stored.
+    pub(super) fn drain(&mut self, index: u64, sink: &mut impl RecordSink) {
         for key in std::mem::take(&mut self.removed) {
             sink.delete(record_key(key));
         }
         let mut at = std::mem::replace(&mut self.newest, NO_SLOT);
+        self.unsaved_bytes = 0;
         while at != NO_SLOT {
-            let entry = self.entry_mut(Slot(at));
+            let slot = Slot(at);
+            let entry = self.entry_mut(slot);
             sink.put(record_key(entry.key), |out| entry.stored.write(out));
-            entry.stored.message = compact(&entry.stored.message);
             entry.saved = true;
             at = std::mem::replace(&mut entry.next, NO_SLOT);
             entry.previous = NO_SLOT;
+            let leaves = entry.stored.message.payload().len() >= LEAVING_BYTES_MIN;
+            if leaves {
+                let key = entry.key;
+                self.leaving.push_back((index, slot, key));
+            } else {
+                entry.stored.message = compact(&entry.stored.message);
+            }
         }
         self.trim();
+    }
+
+    /// The state store has everything up to the entry at `index`: large payloads leave.
+    pub(super) fn leave(&mut self, index: u64) {
+        while let Some((_, slot, key)) = self.leaving.pop_front_if(|(drained, ..)| *drained <= index) {
+            let (chunk, at) = slot.parts();
+            let place = self
+                .chunks
+                .get_mut(chunk)
+                .and_then(|chunk| chunk.entries.get_mut(at));
+            if let Some(Some(entry)) = place
+                && entry.key == key
+            {
+                entry.stored.message = without_payload(&entry.stored.message);
+                entry.absent = true;
+            }
+        }
     }
 
     /// Gives the memory of empty chunks back.
@@ -342,17 +440,25 @@ impl Messages {
 
     pub(super) fn write_all(&self, sink: &mut impl RecordSink) {
         for entry in self.entries() {
+            debug_assert!(!entry.absent, "the whole state is written where all of it is");
             sink.put(record_key(entry.key), |out| entry.stored.write(out));
         }
     }
 
     /// Adds a stored message; its references follow.
     pub(super) fn load(&mut self, key: MessageKey, mut stored: Stored) -> Slot {
-        stored.message = compact(&stored.message);
+        let size = counted_bytes(&stored.message);
+        let absent = stored.message.payload().len() >= LEAVING_BYTES_MIN;
+        stored.message = match absent {
+            true => without_payload(&stored.message),
+            false => compact(&stored.message),
+        };
         self.place(Entry {
             stored,
             key,
             references: 0,
+            size,
+            absent,
             saved: true,
             previous: NO_SLOT,
             next: NO_SLOT,
@@ -369,7 +475,7 @@ impl Messages {
     pub(super) fn check_invariants(&self, references: impl Iterator<Item = Slot>) -> Result<(), String> {
         let mut counted: super::HashMap<Slot, u32> = super::HashMap::default();
         references.for_each(|slot| *counted.entry(slot).or_insert(0) += 1);
-        let (mut count, mut bytes, mut unsaved) = (0, 0, 0);
+        let (mut count, mut bytes, mut unsaved, mut unsaved_bytes) = (0, 0, 0, 0);
         for (chunk_at, chunk) in self.chunks.iter().enumerate() {
             if self.open.contains(&(chunk_at as u32)) == chunk.is_full() {
                 return Err(format!("messages: chunk {chunk_at} is listed wrongly"));
@@ -383,12 +489,20 @@ impl Messages {
                         entry.key, entry.references
                     ));
                 }
+                if entry.absent && !entry.saved
+                    || !entry.absent && entry.size != counted_bytes(&entry.stored.message)
+                {
+                    return Err(format!("messages: {:?} is not what it was", entry.key));
+                }
                 count += 1;
-                bytes += counted_bytes(&entry.stored.message);
+                bytes += entry.size;
                 unsaved += usize::from(!entry.saved);
+                unsaved_bytes += if entry.saved { 0 } else { entry.size };
             }
         }
-        if (count, bytes) != (self.count, self.bytes) || counted.len() != count {
+        if (count, bytes, unsaved_bytes) != (self.count, self.bytes, self.unsaved_bytes)
+            || counted.len() != count
+        {
             return Err("messages: counters are wrong".into());
         }
         self.check_list(unsaved)

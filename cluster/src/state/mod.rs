@@ -55,7 +55,7 @@ pub use command::{
 };
 pub use event::Event;
 pub use group::GroupState;
-pub use messages::counted_bytes;
+pub use messages::{StoredMessage, counted_bytes};
 pub use outcome::{BatchOutcome, Outcome, RefusedReason, SubscribeResult};
 pub use persist::StateError;
 pub use read::{

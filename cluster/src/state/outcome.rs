@@ -44,6 +44,13 @@ pub enum Outcome {
         /// Targets whose queue was full.
         refused: u32,
     },
+    /// Answer to `PublishFirst`: the message is held for the parts to come.
+    Begun {
+        /// Index of the entry that brought the message: of an earlier attempt where this one goes on with it.
+        index: u64,
+        /// Position of its command in the batch.
+        position: u32,
+    },
     /// Answer to `Release`: whether the identifier was known.
     Released(bool),
     /// The command was not carried out and will not be.

@@ -4,7 +4,7 @@
 //! by their queues and cuts the list:
 //!
 //! ```text
-//!   PublishFirst  message, targets              ──>  Done
+//!   PublishFirst  message, targets              ──>  Begun
 //!   PublishMore   after: last target before     ──>  Done
 //!   PublishMore   after: last target before, last ──>  Published, summed up over all parts
 //! ```

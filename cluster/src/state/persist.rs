@@ -74,6 +74,16 @@ impl GroupState {
         changes.finish()
     }
 
+    /// The key of a record that every stored state has.
+    pub fn key_of_any_state() -> Vec<u8> {
+        Key::new(Kind::Meta).finish()
+    }
+
+    /// The state store has the records of every change up to the entry at `index`: what is large leaves memory.
+    pub fn stored_up_to(&mut self, index: u64) {
+        self.messages.leave(index);
+    }
+
     /// Forgets what changed since the last time, of a state that is never stored.
     pub fn forget_changes(&mut self) {
         self.drain(&mut Nowhere);
@@ -86,7 +96,7 @@ impl GroupState {
         self.subscriptions.drain(sink);
         self.inbound.drain(sink);
         self.wills.drain(sink);
-        self.messages.drain(sink);
+        self.messages.drain(self.applied, sink);
         self.outbox.drain(sink);
         self.queues.drain(&self.messages, sink);
         self.retained.drain(sink);

@@ -3,7 +3,7 @@
 use quorate_proto::codec::PacketId;
 
 use super::group::{Events, Place};
-use super::messages::{Messages, Slot, Stored, counted_bytes};
+use super::messages::{MessageKey, Messages, Slot, Stored, counted_bytes};
 use super::parts::{PartsKey, Progress, UnderWay};
 use super::queue::Delivery;
 use super::{
@@ -63,7 +63,8 @@ impl GroupState {
                 let slot = held.unwrap_or_else(|| incoming.refer(&mut self.messages));
                 progress.advance(&publish.targets);
                 self.parts.insert(key, UnderWay { slot, progress });
-                Outcome::Done
+                let MessageKey { index, position } = self.messages.key(slot);
+                Outcome::Begun { index, position }
             }
             _ => self.conclude(&publish.origin, held, &progress),
         }

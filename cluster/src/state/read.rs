@@ -10,7 +10,7 @@ use quorate_proto::codec::{PacketId, QoS};
 use quorate_proto::message::Message;
 use quorate_storage::log::GroupId;
 
-use super::messages::{MessageKey, Stored, counted_bytes};
+use super::messages::{MessageKey, Stored, StoredMessage};
 use super::queue::Queue;
 use super::sessions::Session;
 use super::{
@@ -46,6 +46,8 @@ pub struct PulledReference {
     pub sequence: Sequence,
     /// The message; its bytes are shared.
     pub message: Message,
+    /// Where it has to be read before it is handed on: the payload is not in memory.
+    pub stored: Option<StoredMessage>,
     /// The session that published it, for the No Local option; none where the broker did.
     pub publisher: Option<SessionId>,
     /// QoS to deliver with.
@@ -97,6 +99,8 @@ pub struct OutboxWrite {
     pub source: RetainedSource,
     /// The message.
     pub message: Message,
+    /// Where it has to be read before it is handed on: the payload is not in memory.
+    pub stored: Option<StoredMessage>,
     /// When it was stored.
     pub received_at: GroupTime,
     /// When it expires.
@@ -155,6 +159,11 @@ pub struct Counts {
 }
 
 impl GroupState {
+    /// Bytes of messages that no checkpoint has.
+    pub fn unsaved_bytes(&self) -> u64 {
+        self.messages.unsaved_bytes()
+    }
+
     /// The group.
     pub fn group(&self) -> GroupId {
         self.group
@@ -236,13 +245,14 @@ impl GroupState {
         let mut bytes = 0;
         for (pulled, reference) in queue.iter_from(from.0).take(count_max).enumerate() {
             let stored = self.messages.get(reference.slot);
-            bytes += counted_bytes(&stored.message);
+            bytes += self.messages.size(reference.slot);
             if bytes > bytes_max && pulled > 0 {
                 return;
             }
             out.push(PulledReference {
                 sequence: Sequence(reference.sequence),
                 message: stored.message.clone(),
+                stored: self.messages.stored(reference.slot),
                 publisher: stored.publisher(),
                 qos: reference.delivery.qos(),
                 retain: reference.delivery.retain(),
@@ -353,6 +363,7 @@ impl GroupState {
                     position: key.position,
                 },
                 message: stored.message.clone(),
+                stored: self.messages.stored(slot),
                 received_at: stored.received_at,
                 expires_at: stored.expires_at,
             }

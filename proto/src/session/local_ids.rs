@@ -1,16 +1,16 @@
 //! Packet identifiers of the server's own choice, and those that are derived (R24).
 //!
 //! A session that ends with its connection has the whole space for them, in a cycle. A durable session has the last of
-//! 17 slots: the others belong to the sequences of the replication groups, so that whoever owns the session next
+//! 18 slots: the others belong to the sequences of the replication groups, so that whoever owns the session next
 //! derives the same identifiers again.
 
 use super::PacketIdSource;
 use crate::codec::PacketId;
 
 /// Identifiers of one slot.
-const SLOT: u16 = 3_855;
+const SLOT: u16 = 3_640;
 /// Slots that belong to replication groups.
-const GROUPS: u16 = 16;
+const GROUPS: u16 = 17;
 /// The first identifier of the slot for deliveries without replication.
 const LOCAL_FIRST: u16 = GROUPS * SLOT + 1;
 
@@ -87,29 +87,29 @@ mod tests {
 
     #[test]
     fn slots_share_the_space_without_overlap() {
-        assert_eq!(LOCAL_FIRST, 61_681);
-        assert_eq!(u16::MAX - LOCAL_FIRST + 1, SLOT);
+        assert_eq!(LOCAL_FIRST, 61_881);
+        const { assert!(u16::MAX - LOCAL_FIRST + 1 >= SLOT) };
         assert_eq!(derived(0, 0).get(), 1);
-        assert_eq!(derived(0, 3_854).get(), 3_855);
-        assert_eq!(derived(0, 3_855).get(), 1, "the sequence wraps within its slot");
-        assert_eq!(derived(1, 0).get(), 3_856);
-        assert_eq!(derived(15, 3_854).get(), 61_680);
+        assert_eq!(derived(0, 3_639).get(), 3_640);
+        assert_eq!(derived(0, 3_640).get(), 1, "the sequence wraps within its slot");
+        assert_eq!(derived(1, 0).get(), 3_641);
+        assert_eq!(derived(16, 3_639).get(), 61_880);
         assert_eq!(
             derived(15, u64::MAX).get(),
-            57_825 + (u64::MAX % 3_855) as u16 + 1
+            54_600 + (u64::MAX % 3_640) as u16 + 1
         );
-        assert!(is_derived(derived(15, 3_854)) && !is_derived(PacketId::new(61_681).unwrap()));
+        assert!(is_derived(derived(16, 3_639)) && !is_derived(PacketId::new(61_881).unwrap()));
     }
 
     #[test]
     #[should_panic(expected = "has no slot")]
-    fn no_slot_for_a_seventeenth_group() {
-        derived(16, 0);
+    fn no_slot_for_an_eighteenth_group() {
+        derived(17, 0);
     }
 
     #[test]
     fn cycle_comes_round_and_skips_what_is_in_use() {
-        for (durable, first) in [(true, 61_681), (false, 1)] {
+        for (durable, first) in [(true, 61_881), (false, 1)] {
             let mut ids = LocalIds::new(durable, 0);
             let busy = PacketId::new(first + 1).unwrap();
             let round: Vec<u16> = (first..u16::MAX)
@@ -126,12 +126,12 @@ mod tests {
     #[test]
     fn cycle_begins_where_the_host_says() {
         assert_eq!(
-            LocalIds::new(true, 3_854).next_free(|_| false).unwrap().get(),
+            LocalIds::new(true, 3_654).next_free(|_| false).unwrap().get(),
             65_535
         );
         assert_eq!(
-            LocalIds::new(true, 3_855).next_free(|_| false).unwrap().get(),
-            61_681
+            LocalIds::new(true, 3_655).next_free(|_| false).unwrap().get(),
+            61_881
         );
         assert_eq!(
             LocalIds::new(false, 65_535).next_free(|_| false).unwrap().get(),

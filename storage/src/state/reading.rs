@@ -23,13 +23,19 @@ impl Checkpointer {
 
     /// The value of a key. Keys of a checkpoint under way may be read half written: ask for none of these.
     pub fn value(&self, group: GroupId, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
-        let Some(generation) = self.generation(group)? else {
-            return Ok(None);
-        };
-        let full = layout::value_key(group, generation, key);
-        match self.store.read(&full)? {
-            Some(head) => self.verified(group, &full, head).map(Some),
-            None => Ok(None),
+        loop {
+            let Some(generation) = self.generation(group)? else {
+                return Ok(None);
+            };
+            let full = layout::value_key(group, generation, key);
+            let found = match self.store.read(&full) {
+                Ok(Some(head)) => self.verified(group, &full, head).map(Some),
+                other => other,
+            };
+            if matches!(found, Ok(Some(_))) || self.generation(group)? == Some(generation) {
+                return found;
+            }
+            // A snapshot has come, and the old state was being deleted.
         }
     }
 

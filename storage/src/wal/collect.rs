@@ -60,6 +60,18 @@ impl State {
         self.groups.iter().filter_map(lowest).collect()
     }
 
+    /// Groups with live entries in segments beyond the newest `segments_max`, and the last such index of each.
+    pub(super) fn crowding(&self, segments_max: usize) -> Vec<(GroupId, u64)> {
+        let Some(newest_old) = self.segments.keys().rev().nth(segments_max.max(1)).copied() else {
+            return Vec::new();
+        };
+        let last = |(group, state): (&GroupId, &super::group::GroupState)| {
+            let old = state.slots().filter(|(_, slot)| slot.place.segment <= newest_old);
+            old.last().map(|(index, _)| (*group, index))
+        };
+        self.groups.iter().filter_map(last).collect()
+    }
+
     fn next_step(&mut self, segment_bytes: u64, segments_kept: usize) -> Step {
         // What is in memory no longer says what is on its way to the disk.
         if self.failed.is_some() {

@@ -201,6 +201,43 @@ fn a_group_with_much_alive_is_named_and_not_copied() {
 }
 
 #[test]
+fn a_log_of_many_segments_names_who_keeps_the_oldest() {
+    let disk = FaultyDisk::new(1);
+    let wal = open_with(
+        &disk,
+        WalOptions {
+            segments_max: 2,
+            ..options()
+        },
+    )
+    .unwrap();
+    let other = GroupId(GROUP.0 + 1);
+    append(&wal, other, 1, 10);
+    let mut index = 0;
+    while wal.stats().segments <= 2 {
+        assert_eq!(wal.crowding(), []);
+        index += 1;
+        append(&wal, GROUP, index, 1000);
+        flush(&wal);
+    }
+    let crowding = wal.crowding();
+    let last = crowding
+        .iter()
+        .find(|(group, _)| *group == GROUP)
+        .expect("it has entries there")
+        .1;
+    assert!(last > 1 && last < index, "{last} of {index}");
+    assert!(crowding.contains(&(other, 1)));
+    // Once these are gone the file goes with the next flushes.
+    for (group, index) in crowding {
+        wal.purge(group, position(index), nothing());
+    }
+    flush(&wal);
+    flush(&wal);
+    assert_eq!(wal.crowding(), []);
+}
+
+#[test]
 fn old_payloads_leave_memory_and_come_back_from_the_file() {
     let disk = FaultyDisk::new(1);
     let wal = open_with(

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use quorate_tests::Version;
 use quorate_tests::wire::{Will, connect, disconnect, filter, publish};
 
-use super::three;
+use quorate_tests::broker::Config;
+use quorate_tests::cluster::Cluster;
+
+use super::{BINARY, three};
 
 /// The longest that a will, a subscription or a session may have to wait for the loss of a node to be known.
 const LOSS_MAX: Duration = Duration::from_secs(20);
@@ -206,4 +209,75 @@ async fn a_cold_restart_of_all_nodes_keeps_everything() {
     let mut reader = cluster.nodes[1].clean(Version::V5, "r").await;
     reader.subscribe("kept", 1).await;
     reader.expect("value").await;
+}
+
+/// R7, R10: the receivers of a message make several entries. Nodes that lead end in between: every receiver gets every
+/// message once, in the order of its publisher, and each publisher one answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn r07_leaders_end_between_the_parts_of_a_publish() {
+    const SUBSCRIBERS: usize = 60;
+    const MESSAGES: usize = 24;
+    let entries = |config: Config| config.toml("[cluster]\nentry_bytes_max = 256");
+    let mut cluster = Cluster::start_with(BINARY, 3, entries);
+    for number in 0..SUBSCRIBERS {
+        let id = format!("s{number}");
+        let mut subscriber = cluster.nodes[number % 3].durable(Version::V5, &id).await;
+        subscriber.subscribe("all", 2).await;
+        subscriber.disconnect().await;
+    }
+    let publish_all = |name: String, mqtt: std::net::SocketAddr| async move {
+        let packet = connect(&name).resume().expiry(600);
+        let mut publisher = quorate_tests::client::Client::connect(mqtt, Version::V5, &packet).await;
+        for number in 0..MESSAGES {
+            let message = publish("all", format!("{name} {number}")).qos(1 + (number % 2) as u8);
+            publisher.publish(message).await;
+        }
+    };
+    for victim in [1, 2] {
+        // Their homes are all over the groups: some are led by the node that ends.
+        let publishers: Vec<_> = (0..4)
+            .map(|number| {
+                let name = format!("p{victim}{number}");
+                tokio::spawn(publish_all(name, cluster.nodes[0].mqtt()))
+            })
+            .collect();
+        let sent = |cluster: &Cluster| cluster.metric(0, "quorate_messages_received_total");
+        let before = sent(&cluster);
+        while sent(&cluster) < before + 8.0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        cluster.nodes[victim].kill();
+        for publisher in publishers {
+            publisher.await.expect("everything was acknowledged");
+        }
+        cluster.restart(victim);
+    }
+    for number in 0..SUBSCRIBERS {
+        let id = format!("s{number}");
+        let mut subscriber = cluster.nodes[number % 3].durable(Version::V5, &id).await;
+        let texts = subscriber.receive_texts(2 * 4 * MESSAGES).await;
+        for victim in [1, 2] {
+            for publisher in 0..4 {
+                let name = format!("p{victim}{publisher} ");
+                let of_one: Vec<&str> = texts.iter().filter_map(|text| text.strip_prefix(&name)).collect();
+                let expected: Vec<String> = (0..MESSAGES).map(|number| number.to_string()).collect();
+                for qos in 0..2 {
+                    let of_one: Vec<&str> = of_one.iter().copied().filter(|text| is_of(text, qos)).collect();
+                    let expected: Vec<&str> = expected
+                        .iter()
+                        .map(String::as_str)
+                        .filter(|text| is_of(text, qos))
+                        .collect();
+                    assert_eq!(of_one, expected, "{id} from {name}");
+                }
+            }
+        }
+        subscriber.ping().await;
+        assert!(subscriber.waiting().is_none(), "nothing comes twice");
+    }
+}
+
+/// Whether a message of this number was published with QoS 1 + `qos`.
+fn is_of(number: &str, qos: usize) -> bool {
+    number.parse::<usize>().is_ok_and(|number| number % 2 == qos)
 }

@@ -11,7 +11,7 @@ use super::nodes;
 /// How long groups may take to come to where they are placed.
 const MOVE_MAX: Duration = Duration::from_secs(60);
 /// Groups beside `meta`, which every node has.
-const GROUPS: usize = 17;
+const GROUPS: usize = 18;
 
 /// Replicas of groups at a node, `meta` not counted.
 fn replicas(cluster: &Cluster, node: usize) -> usize {

@@ -174,7 +174,7 @@ async fn a_lost_volume_under_load_loses_nothing() {
         std::fs::remove_dir_all(cluster.nodes[victim].directory().join("data")).expect("the volume goes");
         cluster.restart(victim);
         // It has to be a voter of everything before another may be lost.
-        while cluster.node_view(0, &name)["votes"] != 18 || cluster.node_view(0, &name)["id"] == lost {
+        while cluster.node_view(0, &name)["votes"] != 19 || cluster.node_view(0, &name)["id"] == lost {
             verify.assert_runs("a lost volume was replaced");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

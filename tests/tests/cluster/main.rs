@@ -2,6 +2,7 @@
 //! groups are on different nodes, and when nodes end.
 
 mod dev_cluster;
+mod durability;
 mod failures;
 mod followers;
 mod growth;
@@ -13,8 +14,10 @@ mod routing;
 
 use quorate_tests::cluster::Cluster;
 
+const BINARY: &str = env!("CARGO_BIN_EXE_quorate-under-test");
+
 fn three() -> Cluster {
-    Cluster::start(env!("CARGO_BIN_EXE_quorate-under-test"), 3)
+    Cluster::start(BINARY, 3)
 }
 
 /// What a client sees does not depend on whether its node has replicas of the groups: all nodes have all, or each has

@@ -69,3 +69,23 @@ async fn a_seed_that_is_not_there_yet_is_waited_for() {
     waiting.wait_until_ready();
     drop(first);
 }
+
+/// R6, R42: a node alone stores nothing of its clean sessions until somebody joins; who joins gets all of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn r42_clean_sessions_of_a_node_alone_are_known_to_who_joins() {
+    let mut cluster = Cluster::start(BINARY, 1);
+    let mut subscriber = cluster.nodes[0].clean(Version::V5, "live").await;
+    subscriber.subscribe("a", 1).await;
+    // More entries than the log keeps.
+    for number in 0..400 {
+        let client = cluster.nodes[0]
+            .clean(Version::V5, &format!("c{}", number % 7))
+            .await;
+        client.disconnect().await;
+    }
+    cluster.add_node(BINARY);
+    cluster.add_node(BINARY);
+    let mut publisher = cluster.nodes[2].clean(Version::V5, "p").await;
+    publisher.publish(publish("a", "from the third").qos(1)).await;
+    subscriber.expect("from the third").await;
+}

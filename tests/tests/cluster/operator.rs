@@ -10,7 +10,7 @@ use super::three;
 
 const USE_ANOTHER_SERVER: u8 = 0x9c;
 /// Groups of a cluster, `meta` among them.
-const GROUPS: u64 = 18;
+const GROUPS: u64 = 19;
 /// How long the cluster may take to settle.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 

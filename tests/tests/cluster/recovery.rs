@@ -116,7 +116,7 @@ async fn the_last_node_goes_on_alone_and_others_join_it() {
     }
     let began = Instant::now();
     for name in ["node-1", "node-2", "node-3"] {
-        while cluster.node_view(2, name)["votes"] != 18 {
+        while cluster.node_view(2, name)["votes"] != 19 {
             assert!(began.elapsed() < SETTLE_MAX, "{}", cluster.node_view(2, name));
             std::thread::sleep(Duration::from_millis(50));
         }

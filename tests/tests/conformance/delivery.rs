@@ -315,7 +315,7 @@ each_version!(directions_have_identifiers_of_their_own);
 #[tokio::test]
 async fn an_old_message_without_acknowledgement_holds_up_others_only_until_it_has_one() {
     /// Identifiers of the messages of one publisher.
-    const IDENTIFIERS: usize = 3_855;
+    const IDENTIFIERS: usize = 3_640;
     const PIECE: usize = 95;
     let scope = Scope::new();
     let mut raw = subscriber(Version::V5, scope).await;

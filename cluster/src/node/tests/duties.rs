@@ -57,7 +57,7 @@ async fn retained_writes_hold_up_nobody() {
     let home = node.home();
     let topic = topic_elsewhere();
     node.disk.log().hold_group(Placement::data_of_topic(&topic));
-    home.propose_retained(|buffer| retained(&topic, "kept").encode(buffer), Some(1));
+    propose_retained(home, &retained(&topic, "kept"), 1);
     let queue = TargetQueue::Session(elsewhere(1));
     let queued = publish(message("m"), vec![target(queue, QoS::AtLeastOnce)]);
     within(home.propose_and_wait(&queued)).await;
@@ -132,7 +132,7 @@ async fn deadlines_are_kept_while_retained_writes_wait() {
     let home = node.home();
     let topic = topic_elsewhere();
     node.disk.log().hold_group(Placement::data_of_topic(&topic));
-    home.propose_retained(|buffer| retained(&topic, "kept").encode(buffer), Some(1));
+    propose_retained(home, &retained(&topic, "kept"), 1);
     let open = Command::OpenSession {
         client_id: CLIENT.into(),
         clean_start: true,

@@ -2,9 +2,12 @@
 //! told.
 
 mod duties;
+mod live;
 mod on_disk;
+mod parts;
 mod proposals;
 mod pulls;
+mod recall;
 mod retained;
 mod shares;
 
@@ -137,6 +140,7 @@ impl TestNode {
                 messages_max: 100_000,
                 bytes_max: 1 << 30,
             },
+            entry_bytes_max: 64 * 1024,
             retained_messages_max: 1_000,
             retained_bytes_max: 1 << 30,
             checkpoint_interval: Duration::from_secs(3_600),
@@ -251,6 +255,16 @@ const fn stored(count: u32) -> Completion {
         stored: count,
         refused: 0,
     })
+}
+
+/// Proposes a publish whose ticket waits for the topic's group.
+fn propose_retained(home: &Group<Told>, command: &Command, ticket: u32) {
+    use super::proposer::{Due, Waiter};
+    home.push(
+        |buffer| command.encode(buffer),
+        Waiter::Ticket(ticket),
+        Due::Retained,
+    );
 }
 
 /// A session whose home is not here: nothing of it is checked.

@@ -118,6 +118,7 @@ impl Running {
                 messages_max: 1000,
                 bytes_max: 1 << 20,
             },
+            entry_bytes_max: 64 * 1024,
             retained_messages_max: 1000,
             retained_bytes_max: 1 << 20,
             checkpoint_interval: Duration::from_millis(100),

@@ -28,7 +28,7 @@ async fn what_no_entry_can_hold_is_refused_alone() {
     home.propose(&publish_of(COMMAND_BYTES_MAX + 1), Some(2));
     home.propose(&publish_of(COMMAND_BYTES_MAX), Some(3));
     home.propose(&publish_of(40), Some(4));
-    home.propose_retained(|buffer| publish_of(COMMAND_BYTES_MAX + 1).encode(buffer), Some(5));
+    propose_retained(home, &publish_of(COMMAND_BYTES_MAX + 1), 5);
     for (ticket, completion) in [
         (1, stored(1)),
         (2, Completion::TooLarge),

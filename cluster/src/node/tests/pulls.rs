@@ -2,7 +2,6 @@
 
 use super::*;
 
-const SLOT_SIZE: u64 = 3_855;
 const SESSION: u16 = 1;
 
 impl TestNode {

@@ -19,7 +19,7 @@ async fn a_publisher_is_told_of_its_own_retained_message() {
         .unwrap();
     let publish = |topic: &str, payload: &str, ticket| {
         let command = retained(topic, payload);
-        home.propose_retained(|buffer| command.encode(buffer), Some(ticket));
+        propose_retained(home, &command, ticket);
     };
     // One entry: the topics' group holds one message, and never both.
     publish(&first, "kept", 1);
@@ -49,7 +49,7 @@ async fn a_write_that_was_not_taken_is_carried_again() {
         incarnation: node.settings.incarnation,
     };
     within(topics.propose_and_wait(&lost)).await;
-    home.propose_retained(|buffer| retained(&topic, "kept").encode(buffer), Some(1));
+    propose_retained(home, &retained(&topic, "kept"), 1);
     let last = publish(message("last"), vec![]);
     within(home.propose_and_wait(&last)).await;
     assert_eq!(within(topics.propose_and_wait(&last)).await, Completion::Refused);

@@ -51,6 +51,14 @@ impl MemoryStore {
         self.groups.lock().remove(&group);
     }
 
+    pub(super) fn damage(&self, group: GroupId, key: &[u8]) {
+        let mut groups = self.groups.lock();
+        let value = groups
+            .get_mut(&group)
+            .and_then(|(.., entries)| entries.get_mut(key));
+        value.expect("it is stored")[20] ^= 1;
+    }
+
     fn wait(&self) -> io::Result<()> {
         let mut paused = self.paused.lock();
         self.resumed.wait_while(&mut paused, |paused| *paused);
@@ -91,6 +99,13 @@ impl CheckpointStore for MemoryStore {
             .lock()
             .get(&group)
             .map(|(position, meta, _)| (*position, meta.clone())))
+    }
+
+    fn value(&self, group: GroupId, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let groups = self.groups.lock();
+        Ok(groups
+            .get(&group)
+            .and_then(|(.., entries)| entries.get(key).cloned()))
     }
 
     fn entries(&self, group: GroupId, visit: EntryVisitor<'_>) -> io::Result<()> {

@@ -49,6 +49,10 @@ impl Disk {
         CheckpointSettings::new(self.spool.path().to_owned())
     }
 
+    pub(crate) fn damage(&self, group: GroupId, key: &[u8]) {
+        self.store.damage(group, key);
+    }
+
     pub(crate) fn log(&self) -> &MemoryLog {
         &self.log
     }

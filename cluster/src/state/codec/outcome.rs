@@ -13,6 +13,7 @@ const PUBLISHED: u8 = 5;
 const RELEASED: u8 = 6;
 const REFUSED: u8 = 7;
 const OPENED: u8 = 8;
+const BEGUN: u8 = 9;
 
 pub(in crate::state) fn put_outcomes(out: &mut Vec<u8>, outcomes: &[Outcome]) {
     put_varint(out, outcomes.len() as u64);
@@ -93,6 +94,11 @@ fn put_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
             put_varint(out, u64::from(*stored));
             put_varint(out, u64::from(*refused));
         }
+        Outcome::Begun { index, position } => {
+            out.push(BEGUN);
+            put_varint(out, *index);
+            put_varint(out, u64::from(*position));
+        }
         Outcome::Released(known) => {
             out.push(RELEASED);
             put_bool(out, *known);
@@ -137,6 +143,10 @@ fn read_outcome(reader: &mut Reader<'_>) -> Result<Outcome, CodecError> {
             duplicate: reader.bool("duplicate")?,
             stored: reader.varint_u32("stored")?,
             refused: reader.varint_u32("refused")?,
+        }),
+        BEGUN => Ok(Outcome::Begun {
+            index: reader.varint("index")?,
+            position: reader.varint_u32("position")?,
         }),
         RELEASED => Ok(Outcome::Released(reader.bool("released")?)),
         REFUSED => match reader.u8("refused reason")? {

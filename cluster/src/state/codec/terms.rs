@@ -47,6 +47,23 @@ pub struct TargetRef<'a> {
     pub subscription_ids: &'a [u32],
 }
 
+impl TargetRef<'_> {
+    /// Bytes that it takes in a command, at most.
+    pub(crate) fn bytes_max(&self) -> usize {
+        const NUMBER: usize = 10;
+        let queue = match self.queue {
+            TargetQueue::Session(_) => 8,
+            TargetQueue::Share(share) => share.name.len() + share.filter.len() + 2 * NUMBER,
+            TargetQueue::Node(..) => 2 * NUMBER,
+        };
+        let ids = match self.subscription_ids.len() {
+            0 => 0,
+            count => NUMBER + 5 * count,
+        };
+        1 + queue + ids
+    }
+}
+
 impl Target {
     /// Borrows the target, as [`encode_publish`](super::encode_publish) takes it.
     pub fn borrowed(&self) -> TargetRef<'_> {
@@ -69,7 +86,27 @@ pub(in crate::state) fn read_qos(bits: u8) -> Result<QoS, CodecError> {
     }
 }
 
+impl<'a> From<&'a Message> for MessageParts<'a> {
+    fn from(message: &'a Message) -> Self {
+        Self {
+            topic: message.topic(),
+            forwardable: message.forwardable(),
+            payload: message.payload(),
+            qos: message.qos,
+            retain: message.retain,
+            expiry_secs: message.expiry_secs,
+        }
+    }
+}
+
 impl MessageParts<'_> {
+    /// Bytes that its command takes without targets, at most: the message, what says how long its parts are, an origin,
+    /// and numbers.
+    pub(crate) fn bytes(&self) -> usize {
+        const NUMBERS: usize = 64;
+        self.topic.len() + self.forwardable.len() + self.payload.len() + NUMBERS
+    }
+
     const EXPIRY_BIT: u8 = 1 << 3;
 
     pub(in crate::state) fn encode(&self, out: &mut Vec<u8>) {

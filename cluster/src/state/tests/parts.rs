@@ -16,6 +16,11 @@ fn targets(queues: &[TargetQueue]) -> Vec<Target> {
     queues.iter().map(|queue| to(queue.clone())).collect()
 }
 
+/// The answer to the first part that the entry at `index` brought.
+fn begun(index: u64) -> Outcome {
+    Outcome::Begun { index, position: 0 }
+}
+
 /// A group, and origins of every kind that may publish in it, with whether others go on with what they began.
 fn origins() -> (Harness, Vec<(Origin, bool)>) {
     let mut group = Harness::new();
@@ -43,7 +48,10 @@ fn r07_the_last_part_answers_for_all_and_the_message_is_held_until_then() {
     let (mut group, origins) = origins();
     let queues = queues(6);
     for (origin, _) in origins {
-        assert_eq!(group.one(first(origin, targets(&queues[..2]))), Outcome::Done);
+        assert_eq!(
+            group.one(first(origin, targets(&queues[..2]))),
+            begun(group.index)
+        );
         // Even when everybody is done with it.
         group.run(vec![
             settle(queues[0].clone(), &[0]),
@@ -91,7 +99,7 @@ fn r07_parts_may_come_in_one_entry() {
             }),
             more(origin, &queues[0], targets(&queues[1..]), true),
         ]);
-        assert_eq!(outcomes, [Outcome::Done, Outcome::Done, published(3, 0)]);
+        assert_eq!(outcomes, [begun(group.index), Outcome::Done, published(3, 0)]);
     }
     assert_eq!(group.state.queue_len(&queues[2]), 6);
 }
@@ -102,6 +110,7 @@ fn r07_a_client_that_sends_its_message_again_has_it_go_on() {
     let queues = queues(6);
     let p = group.open("p");
     group.one(first(p.origin(Some(5)), targets(&queues[..3])));
+    let begun_at = group.index;
     assert_eq!(group.state.inbound(p.session), []);
     // The connection and its node are lost; the next node does not count the message as received.
     (group.node, group.number) = (NodeId(2), 0);
@@ -124,7 +133,8 @@ fn r07_a_client_that_sends_its_message_again_has_it_go_on() {
     publish.message = message("much longer than before");
     assert_eq!(
         group.one(Command::PublishFirst { number, publish }),
-        Outcome::Done
+        begun(begun_at),
+        "the message stands where it came first"
     );
     assert_eq!(group.one(more(origin, &queues[3], two, false)), Outcome::Done);
     assert_eq!(group.one(more(origin, &queues[4], three, true)), published(6, 0));
@@ -392,7 +402,13 @@ fn r25_a_lost_start_begins_nothing() {
     batch.number = 0;
     assert_eq!(
         group.apply(&batch),
-        BatchOutcome::Applied(vec![FENCED, Outcome::Done])
+        BatchOutcome::Applied(vec![
+            FENCED,
+            Outcome::Begun {
+                index: group.index,
+                position: 1
+            }
+        ])
     );
     assert_eq!(group.state.connected_starts().count(), 0);
 }

@@ -394,7 +394,7 @@ fn r24_identifiers_of_deliveries_without_replication() {
                 }
             });
             side.open(Opened {
-                local_start: 65_533,
+                local_start: if durable { 3_653 } else { 65_533 },
                 ..Default::default()
             });
             let mut identifiers = Vec::new();
@@ -405,7 +405,7 @@ fn r24_identifiers_of_deliveries_without_replication() {
                     .unwrap();
                 identifiers.push(packet_id.get());
             }
-            let of_durable = vec![65_534, 65_535, 61_681, 61_682];
+            let of_durable = vec![65_534, 65_535, 61_881, 61_882];
             assert_eq!(
                 identifiers,
                 if durable {

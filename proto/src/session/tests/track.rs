@@ -14,11 +14,11 @@ fn settled(token: u64, reason: ReasonCode) -> Result<Action<'static>, Close> {
 fn r24_identifier_follows_group_and_sequence() {
     let cases = [
         (0, 0, 1),
-        (0, 3_854, 3_855),
-        (0, 3_855, 1),
-        (1, 0, 3_856),
-        (15, 3_854, 61_680),
-        (15, 10_000_000, 57_826 + 130),
+        (0, 3_639, 3_640),
+        (0, 3_640, 1),
+        (1, 0, 3_641),
+        (16, 3_639, 61_880),
+        (15, 10_000_000, 54_601 + 920),
     ];
     for version in EVERY {
         for (group, sequence, number) in cases {
@@ -175,7 +175,7 @@ fn r22_a_busy_identifier_is_held_back() {
             side.receive();
             let packet_id = PacketIdSource::Derived {
                 group: 0,
-                sequence: 7 + 3_855,
+                sequence: 7 + 3_640,
             };
             let next = TrackedDelivery {
                 packet_id,
@@ -308,10 +308,10 @@ fn pubrec_of_a_reference_not_in_flight_is_the_hosts_to_answer() {
         assert_eq!(side.deliver_tracked(&known), DeliverResult::Sent);
         assert_eq!(side.receive(), [Packet::Pubrel(ack(8))], "the host does");
 
-        side.send(Packet::Pubrec(ack(61_681))).unwrap();
+        side.send(Packet::Pubrec(ack(61_881))).unwrap();
         assert_eq!(
             side.receive(),
-            [Packet::Pubrel(Ack::new(id(61_681), reason))],
+            [Packet::Pubrel(Ack::new(id(61_881), reason))],
             "not of a replicated reference"
         );
     }
@@ -366,7 +366,7 @@ fn a_quarter_of_a_durable_window_is_kept_for_what_is_tracked() {
             side.receive().is_empty(),
             "the place of a tracked one stays for the next of them"
         );
-        side.send(Packet::Puback(ack(61_681))).unwrap();
+        side.send(Packet::Puback(ack(61_881))).unwrap();
         assert_eq!(side.receive_publishes().len(), 1);
         assert_eq!(side.connection.window_free(), 1);
 

@@ -338,6 +338,7 @@ pub(super) fn outcome() -> impl Strategy<Value = Outcome> {
             refused
         }),
         any::<bool>().prop_map(Outcome::Released),
+        any::<(u64, u32)>().prop_map(|(index, position)| Outcome::Begun { index, position }),
         Just(Outcome::Refused(RefusedReason::Fenced)),
         Just(Outcome::Refused(RefusedReason::LimitReached)),
     ]
