@@ -24,6 +24,7 @@ mod peers;
 mod placement;
 mod proposer;
 mod puller;
+mod rediscovery;
 mod replica;
 mod retained;
 mod seeds;
