@@ -37,7 +37,8 @@ async fn a_cluster_with_certificates_lets_in_nobody_else() {
 
     let plain = newcomer("plain", &cluster.seed(0), "");
     cluster.nodes[0].wait_for_log("it does not speak TLS");
-    plain.wait_for_log("it wants TLS, and this node has no cluster.tls");
+    // Its own line does not always name TLS: which end notices first is a race.
+    plain.wait_for_log("still looking for the cluster");
     drop(plain);
 
     let elsewhere = tempfile::tempdir().expect("a temporary directory");
