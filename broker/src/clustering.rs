@@ -7,13 +7,16 @@ use std::time::Duration;
 use quorate_cluster::node::{
     Found, Node, NodeSettings, SeedError, SeedService, SeedSettings, StartError, find_cluster,
 };
-use quorate_cluster::raft::{NodeAddress, NodeIdentity, Transport, server_builder};
+use quorate_cluster::raft::{
+    NodeAddress, NodeIdentity, PeerListener, PeerTls, TlsFiles, Transport, server_builder,
+};
 use quorate_cluster::state::{NodeId, QueueLimits};
 use quorate_storage::volume::{ClusterId, Membership};
+use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
-use tonic::transport::server::TcpIncoming;
 
 use crate::config::Config;
+use crate::metrics::Scope;
 use crate::node::Shared;
 use crate::serve::ServeError;
 use crate::store::Store;
@@ -38,11 +41,17 @@ pub(crate) struct Identity {
 pub(crate) struct ClusterSocket {
     listener: Option<TcpListener>,
     seeds: Arc<SeedService>,
+    tls: Option<Arc<PeerTls>>,
 }
 
 impl ClusterSocket {
     /// The socket that was bound, if the node is to have one.
-    pub(crate) fn new(config: &Config, store: &Store, listener: Option<TcpListener>) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        store: &Store,
+        listener: Option<TcpListener>,
+        tls: Option<Arc<PeerTls>>,
+    ) -> Self {
         let settings = SeedSettings {
             cluster_name: config.cluster.name.clone(),
             node_name: config.node.name.clone(),
@@ -58,16 +67,18 @@ impl ClusterSocket {
         };
         Self {
             listener,
-            seeds: SeedService::new(settings),
+            seeds: SeedService::new(settings, tls.clone()),
+            tls,
         }
     }
 
-    fn incoming(&self) -> std::io::Result<Option<TcpIncoming>> {
+    /// The connections of other nodes; with a transport some are passed on between them.
+    fn incoming(&self, transport: Option<Arc<Transport>>) -> std::io::Result<Option<PeerListener>> {
         let Some(listener) = &self.listener else {
             return Ok(None);
         };
         let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
-        Ok(Some(TcpIncoming::from(listener).with_nodelay(Some(true))))
+        Ok(Some(PeerListener::new(listener, transport, self.tls.clone())))
     }
 
     /// Who this node is: as its volume says, or as a cluster says that takes it in.
@@ -77,7 +88,7 @@ impl ClusterSocket {
             return Ok(Identity { membership, known });
         }
         let (stop, stopped) = oneshot::channel::<()>();
-        let answering = match self.incoming()? {
+        let answering = match self.incoming(None)? {
             Some(incoming) => {
                 let server = server_builder().add_service(self.seeds.server());
                 let ended = async { drop(stopped.await) };
@@ -117,7 +128,7 @@ impl ClusterSocket {
 
     /// Answers the other nodes.
     fn serve(&self, transport: &Arc<Transport>, shared: &Arc<Shared>) -> std::io::Result<()> {
-        let Some(incoming) = self.incoming()? else {
+        let Some(incoming) = self.incoming(Some(transport.clone()))? else {
             return Ok(());
         };
         let server = server_builder()
@@ -136,6 +147,25 @@ impl ClusterSocket {
     }
 }
 
+/// Reads the certificates of the connections between nodes, and again whenever they change.
+///
+/// # Errors
+/// They cannot be used.
+pub(crate) fn load_tls(config: &Config, runtime: &Runtime) -> Result<Option<Arc<PeerTls>>, ServeError> {
+    let Some(tls) = &config.cluster.tls else {
+        return Ok(None);
+    };
+    let files = TlsFiles {
+        cert: tls.cert.clone(),
+        key: tls.key.clone(),
+        ca: tls.ca.clone(),
+        server_name: tls.server_name.clone(),
+    };
+    let tls = PeerTls::load(files).map_err(|error| ServeError::Cluster(error.to_string()))?;
+    runtime.spawn(PeerTls::watch(Arc::downgrade(&tls)));
+    Ok(Some(tls))
+}
+
 /// What other nodes are told to connect to.
 fn advertised(config: &Config, listener: Option<&TcpListener>) -> String {
     if let Some(address) = &config.cluster.advertise {
@@ -143,6 +173,31 @@ fn advertised(config: &Config, listener: Option<&TcpListener>) -> String {
     }
     let bound = listener.and_then(|listener| listener.local_addr().ok());
     bound.map_or_else(String::new, |address| address.to_string())
+}
+
+/// Declares what the connections between nodes count.
+pub(crate) fn declare_metrics(scope: &Scope, shared: &Arc<Shared>) {
+    let of = shared.clone();
+    scope.gauge_by(
+        "peer_connections",
+        "Connections to other nodes, by what for and by whether they reach it directly or through a third node.",
+        &["use", "way"],
+        move || {
+            let counts = of.node().connection_counts().into_iter();
+            let samples = counts.map(|count| {
+                let way = if count.relayed { "relayed" } else { "direct" };
+                let labels = vec![count.used_for.as_str().to_owned(), way.to_owned()];
+                (labels, count.count as f64)
+            });
+            samples.collect()
+        },
+    );
+    let of = shared.clone();
+    scope.gauge(
+        "peer_connections_passed_on",
+        "Connections between other nodes that this one passes on, because they do not reach each other.",
+        move || of.node().passed_on() as f64,
+    );
 }
 
 /// Makes the node and starts it; it is known to `shared` before its groups run.
@@ -155,11 +210,12 @@ pub(crate) async fn start_node(
 ) -> Result<Arc<Node<Shared>>, ServeError> {
     let limits = &config.limits;
     let node = NodeId(identity.membership.node);
-    let transport = Transport::new(NodeIdentity {
+    let this = NodeIdentity {
         cluster: u128::from_be_bytes(identity.membership.cluster.0),
         node,
         incarnation: store.incarnation,
-    });
+    };
+    let transport = Transport::with_tls(this, socket.tls.clone());
     tracing::info!(cluster = %identity.membership.cluster, node = node.0, "this node belongs to a cluster");
     let has_others = socket.listener.is_some();
     let settings = NodeSettings {
@@ -191,6 +247,7 @@ pub(crate) async fn start_node(
     shared.node_made(node.clone());
     socket.seeds.belongs_to(&node);
     socket.serve(&transport, shared)?;
+    tokio::spawn(socket.seeds.clone().keep_in_touch(Arc::downgrade(&node)));
     node.start().await.map_err(|error| match error {
         StartError::Ended => ServeError::Removed,
         error => ServeError::Groups {

@@ -163,6 +163,11 @@ impl Shared {
         self.lease.get().is_some_and(ServingLease::is_held)
     }
 
+    /// Whether clients may be told anything now: the lease is held, and the node does not seem to be cut off.
+    pub(crate) fn may_speak(&self) -> bool {
+        self.lease.get().is_some_and(ServingLease::is_fresh)
+    }
+
     /// Whether clients are accepted.
     pub(crate) fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)

@@ -174,7 +174,8 @@ pub fn run(config: &Config) -> Result<Ended, ServeError> {
         stuck.clone(),
     )?;
 
-    let socket = ClusterSocket::new(config, &store, cluster_socket);
+    let tls = clustering::load_tls(config, &runtime)?;
+    let socket = ClusterSocket::new(config, &store, cluster_socket, tls);
     let Some(identity) = runtime.block_on(unless_stopped(socket.identify(&store)))? else {
         store.close();
         return Ok(Ended::Stopped);
@@ -512,6 +513,7 @@ fn declare_metrics(metrics: &Metrics, shared: &Arc<Shared>, open: &Arc<AtomicU32
         "Deliveries on their way between workers; clients are not read while there are too many for one worker.",
         move || waiting.delivery_backlog_bytes() as f64,
     );
+    clustering::declare_metrics(&scope, shared);
     store::declare_state_metrics(&scope, shared);
 }
 

@@ -10,7 +10,7 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -32,6 +32,8 @@ pub struct Config {
     listeners: String,
     extra: String,
     arguments: Vec<String>,
+    namespace: Option<String>,
+    admin: Option<IpAddr>,
 }
 
 impl Config {
@@ -72,6 +74,13 @@ impl Config {
     /// Adds tables.
     pub fn toml(mut self, tables: &str) -> Self {
         writeln!(self.extra, "{tables}").expect("strings take writes");
+        self
+    }
+
+    /// Runs the program in a network namespace; its administration interface is at this address there.
+    pub fn in_namespace(mut self, namespace: &str, address: IpAddr) -> Self {
+        self.namespace = Some(namespace.into());
+        self.admin = Some(address);
         self
     }
 
@@ -327,7 +336,14 @@ impl Process {
     }
 
     fn spawn(binary: &Path, config: &Config, directory: &Path) -> Self {
-        let mut command = Command::new(binary);
+        let mut command = match &config.namespace {
+            None => Command::new(binary),
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(binary);
+                command
+            }
+        };
         // The environment is a source of configuration, which the test alone is to give.
         std::env::vars_os()
             .map(|(name, _)| name)
@@ -336,8 +352,9 @@ impl Process {
                 command.env_remove(name);
             });
         command.arg("serve").arg("--config").arg(config.write(directory));
+        let admin = config.admin.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         command
-            .args(["--admin-listen", "127.0.0.1:0"])
+            .arg(format!("--admin-listen={admin}:0"))
             .args(&config.arguments);
         command
             .stdin(Stdio::null())

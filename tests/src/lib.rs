@@ -7,9 +7,11 @@
 pub mod broken_rules;
 pub mod broker;
 pub mod catalogue;
+pub mod certificates;
 pub mod client;
 pub mod cluster;
 pub mod metrics;
+pub mod network;
 pub mod proxy;
 pub mod scope;
 pub mod scram;

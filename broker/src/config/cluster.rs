@@ -1,6 +1,7 @@
 //! `[cluster]`: how nodes find each other.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use super::schema::section;
 use super::value::HostPort;
@@ -28,6 +29,25 @@ section! {
         /// Bytes of what leaves in one log entry, unless a single message is larger. What many clients send is packed up to
         /// this, and the list of receivers of one message is cut to it.
         entry_bytes_max: u32 = 65_536, "bytes", Range(256, 1_048_576), Restart;
+        /// Certificates of the nodes: set, nodes talk over TLS and each has to show one. At all nodes or at none.
+        tls: Option<Box<ClusterTlsConfig>> = None;
+    }
+}
+
+section! {
+    /// Certificates of the connections between nodes, PEM files. They are read again when they change, for the
+    /// connections that come then.
+    pub struct ClusterTlsConfig {
+        /// File of this node's certificate chain, its own first. It is used to connect and to be connected to.
+        cert: PathBuf = PathBuf::new(), "", Any, Restart, required;
+        /// File of the private key.
+        key: PathBuf = PathBuf::new(), "", Any, Restart, required;
+        /// File of the authorities that sign the certificates of the nodes. Whoever has one of theirs is let in, so
+        /// it is to be an authority of this cluster alone.
+        ca: PathBuf = PathBuf::new(), "", Any, Restart, required;
+        /// Name that the certificates of all nodes have, where they share one. Unset, the certificate of a node has to
+        /// name the host, or the IP address, of its `advertise` and of the seed that it is reached through.
+        server_name: Option<String> = None, "", Length(1, 253), Restart;
     }
 }
 

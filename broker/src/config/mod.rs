@@ -34,7 +34,7 @@ mod tests;
 pub use acl::{AclAction, AclConfig, AclEffect, AclRuleConfig};
 pub use admin::AdminConfig;
 pub use auth::{AuthConfig, UserConfig};
-pub use cluster::ClusterConfig;
+pub use cluster::{ClusterConfig, ClusterTlsConfig};
 pub use durability::{DurabilityClass, DurabilityRuleConfig};
 pub use limits::LimitsConfig;
 pub use listener::{Capabilities, ListenerConfig, ListenerKind, TlsConfig};

@@ -2,6 +2,7 @@
 //! not see delivered.
 //!
 //! Output of connections that have a session waits, with every acknowledgement in it, until the node has a lease again.
+//! It begins to wait a little before the lease runs out, so that clients of a node that is cut off notice its silence.
 //! Where that takes longer than a publisher waits, the connections are closed without it. When the cluster has gone on
 //! without this node it is thrown away.
 
@@ -30,7 +31,7 @@ impl Worker {
     /// Whether output of a connection may leave now; if not, it is looked at again. Who has no session is only told
     /// that there is none.
     pub(super) fn may_write(&self, conn: &Rc<Conn>) -> bool {
-        if self.shared.may_answer() || conn.flags.get().ending || conn.session().is_none() {
+        if self.shared.may_speak() || conn.flags.get().ending || conn.session().is_none() {
             return true;
         }
         if !conn.flags.get().withheld {
@@ -46,7 +47,7 @@ impl Worker {
         loop {
             self.withheld.some.notified().await;
             let since = Instant::now();
-            while !self.shared.may_answer() {
+            while !self.shared.may_speak() {
                 tokio::time::sleep(LOOK_INTERVAL).await;
                 if since.elapsed() >= self.shared.settings.publish_wait_max {
                     self.close_withheld();

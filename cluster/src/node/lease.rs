@@ -15,7 +15,10 @@ use crate::state::{NodeId, NodeIncarnation};
 /// How long a lease lasts: longer than an election of `meta` takes.
 pub(super) const LEASE: Duration = Duration::from_millis(1_500);
 /// Time between renewals.
-pub(super) const RENEW_INTERVAL: Duration = Duration::from_millis(300);
+pub(super) const RENEW_INTERVAL: Duration = Duration::from_millis(200);
+/// A lease that was asked for so long ago still holds, and yet the node is probably cut off: it falls silent, so that
+/// its clients look for another node before the lease has run out. Longer than a renewal takes when a process dies.
+const FRESH_MAX: Duration = Duration::from_millis(950);
 /// After the end of a lease by the leader's clock, before the view changes.
 const LAPSE_MARGIN: Duration = Duration::from_millis(50);
 
@@ -50,7 +53,16 @@ impl Lease {
 
     /// Whether it holds now.
     pub(super) fn is_held(&self) -> bool {
-        millis(self.origin.elapsed()) < self.until.load(Ordering::SeqCst)
+        self.holds_for(Duration::ZERO)
+    }
+
+    /// Whether it holds and was renewed just now.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.holds_for(LEASE - FRESH_MAX)
+    }
+
+    fn holds_for(&self, rest: Duration) -> bool {
+        millis(self.origin.elapsed() + rest) < self.until.load(Ordering::SeqCst)
     }
 }
 
@@ -192,9 +204,14 @@ mod tests {
         let lease = Lease::default();
         assert!(!lease.is_held());
         lease.grant(Instant::now());
-        assert!(lease.is_held());
+        assert!(lease.is_held() && lease.is_fresh());
         lease.end();
-        assert!(!lease.is_held());
+        assert!(!lease.is_held() && !lease.is_fresh());
+        if let Some(a_while_ago) = Instant::now().checked_sub(FRESH_MAX) {
+            lease.grant(a_while_ago);
+            assert!(lease.is_held() && !lease.is_fresh());
+        }
+        lease.end();
         if let Some(long_ago) = Instant::now().checked_sub(LEASE) {
             lease.grant(long_ago);
         }

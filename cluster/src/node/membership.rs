@@ -156,7 +156,10 @@ impl<H: Host> Node<H> {
                 for (id, record) in directory.nodes().filter(|(id, _)| *id != node.this_node()) {
                     match record.removed {
                         true => transport.forget_node(id),
-                        false => transport.set_address(id, &NodeAddress(record.address.clone())),
+                        false => {
+                            let address = NodeAddress(record.address.clone());
+                            transport.set_address(id, record.incarnation, &address);
+                        }
                     }
                 }
             }

@@ -34,6 +34,7 @@ mod puller;
 mod recall;
 mod reconcile;
 mod recovery;
+mod rediscovery;
 mod remote;
 mod renewal;
 mod replica;

@@ -16,6 +16,11 @@ impl ServingLease {
     pub fn is_held(&self) -> bool {
         self.0.is_held()
     }
+
+    /// Whether it may, and has not been without contact to the leader of `meta` for suspiciously long.
+    pub fn is_fresh(&self) -> bool {
+        self.0.is_fresh()
+    }
 }
 
 impl<H: Host> Node<H> {

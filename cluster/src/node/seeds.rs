@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 use super::peers::proto::seed_client::SeedClient;
@@ -17,7 +18,7 @@ use super::peers::proto::seed_server::{Seed, SeedServer};
 use super::peers::proto::{self, DiscoverAnswer, DiscoverRequest, JoinAnswer, JoinRequest};
 use super::{Host, Node};
 use crate::meta::MetaCommand;
-use crate::raft::NodeAddress;
+use crate::raft::{self, NodeAddress, PeerTls};
 use crate::state::NodeId;
 
 /// Time between rounds of questions.
@@ -30,6 +31,8 @@ const JOIN_MAX: Duration = Duration::from_secs(10);
 const CANDIDATE_MAX: Duration = Duration::from_secs(3);
 /// Time between lines in the log while nothing is found.
 const TELL_INTERVAL: Duration = Duration::from_secs(10);
+/// Time before the first of them.
+const FIRST_TELL: Duration = Duration::from_secs(2);
 
 /// Who a node is to its seeds.
 #[derive(Clone, Debug)]
@@ -96,6 +99,7 @@ pub struct SeedService {
     settings: SeedSettings,
     candidates: Mutex<Candidates>,
     cluster: OnceLock<Arc<dyn Gatekeeper>>,
+    tls: Option<Arc<PeerTls>>,
 }
 
 impl std::fmt::Debug for SeedService {
@@ -110,7 +114,10 @@ impl std::fmt::Debug for SeedService {
 #[tonic::async_trait]
 trait Gatekeeper: Send + Sync + 'static {
     fn cluster(&self) -> [u8; 16];
+    fn this(&self) -> proto::Member;
     fn members(&self) -> Vec<proto::Member>;
+    /// A member of a cluster has asked.
+    fn asked_by(&self, cluster: &[u8], member: &proto::Member);
     /// The identifier of the node of a volume.
     async fn take_in(&self, volume: [u8; 16], name: &str, address: &str) -> Option<NodeId>;
 }
@@ -132,6 +139,14 @@ impl<H: Host> Gatekeeper for Node<H> {
         members.collect()
     }
 
+    fn this(&self) -> proto::Member {
+        self.this_member()
+    }
+
+    fn asked_by(&self, cluster: &[u8], member: &proto::Member) {
+        Node::asked_by(self, cluster, member);
+    }
+
     async fn take_in(&self, volume: [u8; 16], name: &str, address: &str) -> Option<NodeId> {
         let join = MetaCommand::join(volume, name, address);
         let taken = self.bring_about(&join, |state| state.node_of_volume(volume));
@@ -140,9 +155,10 @@ impl<H: Host> Gatekeeper for Node<H> {
 }
 
 impl SeedService {
-    /// A service that belongs to no cluster.
-    pub fn new(settings: SeedSettings) -> Arc<Self> {
+    /// A service that belongs to no cluster; with `tls` it asks others only over TLS.
+    pub fn new(settings: SeedSettings, tls: Option<Arc<PeerTls>>) -> Arc<Self> {
         Arc::new(Self {
+            tls,
             settings,
             candidates: Mutex::default(),
             cluster: OnceLock::new(),
@@ -210,6 +226,10 @@ impl Seed for Seeds {
         }
         match self.0.cluster.get() {
             Some(cluster) => {
+                if let Some(member) = &request.member {
+                    cluster.asked_by(&request.cluster, member);
+                }
+                answer.answering = Some(cluster.this());
                 answer.cluster = cluster.cluster().to_vec().into();
                 answer.members = cluster.members();
             }
@@ -251,37 +271,58 @@ impl Seed for Seeds {
     }
 }
 
-async fn client(address: &str) -> Result<SeedClient<tonic::transport::Channel>, String> {
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|error| error.to_string())?;
-    let endpoint = endpoint.connect_timeout(ASK_MAX);
-    let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
-    Ok(SeedClient::new(channel))
+/// One address of a seed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SeedAddress {
+    pub(super) address: String,
+    /// What its certificate has to name.
+    host: String,
 }
 
-async fn ask(address: &str, request: DiscoverRequest) -> Result<DiscoverAnswer, String> {
-    let asking = async {
-        let answer = client(address).await?.discover(request).await;
-        answer
-            .map(Response::into_inner)
-            .map_err(|status| status.to_string())
-    };
-    let answer = tokio::time::timeout(ASK_MAX, asking).await;
-    answer.unwrap_or_else(|_| Err("no answer".to_owned()))
+impl SeedService {
+    async fn client(&self, seed: &SeedAddress) -> Result<SeedClient<Channel>, String> {
+        let wire = raft::open(&seed.address, &seed.host, self.tls.as_deref()).await?;
+        let endpoint = Endpoint::from_static("http://seed");
+        raft::channel(endpoint, wire).await.map(SeedClient::new)
+    }
+
+    pub(super) fn settings(&self) -> &SeedSettings {
+        &self.settings
+    }
+
+    pub(super) async fn ask(
+        &self,
+        seed: &SeedAddress,
+        request: DiscoverRequest,
+    ) -> Result<DiscoverAnswer, String> {
+        let asking = async {
+            let answer = self.client(seed).await?.discover(request).await;
+            answer
+                .map(Response::into_inner)
+                .map_err(|status| raft::with_sources(&status))
+        };
+        let answer = tokio::time::timeout(ASK_MAX, asking).await;
+        answer.unwrap_or_else(|_| Err("no answer".to_owned()))
+    }
 }
 
-/// All addresses of the seeds now: a name may stand for several nodes.
-async fn resolve(seeds: &[String]) -> Vec<String> {
+/// All addresses of the seeds now: a name may stand for several nodes. Those that have none come second.
+pub(super) async fn resolve(seeds: &[String]) -> (Vec<SeedAddress>, Vec<(String, String)>) {
     let mut addresses = Vec::new();
+    let mut unresolved = Vec::new();
     for seed in seeds {
+        let host = raft::host_of(seed).to_owned();
         match tokio::net::lookup_host(seed.as_str()).await {
-            Ok(found) => addresses.extend(found.map(|address| address.to_string())),
-            Err(error) => tracing::debug!(seed, %error, "a seed cannot be resolved yet"),
+            Ok(found) => addresses.extend(found.map(|address| SeedAddress {
+                address: address.to_string(),
+                host: host.clone(),
+            })),
+            Err(error) => unresolved.push((seed.clone(), error.to_string())),
         }
     }
     addresses.sort();
     addresses.dedup();
-    addresses
+    (addresses, unresolved)
 }
 
 /// Looks for a cluster until one has taken this node in, or it has to found one.
@@ -290,16 +331,19 @@ async fn resolve(seeds: &[String]) -> Vec<String> {
 /// Waiting does not help: see [`SeedError`].
 pub async fn find_cluster(service: &SeedService) -> Result<Found, SeedError> {
     let settings = &service.settings;
-    let mut told = Instant::now();
+    // The first line comes soon: whoever has just written the seeds wrong looks at the log now.
+    let mut tell_at = Instant::now() + FIRST_TELL;
     tracing::info!(seeds = ?settings.seeds, expect = ?settings.bootstrap_expect, "looking for the cluster");
     loop {
-        let mut unreachable = Vec::new();
-        for address in resolve(&settings.seeds).await {
+        let (addresses, mut unreachable) = resolve(&settings.seeds).await;
+        for seed in addresses {
+            let address = seed.address.clone();
             let request = DiscoverRequest {
                 cluster_name: settings.cluster_name.clone(),
                 candidate: Some(service.this()),
+                ..DiscoverRequest::default()
             };
-            match ask(&address, request).await {
+            match service.ask(&seed, request).await {
                 Ok(answer) if answer.cluster_name != settings.cluster_name => {
                     return Err(SeedError::OtherCluster {
                         seed: address,
@@ -313,7 +357,7 @@ pub async fn find_cluster(service: &SeedService) -> Result<Found, SeedError> {
                         .into_iter()
                         .for_each(|candidate| service.note(candidate));
                 }
-                Ok(_) => match join(service, &address).await {
+                Ok(_) => match join(service, &seed).await {
                     Ok(found) => return Ok(found),
                     Err(reason) => {
                         tracing::warn!(
@@ -329,8 +373,8 @@ pub async fn find_cluster(service: &SeedService) -> Result<Found, SeedError> {
         if service.is_founder() {
             return Ok(Found::Nothing);
         }
-        if told.elapsed() >= TELL_INTERVAL {
-            told = Instant::now();
+        if Instant::now() >= tell_at {
+            tell_at = Instant::now() + TELL_INTERVAL;
             let seen = service.candidates.lock().len();
             tracing::warn!(
                 ?unreachable,
@@ -343,13 +387,13 @@ pub async fn find_cluster(service: &SeedService) -> Result<Found, SeedError> {
     }
 }
 
-async fn join(service: &SeedService, address: &str) -> Result<Found, String> {
+async fn join(service: &SeedService, seed: &SeedAddress) -> Result<Found, String> {
     let request = JoinRequest {
         cluster_name: service.settings.cluster_name.clone(),
         candidate: Some(service.this()),
     };
     let joining = async {
-        let answer = client(address).await?.join(request).await;
+        let answer = service.client(seed).await?.join(request).await;
         answer
             .map(Response::into_inner)
             .map_err(|status| status.message().to_owned())

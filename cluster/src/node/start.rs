@@ -19,7 +19,7 @@ use super::placement::META;
 use super::service::NodeService;
 use super::{Backlog, Group, GroupClock, Host, Placement};
 use crate::meta::{Directory, MetaCommand, MetaReplica};
-use crate::raft::{self, NodeAddress, NodeParts, RaftGroup, StateError, Transport};
+use crate::raft::{self, ConnectionCount, NodeAddress, NodeParts, RaftGroup, StateError, Transport};
 use crate::state::{Command, NodeId, NodeIncarnation, QueueLimits};
 
 /// Bytes of commands that may wait for a disk that does not keep up before clients are not read any more.
@@ -176,7 +176,7 @@ impl<H: Host> Node<H> {
         });
         let transport = &node.parts.transport;
         for (known, address) in &node.settings.known {
-            transport.set_address(*known, address);
+            transport.set_address(*known, NodeIncarnation(0), address);
         }
         transport.set_service(Arc::new(NodeService(Arc::downgrade(&node))));
         node
@@ -384,6 +384,10 @@ impl<H: Host> Node<H> {
         self.peers.ask_broker(node, request)
     }
 
+    pub(super) fn settings(&self) -> &NodeSettings {
+        &self.settings
+    }
+
     pub(super) fn host(&self) -> &Arc<H> {
         &self.host
     }
@@ -394,6 +398,16 @@ impl<H: Host> Node<H> {
 
     pub(super) fn transport(&self) -> &Arc<Transport> {
         &self.parts.transport
+    }
+
+    /// How many connections this node has to others, by kind.
+    pub fn connection_counts(&self) -> Vec<ConnectionCount> {
+        self.parts.transport.connection_counts()
+    }
+
+    /// How many connections this node passes on between others.
+    pub fn passed_on(&self) -> usize {
+        self.parts.transport.passed_on()
     }
 
     /// Commands that wait to be committed, over all groups.
@@ -432,10 +446,6 @@ impl<H: Host> Node<H> {
     pub fn replicas(&self) -> Vec<RaftGroup> {
         let groups = self.groups.values().filter_map(|group| group.replica());
         groups.chain(self.meta().cloned()).collect()
-    }
-
-    pub(super) fn settings(&self) -> &NodeSettings {
-        &self.settings
     }
 
     pub(super) fn parts(&self) -> &NodeParts {

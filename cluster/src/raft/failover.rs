@@ -8,14 +8,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-
+use super::connection;
 use super::group::RaftGroup;
 use super::transport::Transport;
-use super::types::NodeAddress;
 use crate::state::NodeId;
 
-/// Time to find out whether a port answers.
+/// Time to find out whether a port answers; no answer at all proves nothing.
 const PROBE_MAX: Duration = Duration::from_millis(200);
 /// After the end of the lease here: the others' may end a little later.
 const LEASE_MARGIN: Duration = Duration::from_millis(10);
@@ -41,20 +39,12 @@ pub(super) fn look_after(transport: &Arc<Transport>, node: NodeId) {
     }
     let transport = Arc::clone(transport);
     tokio::spawn(async move {
-        if is_gone(&address).await {
+        if connection::is_gone(&transport, node, &address, PROBE_MAX).await {
             tracing::info!(node = node.0, groups = led.len(), "a leader's process is gone");
             futures_util::future::join_all(led.iter().map(|group| succeed(group, node))).await;
         }
         transport.end_to_look_after(node);
     });
-}
-
-/// Whether the process behind the address refuses to be connected to. No answer at all proves nothing.
-async fn is_gone(NodeAddress(address): &NodeAddress) -> bool {
-    matches!(
-        tokio::time::timeout(PROBE_MAX, TcpStream::connect(address.as_str())).await,
-        Ok(Err(_))
-    )
 }
 
 /// Stands for election as soon as the lease of `lost` allows it, as long as nobody else leads.

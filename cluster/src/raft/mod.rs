@@ -13,16 +13,19 @@
 //! - `machine`: openraft's state machine over [`ReplicatedState`].
 //! - `checkpoint`, `lease`, `snapshot`: checkpoints of all groups of a node, and snapshots for replicas that lag.
 //! - `group`, `upkeep`: starting, using and stopping a replica, and what goes on beside it.
-//! - `transport`, `wire`, `peer`, `network`, `server`: the messages between nodes, all groups on one connection per
-//!   peer and direction, snapshots on connections of their own.
+//! - `transport`, `wire`, `peer`, `link`, `network`, `server`: the messages between nodes, all groups on one connection
+//!   per peer and direction, snapshots on connections of their own.
+//! - `connection`: how connections come about: TLS, and relays where a link is cut.
 //! - `failover`: elections as soon as a leader's process is known to be gone.
 
 mod checkpoint;
 mod codec;
+mod connection;
 mod errors;
 mod failover;
 mod group;
 mod lease;
+mod link;
 mod log;
 mod machine;
 mod network;
@@ -45,6 +48,9 @@ pub use checkpoint::{
     StateChanges,
 };
 pub use codec::CodecError;
+pub use connection::tls::{PeerTls, TlsError, TlsFiles};
+pub use connection::{Accepted, ConnectionCount, ConnectionUse, PeerListener};
+pub(crate) use connection::{channel, host_of, open, with_sources};
 pub use errors::{GroupStopped, MembershipError, ProposeError, StartError};
 pub use group::{ADDRESS_BYTES_MAX, BATCH_BYTES_MAX, GroupChanges, NodeParts, RaftGroup};
 pub use machine::{ReplicatedState, StateError};

@@ -17,10 +17,11 @@ use quorate_storage::log::GroupId;
 use tokio::sync::mpsc;
 
 use super::codec;
+use super::connection::{self, ConnectionUse, Dialed};
 use super::machine::GroupSnapshot;
 use super::peer::{self, Answer, Lane, Peer};
 use super::snapshot::SnapshotData;
-use super::transport::{Transport, endpoint};
+use super::transport::Transport;
 use super::types::{NodeAddress, Payload, TypeConfig, Vote};
 use super::wire::{self, AnswerBody, RequestBody, WireError, proto};
 use crate::state::NodeId;
@@ -242,21 +243,25 @@ impl RaftNetworkV2<TypeConfig> for GroupPeer {
         let address = self.peer.address();
         tokio::select! {
             closed = cancel => Err(closed.into()),
-            answer = send_snapshot(&address, header, snapshot.snapshot) => answer,
+            answer = send_snapshot(&self.transport, self.node, &address, header, snapshot.snapshot) => answer,
         }
     }
 }
 
 /// Streams a snapshot over a connection of its own, so that it never stands in the way of heartbeats.
 async fn send_snapshot(
+    transport: &Arc<Transport>,
+    node: NodeId,
     address: &NodeAddress,
     header: proto::SnapshotHeader,
     mut data: SnapshotData,
 ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
     let no_connection = |reason: String| StreamingError::from(Unreachable::from_string(reason));
-    let mut client = peer::client(endpoint(address).map_err(no_connection)?)
+    let reached = |Dialed { wire, way }| async move { Ok((peer::client(wire).await?, way)) };
+    let (mut client, way) = connection::dial(transport, node, address, reached)
         .await
-        .map_err(no_connection)?;
+        .map_err(|error| no_connection(error.to_string()))?;
+    let _counted = transport.ways().established(node, way, ConnectionUse::Snapshot);
     let (frames, mut sent) = mpsc::channel(CHUNKS_WAITING_MAX);
     let first = proto::SnapshotFrame {
         header: Some(header),

@@ -1,43 +1,35 @@
 //! The sending side of one pair of nodes: one call that carries the requests of all groups, and one on a connection of
 //! its own for the requests to the node's service, so that those never stand in the way of heartbeats.
 //!
-//! Requests are numbered; whoever sent one waits for the answer with its number, whatever order they come in. The
-//! connection is made when there is something to send, and again after it broke; what was on the way then is answered
-//! as unreachable, and openraft decides what to send again. Requests with entries take part of a byte budget until
-//! they are answered, so that the heartbeats behind them are never late by more than the network needs for it.
+//! Requests are numbered; whoever sent one waits for the answer with its number, whatever order they come in. `link`
+//! keeps the connection; what was on the way when it broke is answered as unreachable, and openraft decides what to
+//! send again. Requests with entries take part of a byte budget until they are answered, so that the heartbeats behind
+//! them are never late by more than the network needs for it.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
 use quorate_storage::log::GroupId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tonic::Streaming;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
+use super::connection::{self, ConnectionUse, Wire};
+use super::link::Link;
 use super::transport::{FRAME_BYTES_MAX, Transport, endpoint};
 use super::types::NodeAddress;
+use super::wire::proto::Request;
 use super::wire::proto::raft_peer_client::RaftPeerClient;
-use super::wire::proto::{AnswerFrame, Request, RequestFrame};
 use super::wire::{AnswerBody, RequestBody};
 use crate::state::NodeId;
 
-/// A frame is closed when it has reached this size.
-const FRAME_BYTES: usize = 256 << 10;
-/// Requests looked at for one frame.
-const FRAME_REQUESTS_MAX: usize = 256;
-/// Frames handed to the connection and not yet sent.
-const FRAMES_WAITING_MAX: usize = 4;
 /// KiB of entries that are sent and not answered, all groups together.
 const BUDGET_KIB: u32 = 8 << 10;
-/// Pause after a connection that could not be made.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
-/// Time for the two hellos.
-const HELLO_MAX: Duration = Duration::from_secs(1);
+/// Bytes of requests that wait to be sent. A peer that reads nothing makes them pile up; what comes beyond is answered
+/// as unreachable at once.
+const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,6 +38,15 @@ pub(super) enum Lane {
     Raft,
     /// Requests to the node's service.
     Service,
+}
+
+impl Lane {
+    pub(super) fn used_for(self) -> ConnectionUse {
+        match self {
+            Self::Raft => ConnectionUse::Raft,
+            Self::Service => ConnectionUse::Service,
+        }
+    }
 }
 
 /// No answer came; the reason in words.
@@ -94,12 +95,30 @@ pub(super) struct Peer {
     next_number: AtomicU64,
     outgoing: mpsc::UnboundedSender<Outgoing>,
     budget: Arc<Semaphore>,
+    waiting_bytes: Arc<AtomicUsize>,
 }
 
-/// A request on its way. Their number is bounded by what openraft has in flight per group and peer.
-struct Outgoing {
-    request: Request,
-    answer: Option<oneshot::Sender<AnswerBody>>,
+/// A request that waits to be sent.
+pub(super) struct Outgoing {
+    pub(super) request: Request,
+    pub(super) answer: Option<oneshot::Sender<AnswerBody>>,
+    counted: Counted,
+}
+
+/// Bytes of one request, counted while it waits.
+struct Counted(Arc<AtomicUsize>, usize);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
+
+impl Outgoing {
+    /// Length of the request in bytes.
+    pub(super) fn len(&self) -> usize {
+        self.counted.1
+    }
 }
 
 /// An answer to come.
@@ -136,15 +155,15 @@ impl Peer {
             node,
             lane,
             address: Arc::clone(&address),
-            requests,
         };
-        tokio::spawn(link.run());
+        tokio::spawn(link.run(requests));
         Arc::new(Self {
             node,
             address,
             next_number: AtomicU64::new(1),
             outgoing,
             budget: Arc::new(Semaphore::new(BUDGET_KIB as usize)),
+            waiting_bytes: Arc::default(),
         })
     }
 
@@ -200,8 +219,23 @@ impl Peer {
             number: self.next_number.fetch_add(1, Ordering::Relaxed),
             body: Some(body),
         };
+        let bytes = request.encoded_len();
+        let before = self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let counted = Counted(Arc::clone(&self.waiting_bytes), bytes);
+        if before + bytes > WAITING_BYTES_MAX {
+            tracing::debug!(
+                node = self.node.0,
+                before,
+                "a peer reads too slowly; a request is not sent"
+            );
+            return;
+        }
         // Where the task is gone, so is the runtime; the answer says that nobody can be reached.
-        drop(self.outgoing.send(Outgoing { request, answer }));
+        drop(self.outgoing.send(Outgoing {
+            request,
+            answer,
+            counted,
+        }));
     }
 
     /// A number no other append stream to this peer has.
@@ -210,134 +244,9 @@ impl Peer {
     }
 }
 
-/// The task of one peer.
-struct Link {
-    transport: Weak<Transport>,
-    node: NodeId,
-    lane: Lane,
-    address: Arc<Mutex<NodeAddress>>,
-    requests: mpsc::UnboundedReceiver<Outgoing>,
-}
-
-type Waiting = Mutex<HashMap<u64, oneshot::Sender<AnswerBody>>>;
-
-impl Link {
-    async fn run(mut self) {
-        while let Some(first) = self.requests.recv().await {
-            if let Err(reason) = self.exchange(first).await {
-                tracing::debug!(node = self.node.0, lane = ?self.lane, reason, "no connection to a peer");
-                tokio::time::sleep(RECONNECT_PAUSE).await;
-                // What waited for this connection hears that there is none.
-                while self.requests.try_recv().is_ok() {}
-            }
-        }
-    }
-
-    /// Connects and exchanges requests and answers, `first` first, until the connection breaks.
-    ///
-    /// # Errors
-    /// There was no connection.
-    async fn exchange(&mut self, first: Outgoing) -> Result<(), String> {
-        let (frames, mut answers) = self.connect().await?;
-        let waiting = Waiting::default();
-        let writer = Self::write(&mut self.requests, first, frames, &waiting);
-        let reader = Self::read(&mut answers, &waiting);
-        let ended = tokio::select! {
-            () = writer => "the peer takes no more requests".to_owned(),
-            reason = reader => reason,
-        };
-        tracing::info!(node = self.node.0, lane = ?self.lane, reason = ended, "connection to a peer ended");
-        if let Some(transport) = self.transport.upgrade() {
-            transport.connection_ended(self.node);
-        }
-        Ok(())
-    }
-
-    async fn connect(&self) -> Result<(mpsc::Sender<RequestFrame>, Streaming<AnswerFrame>), String> {
-        let transport = self.transport.upgrade().ok_or("the transport is gone")?;
-        let address = self.address.lock().clone();
-        let mut client = client(endpoint(&address)?).await?;
-        let (frames, mut requests) = mpsc::channel(FRAMES_WAITING_MAX);
-        let hello = RequestFrame {
-            hello: Some(transport.hello_to(self.node)),
-            requests: Vec::new(),
-        };
-        frames.try_send(hello).map_err(|error| error.to_string())?;
-        let stream = futures_util::stream::poll_fn(move |context| requests.poll_recv(context));
-        let greeting = async {
-            let answers = client.exchange(stream).await;
-            let mut answers = answers.map_err(|status| status.to_string())?.into_inner();
-            let first = answers.message().await.map_err(|status| status.to_string())?;
-            let hello = first.and_then(|frame| frame.hello);
-            transport
-                .check_hello(hello, Some(self.node))
-                .map_err(|status| status.to_string())?;
-            Ok::<_, String>(answers)
-        };
-        let greeted = tokio::time::timeout(HELLO_MAX, greeting).await;
-        Ok((frames, greeted.map_err(|_| "no hello".to_owned())??))
-    }
-
-    async fn write(
-        requests: &mut mpsc::UnboundedReceiver<Outgoing>,
-        first: Outgoing,
-        frames: mpsc::Sender<RequestFrame>,
-        waiting: &Waiting,
-    ) {
-        let mut batch = vec![first];
-        loop {
-            let mut frame = RequestFrame::default();
-            let mut bytes = 0;
-            for Outgoing { request, answer } in batch.drain(..) {
-                match answer {
-                    // Whoever asked has given up.
-                    Some(answer) if answer.is_closed() => continue,
-                    Some(answer) => drop(waiting.lock().insert(request.number, answer)),
-                    None => {}
-                }
-                bytes += request.encoded_len();
-                frame.requests.push(request);
-                if bytes >= FRAME_BYTES {
-                    bytes = 0;
-                    if frames.send(std::mem::take(&mut frame)).await.is_err() {
-                        return;
-                    }
-                }
-            }
-            if !frame.requests.is_empty() && frames.send(frame).await.is_err() {
-                return;
-            }
-            if requests.recv_many(&mut batch, FRAME_REQUESTS_MAX).await == 0 {
-                return;
-            }
-        }
-    }
-
-    async fn read(answers: &mut Streaming<AnswerFrame>, waiting: &Waiting) -> String {
-        loop {
-            match answers.message().await {
-                Ok(Some(frame)) => {
-                    for answer in frame.answers {
-                        let waiter = waiting.lock().remove(&answer.number);
-                        if let (Some(waiter), Some(body)) = (waiter, answer.body) {
-                            drop(waiter.send(body));
-                        }
-                    }
-                }
-                Ok(None) => return "closed by the peer".to_owned(),
-                Err(status) => return status.to_string(),
-            }
-        }
-    }
-}
-
-/// A client over a connection of its own.
-pub(super) async fn client(endpoint: Endpoint) -> Result<RaftPeerClient<Channel>, String> {
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|error| format!("{error}: {:?}", std::error::Error::source(&error)))?;
-    let client = RaftPeerClient::new(channel);
+/// A client over a stream to a node.
+pub(super) async fn client(wire: Wire) -> Result<RaftPeerClient<Channel>, String> {
+    let client = RaftPeerClient::new(connection::channel(endpoint(), wire).await?);
     Ok(client
         .max_decoding_message_size(FRAME_BYTES_MAX)
         .max_encoding_message_size(FRAME_BYTES_MAX))

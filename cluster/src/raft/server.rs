@@ -69,7 +69,7 @@ impl RaftPeer for PeerService {
         let first = requests.message().await?.unwrap_or_default();
         let incarnation = first.hello.as_ref().map_or(0, |hello| hello.incarnation);
         let peer = PeerStart {
-            node: self.transport.check_hello(first.hello, None)?,
+            node: self.transport.check_caller(first.hello)?,
             incarnation: NodeIncarnation(incarnation),
         };
         let (answers, mut answered) = mpsc::unbounded_channel();
@@ -104,7 +104,7 @@ impl RaftPeer for PeerService {
         let mut frames = request.into_inner();
         let first = frames.message().await?.and_then(|frame| frame.header);
         let header = first.ok_or_else(|| Status::invalid_argument("snapshot without header"))?;
-        self.transport.check_hello(header.hello.clone(), None)?;
+        self.transport.check_caller(header.hello.clone())?;
         let group = group_of(&self.transport, header.group).map_err(Status::unavailable)?;
         let _one_of_few = self
             .snapshots
@@ -194,7 +194,17 @@ impl Connection {
     /// Hands a request on. An error ends the connection.
     fn handle(&mut self, request: proto::Request) -> Result<(), String> {
         let number = request.number;
-        let body = request.body.ok_or("request without a body")?;
+        let Some(body) = request.body else {
+            tracing::warn!(
+                node = self.peer.node.0,
+                "a peer asks what this version does not know"
+            );
+            self.answer(
+                number,
+                AnswerBody::Unavailable("this version does not know the request".to_owned()),
+            );
+            return Ok(());
+        };
         if let RequestBody::Service(body) = body {
             let reply = Reply::new(number, self.answers.clone());
             match self.transport.service_of_node() {

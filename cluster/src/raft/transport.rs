@@ -14,6 +14,7 @@ use quorate_storage::log::GroupId;
 use tonic::Status;
 use tonic::transport::{Endpoint, Server};
 
+use super::connection::{ConnectionCount, PeerTls, Refusals, Relays, Ways};
 use super::failover;
 use super::group::{BATCH_BYTES_MAX, RaftGroup, WeakGroup};
 use super::log::READ_BYTES_MAX;
@@ -38,9 +39,10 @@ const _: () =
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 const HTTP2_FRAME_BYTES: u32 = 256 << 10;
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(500);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(1);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A connection of which nothing came for so long is asked whether it lives, and given up when it does not answer: a
+/// link that drops everything tells nobody. Longer than a process on a busy machine has to wait for its turn.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(200);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// Who a node is to its peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +60,8 @@ pub struct Transport {
     identity: NodeIdentity,
     groups: Mutex<HashMap<GroupId, WeakGroup>>,
     peers: Mutex<HashMap<(NodeId, Lane), Weak<Peer>>>,
-    /// Where the nodes are now; the groups' own records of it may be older.
-    addresses: Mutex<HashMap<NodeId, NodeAddress>>,
+    /// Where the nodes are now, and since which start of theirs; the groups' own records of it may be older.
+    addresses: Mutex<HashMap<NodeId, (NodeIncarnation, NodeAddress)>>,
     /// Ways that are kept for [`Transport::ask`].
     asked: Mutex<HashMap<NodeId, Arc<Peer>>>,
     service: OnceLock<Arc<dyn Service>>,
@@ -67,11 +69,20 @@ pub struct Transport {
     incarnations: Mutex<HashMap<NodeId, u64>>,
     /// Nodes that `failover` is looking after.
     looked_after: Mutex<HashSet<NodeId>>,
+    tls: Option<Arc<PeerTls>>,
+    ways: Ways,
+    relays: Relays,
+    refusals: Refusals,
 }
 
 impl Transport {
     /// A transport without groups and connections.
     pub fn new(identity: NodeIdentity) -> Arc<Self> {
+        Self::with_tls(identity, None)
+    }
+
+    /// As [`Self::new`], whose connections are checked and encrypted.
+    pub fn with_tls(identity: NodeIdentity, tls: Option<Arc<PeerTls>>) -> Arc<Self> {
         Arc::new(Self {
             identity,
             groups: Mutex::default(),
@@ -81,6 +92,10 @@ impl Transport {
             service: OnceLock::new(),
             incarnations: Mutex::default(),
             looked_after: Mutex::default(),
+            tls,
+            ways: Ways::default(),
+            relays: Relays::default(),
+            refusals: Refusals::default(),
         })
     }
 
@@ -128,23 +143,40 @@ impl Transport {
         self.service.get()
     }
 
-    /// A node can be reached there from now on, whatever the groups' records say.
-    pub fn set_address(self: &Arc<Self>, node: NodeId, address: &NodeAddress) {
-        let before = self.addresses.lock().insert(node, address.clone());
-        if before.as_ref() == Some(address) {
-            return;
+    /// A start of a node can be reached there, whatever the groups' records say. What is known of a later start stays.
+    /// Whether it was new.
+    pub fn set_address(
+        self: &Arc<Self>,
+        node: NodeId,
+        incarnation: NodeIncarnation,
+        address: &NodeAddress,
+    ) -> bool {
+        let mut addresses = self.addresses.lock();
+        match addresses.get_mut(&node) {
+            Some((of, _)) if *of > incarnation => return false,
+            Some((of, known)) if known == address => {
+                *of = incarnation;
+                return false;
+            }
+            _ => {}
         }
+        addresses.insert(node, (incarnation, address.clone()));
+        drop(addresses);
         let peers = self.peers.lock();
         for lane in [Lane::Raft, Lane::Service] {
             if let Some(peer) = peers.get(&(node, lane)).and_then(Weak::upgrade) {
                 peer.set_address(address);
             }
         }
+        true
     }
 
     /// Where a node can be reached, as far as this one was told.
     pub fn address(&self, node: NodeId) -> Option<NodeAddress> {
-        self.addresses.lock().get(&node).cloned()
+        self.addresses
+            .lock()
+            .get(&node)
+            .map(|(_, address)| address.clone())
     }
 
     /// The way to `node`, which all groups share while any of them uses it. `address` counts where nothing newer is
@@ -174,8 +206,44 @@ impl Transport {
         peer.ask(request)
     }
 
+    pub(super) fn tls(&self) -> Option<&PeerTls> {
+        self.tls.as_deref()
+    }
+
+    pub(super) fn ways(&self) -> &Ways {
+        &self.ways
+    }
+
+    pub(super) fn relays(&self) -> &Relays {
+        &self.relays
+    }
+
+    /// Members that could pass a connection to `node` on, beginning with those that are reached directly.
+    pub(super) fn relays_to(&self, node: NodeId) -> Vec<(NodeId, NodeAddress)> {
+        let mut relays: Vec<_> = self
+            .addresses
+            .lock()
+            .iter()
+            .filter(|(relay, _)| **relay != node && **relay != self.identity.node)
+            .map(|(relay, (_, address))| (*relay, address.clone()))
+            .collect();
+        relays.sort_by_key(|(relay, _)| (self.ways.prefers_relay(*relay), relay.0));
+        relays
+    }
+
+    /// How many connections this node has to others, by kind.
+    pub fn connection_counts(&self) -> Vec<ConnectionCount> {
+        self.ways.counts()
+    }
+
+    /// How many connections this node passes on between others.
+    pub fn passed_on(&self) -> usize {
+        self.relays.count()
+    }
+
     /// Nothing is sent to a node any more that has left the cluster.
     pub fn forget_node(&self, node: NodeId) {
+        self.ways.forget(node);
         self.asked.lock().remove(&node);
         self.addresses.lock().remove(&node);
     }
@@ -202,6 +270,17 @@ impl Transport {
             incarnation: self.identity.incarnation.0,
             peer: peer.0,
         }
+    }
+
+    /// Checks the hello of somebody who calls, and tells who is refused.
+    pub(super) fn check_caller(&self, hello: Option<Hello>) -> Result<NodeId, Status> {
+        let from = hello.as_ref().map_or(0, |hello| hello.node);
+        let checked = self.check_hello(hello, None);
+        if let Err(status) = &checked {
+            let from = format!("somebody who says to be node {from}");
+            self.refusals.tell(&from, status.message());
+        }
+        checked
     }
 
     /// Checks who is at the other end; `expected` is set where that is known.
@@ -241,7 +320,6 @@ impl Transport {
 /// A server with the settings that calls between nodes need.
 pub fn server_builder() -> Server {
     Server::builder()
-        .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(HTTP2_FRAME_BYTES)
@@ -249,16 +327,14 @@ pub fn server_builder() -> Server {
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
 }
 
-/// How to connect to a node.
-pub(super) fn endpoint(NodeAddress(address): &NodeAddress) -> Result<Endpoint, String> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
-    Ok(endpoint
-        .tcp_nodelay(true)
-        .connect_timeout(CONNECT_TIMEOUT)
+/// The settings of a connection to a node.
+pub(super) fn endpoint() -> Endpoint {
+    // The connection stands already; the name is only what HTTP/2 has to say.
+    Endpoint::from_static("http://node")
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(HTTP2_FRAME_BYTES)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true))
+        .keep_alive_while_idle(true)
 }

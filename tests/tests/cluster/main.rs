@@ -1,6 +1,7 @@
 //! Clusters of real processes: what clients see of the promise when they, their publishers and the leaders of their
 //! groups are on different nodes, and when nodes end.
 
+mod addresses;
 mod dev_cluster;
 mod durability;
 mod failures;
@@ -9,8 +10,10 @@ mod growth;
 mod membership;
 mod moves;
 mod operator;
+mod partitions;
 mod recovery;
 mod routing;
+mod tls;
 
 use quorate_tests::cluster::Cluster;
 

@@ -63,7 +63,14 @@ async fn a_seed_that_is_not_there_yet_is_waited_for() {
     };
     let join = format!("--join=not-there.invalid:1,127.0.0.1:{seed}");
     let mut waiting = Broker::spawn(BINARY, config("waiting", port, &join));
-    waiting.wait_for_log("looking for the cluster");
+    waiting.wait_for_log("still looking for the cluster");
+    let line = |line: &&str| line.contains("still looking for the cluster");
+    let log = waiting.log();
+    let line = log.lines().find(line).expect("it was waited for");
+    assert!(
+        line.contains("not-there.invalid:1") && line.contains(&format!("127.0.0.1:{seed}")),
+        "it names both seeds: {line}"
+    );
     let first = Broker::start(BINARY, config("first", seed, "--bootstrap-expect=1"));
     waiting.wait_until_listening();
     waiting.wait_until_ready();

@@ -351,4 +351,11 @@ fn only_the_right_hello_is_accepted() {
         me.check_hello(Some(old), None).is_err(),
         "a version that is not spoken"
     );
+    let mut newer = hello(7, 2, 7).unwrap();
+    newer.protocol_version = 99;
+    assert_eq!(
+        me.check_hello(Some(newer), None).unwrap(),
+        NodeId(2),
+        "a newer version knows what this one speaks"
+    );
 }

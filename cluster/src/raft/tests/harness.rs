@@ -13,13 +13,12 @@ use quorate_storage::log::Log;
 use quorate_storage::wal::Wal;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tonic::transport::server::TcpIncoming;
 
 use super::table::Table;
 use super::{Disk, PATIENCE, outcome, within};
 use crate::raft::{
-    CheckpointService, GroupRole, GroupSettings, NodeAddress, NodeIdentity, NodeParts, ProposeError,
-    RaftGroup, Transport, server_builder,
+    CheckpointService, GroupRole, GroupSettings, NodeAddress, NodeIdentity, NodeParts, PeerListener,
+    ProposeError, RaftGroup, Transport, server_builder,
 };
 use crate::state::{NodeId, NodeIncarnation};
 
@@ -126,7 +125,7 @@ impl Node {
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             };
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let incoming = PeerListener::new(listener, Some(Arc::clone(&transport)), None);
             let service = transport.service();
             tokio::spawn(
                 server_builder()

@@ -2,12 +2,14 @@
 
 mod checkpoints;
 mod cluster;
+mod connections;
 mod harness;
 mod memory_log;
 mod memory_store;
 mod single;
 mod suite;
 mod table;
+mod tls;
 mod wal;
 
 use std::sync::Arc;

@@ -1,0 +1,292 @@
+//! The task of one lane to one peer: it keeps the connection, sends what is to be sent, and hands out the answers.
+//!
+//! The connection is made when there is something to send, and again after it broke. While it passes a relay the direct
+//! way is tried beside it; when that stands, nothing more is sent over the relay, what is on the way there has a moment
+//! to be answered, and then everything goes directly. So requests stay in order, and no more is lost than when a
+//! connection breaks.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tonic::Streaming;
+
+use super::connection::{self, Counted, Dialed, Way};
+use super::peer::{Lane, Outgoing, client};
+use super::transport::Transport;
+use super::types::NodeAddress;
+use super::wire::AnswerBody;
+use super::wire::proto::{AnswerFrame, RequestFrame};
+use crate::state::NodeId;
+
+/// A frame is closed when it has reached this size.
+const FRAME_BYTES: usize = 256 << 10;
+/// Requests looked at for one frame.
+const FRAME_REQUESTS_MAX: usize = 256;
+/// Frames handed to the connection and not yet sent.
+const FRAMES_WAITING_MAX: usize = 4;
+/// Pause after a connection that could not be made.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
+/// Time for the two hellos.
+const HELLO_MAX: Duration = Duration::from_secs(1);
+/// Time for what is on the way through a relay, when a direct connection stands.
+const MOVE_MAX: Duration = Duration::from_millis(100);
+/// A peer that cannot be reached for so long is told of, and again after each [`TELL_INTERVAL`].
+const TELL_AFTER: Duration = Duration::from_secs(1);
+const TELL_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Keeps the connection of one lane to one peer.
+pub(super) struct Link {
+    pub(super) transport: Weak<Transport>,
+    pub(super) node: NodeId,
+    pub(super) lane: Lane,
+    pub(super) address: Arc<Mutex<NodeAddress>>,
+}
+
+/// Who waits for the answers of one connection, by the numbers of their requests.
+type Waiting = Mutex<HashMap<u64, oneshot::Sender<AnswerBody>>>;
+
+/// A connection whose ends know each other.
+struct Connection {
+    frames: mpsc::Sender<RequestFrame>,
+    answers: Streaming<AnswerFrame>,
+    way: Way,
+    _counted: Counted,
+}
+
+/// Why nothing more goes over a connection.
+enum Ended {
+    Broken(String),
+    /// There is a better one.
+    Moved(Box<Connection>),
+}
+
+/// What a peer's absence was last told.
+#[derive(Default)]
+struct Absence {
+    since: Option<Instant>,
+    told: Option<Instant>,
+}
+
+impl Absence {
+    fn tell(&mut self, link: &Link, reason: &str) {
+        let (node, lane) = (link.node.0, link.lane);
+        tracing::debug!(node, ?lane, reason, "no connection to a peer");
+        let now = Instant::now();
+        let absent = now.duration_since(*self.since.get_or_insert(now));
+        let due = self.told.is_none_or(|at| now.duration_since(at) >= TELL_INTERVAL);
+        if absent >= TELL_AFTER && due {
+            self.told = Some(now);
+            tracing::warn!(node, ?lane, reason, ?absent, "a node cannot be reached");
+        }
+    }
+}
+
+impl Link {
+    /// Runs until nobody can ask for anything any more.
+    pub(super) async fn run(self, mut requests: mpsc::UnboundedReceiver<Outgoing>) {
+        let mut absence = Absence::default();
+        while let Some(first) = requests.recv().await {
+            match self.connect().await {
+                Ok(connection) => {
+                    absence = Absence::default();
+                    self.exchange(connection, first, &mut requests).await;
+                }
+                Err(reason) => {
+                    absence.tell(&self, &reason);
+                    drop(first);
+                    tokio::time::sleep(RECONNECT_PAUSE).await;
+                    // What waited for this connection hears that there is none.
+                    while requests.try_recv().is_ok() {}
+                }
+            }
+        }
+    }
+
+    /// Exchanges requests and answers, `first` first, until a connection breaks.
+    async fn exchange(
+        &self,
+        mut connection: Connection,
+        first: Outgoing,
+        requests: &mut mpsc::UnboundedReceiver<Outgoing>,
+    ) {
+        let mut batch = vec![first];
+        let reason = loop {
+            match self.serve(connection, std::mem::take(&mut batch), requests).await {
+                Ended::Moved(to) => connection = *to,
+                Ended::Broken(reason) => break reason,
+            }
+        };
+        tracing::info!(node = self.node.0, lane = ?self.lane, reason, "connection to a peer ended");
+        if let Some(transport) = self.transport.upgrade() {
+            transport.connection_ended(self.node);
+        }
+    }
+
+    async fn serve(
+        &self,
+        mut connection: Connection,
+        batch: Vec<Outgoing>,
+        requests: &mut mpsc::UnboundedReceiver<Outgoing>,
+    ) -> Ended {
+        let waiting = Waiting::default();
+        let (stop, answered) = (Notify::new(), Notify::new());
+        let mut writer = pin!(write(requests, batch, &connection.frames, &waiting, &stop));
+        let mut reader = pin!(read(&mut connection.answers, &waiting, &answered));
+        let no_more = || Ended::Broken("the peer takes no more requests".to_owned());
+        let moved = tokio::select! {
+            () = &mut writer => return no_more(),
+            reason = &mut reader => return Ended::Broken(reason),
+            moved = self.direct_way_back(connection.way) => moved,
+        };
+        stop.notify_one();
+        let settled = async {
+            writer.await;
+            while !waiting.lock().is_empty() {
+                answered.notified().await;
+            }
+        };
+        tokio::select! {
+            _ = tokio::time::timeout(MOVE_MAX, settled) => {}
+            _ = &mut reader => {}
+        }
+        Ended::Moved(Box::new(moved))
+    }
+
+    /// Waits until a peer that is reached through a relay can be reached directly.
+    async fn direct_way_back(&self, way: Way) -> Connection {
+        if way == Way::Direct {
+            return std::future::pending().await;
+        }
+        loop {
+            let wait = self
+                .transport
+                .upgrade()
+                .map(|transport| transport.ways().return_wait(self.node));
+            tokio::time::sleep(wait.unwrap_or(TELL_INTERVAL)).await;
+            match self.connect_directly().await {
+                Ok(connection) => return connection,
+                Err(reason) => {
+                    tracing::debug!(node = self.node.0, lane = ?self.lane, reason, "the direct way is still cut");
+                }
+            }
+        }
+    }
+
+    /// Makes a connection, by whichever way comes about.
+    async fn connect(&self) -> Result<Connection, String> {
+        let transport = self.transport.upgrade().ok_or("the transport is gone")?;
+        let address = self.address.lock().clone();
+        let greet = |dialed| self.greet(&transport, dialed);
+        let greeted = connection::dial(&transport, self.node, &address, greet).await;
+        greeted.map_err(|error| error.to_string())
+    }
+
+    async fn connect_directly(&self) -> Result<Connection, String> {
+        let transport = self.transport.upgrade().ok_or("the transport is gone")?;
+        let address = self.address.lock().clone();
+        let dialed = connection::directly(&transport, &address).await;
+        self.greet(&transport, dialed.map_err(|error| error.to_string())?)
+            .await
+    }
+
+    /// Exchanges hellos over a stream.
+    async fn greet(&self, transport: &Transport, Dialed { wire, way }: Dialed) -> Result<Connection, String> {
+        let (frames, mut requests) = mpsc::channel(FRAMES_WAITING_MAX);
+        let hello = RequestFrame {
+            hello: Some(transport.hello_to(self.node)),
+            requests: Vec::new(),
+        };
+        frames.try_send(hello).map_err(|error| error.to_string())?;
+        let stream = futures_util::stream::poll_fn(move |context| requests.poll_recv(context));
+        let greeting = async {
+            let answers = client(wire).await?.exchange(stream).await;
+            let mut answers = answers.map_err(|status| in_words(&status))?.into_inner();
+            let first = answers.message().await.map_err(|status| in_words(&status))?;
+            transport
+                .check_hello(first.and_then(|frame| frame.hello), Some(self.node))
+                .map_err(|status| in_words(&status))?;
+            Ok::<_, String>(answers)
+        };
+        let greeted = tokio::time::timeout(HELLO_MAX, greeting).await;
+        let answers = greeted.map_err(|_| "no hello".to_owned())??;
+        let used_for = self.lane.used_for();
+        Ok(Connection {
+            frames,
+            answers,
+            way,
+            _counted: transport.ways().established(self.node, way, used_for),
+        })
+    }
+}
+
+/// What a peer's refusal, or a connection's failure, says.
+fn in_words(status: &tonic::Status) -> String {
+    match std::error::Error::source(status) {
+        Some(source) => connection::with_sources(source),
+        None => status.message().to_owned(),
+    }
+}
+
+/// Sends what there is, in frames, until there can be no more or `stop` says that nothing more is to go this way.
+async fn write(
+    requests: &mut mpsc::UnboundedReceiver<Outgoing>,
+    mut batch: Vec<Outgoing>,
+    frames: &mpsc::Sender<RequestFrame>,
+    waiting: &Waiting,
+    stop: &Notify,
+) {
+    loop {
+        let mut frame = RequestFrame::default();
+        let mut bytes = 0;
+        for outgoing in batch.drain(..) {
+            bytes += outgoing.len();
+            let Outgoing { request, answer, .. } = outgoing;
+            match answer {
+                // Whoever asked has given up.
+                Some(answer) if answer.is_closed() => continue,
+                Some(answer) => drop(waiting.lock().insert(request.number, answer)),
+                None => {}
+            }
+            frame.requests.push(request);
+            if bytes >= FRAME_BYTES {
+                bytes = 0;
+                if frames.send(std::mem::take(&mut frame)).await.is_err() {
+                    return;
+                }
+            }
+        }
+        if !frame.requests.is_empty() && frames.send(frame).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            biased;
+            () = stop.notified() => return,
+            count = requests.recv_many(&mut batch, FRAME_REQUESTS_MAX) => if count == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// Hands out answers until the connection breaks; says why it did.
+async fn read(answers: &mut Streaming<AnswerFrame>, waiting: &Waiting, answered: &Notify) -> String {
+    loop {
+        match answers.message().await {
+            Ok(Some(frame)) => {
+                for answer in frame.answers {
+                    let waiter = waiting.lock().remove(&answer.number);
+                    if let (Some(waiter), Some(body)) = (waiter, answer.body) {
+                        drop(waiter.send(body));
+                    }
+                }
+                answered.notify_one();
+            }
+            Ok(None) => return "closed by the peer".to_owned(),
+            Err(status) => return status.to_string(),
+        }
+    }
+}
