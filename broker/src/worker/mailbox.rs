@@ -12,9 +12,10 @@ use quorate_proto::message::Message;
 use quorate_proto::session::{Instant, OpenRequest};
 use tokio::sync::Notify;
 
+use super::authenticate::AuthenticationAnswer;
 use super::batch::LiveBatch;
 use super::late::LateRetained;
-use super::open::{AuthenticationAnswer, OpenedSession};
+use super::open::OpenedSession;
 use super::ticket::Ticket;
 use crate::listener::ListenerContext;
 use crate::peers::ForwardedFrame;

@@ -10,6 +10,7 @@
 //! runs after the tasks that were ready: many packets, one system call.
 
 mod ack_waits;
+mod authenticate;
 mod batch;
 mod completions;
 mod connection;
@@ -46,11 +47,11 @@ use tokio::runtime::LocalOptions;
 
 pub(crate) use self::ack_waits::AckWait;
 use self::ack_waits::AckWaits;
+pub(crate) use self::authenticate::ExchangeInProgress;
 pub(crate) use self::batch::LiveBatch;
 use self::connection::Conn;
 use self::late::LateList;
 pub(crate) use self::mailbox::{Accepted, LiveShared, Mail, Mailbox, NodeMessage};
-pub(crate) use self::open::ExchangeInProgress;
 use self::output::DirtyList;
 use self::plans::Plans;
 use self::pressure::Pressed;
