@@ -3,15 +3,18 @@
 //! [`MetaState`] is the replicated state, a pure function of its log. The node keeps it in a [`Directory`], which the
 //! rest of the node reads and watches. Every command can be repeated: it says what is to be, not what is to change.
 
+mod command;
 mod directory;
+mod records;
 mod replica;
 mod state;
 #[cfg(test)]
 mod tests;
 
+pub use command::MetaCommand;
 pub use directory::Directory;
 pub use replica::MetaReplica;
-pub use state::{GroupPlacement, MetaCommand, MetaState, NodeRecord, Rejected, Serving, View};
+pub use state::{GroupPlacement, MetaState, NodeRecord, Rejected, Serving, View};
 
 /// What `proto/proto/meta.proto` declares.
 #[allow(missing_docs, unreachable_pub, clippy::all)]

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use prost::Message;
 use quorate_storage::log::GroupId;
 
@@ -82,10 +81,6 @@ pub struct GroupPlacement {
     pub version: u64,
 }
 
-/// A change of the state.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MetaCommand(proto::Command);
-
 /// A command was not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
@@ -112,119 +107,16 @@ pub enum Rejected {
     Malformed,
 }
 
-fn command(body: proto::command::Body) -> MetaCommand {
-    MetaCommand(proto::Command { body: Some(body) })
-}
-
-impl MetaCommand {
-    /// The cluster begins, with the volume that becomes its first node.
-    pub fn found(
-        replication_factor: u32,
-        bootstrap_expect: u32,
-        volume: [u8; 16],
-        name: &str,
-        address: &str,
-    ) -> Self {
-        command(proto::command::Body::Found(proto::Found {
-            settings: Some(proto::Settings {
-                replication_factor,
-                bootstrap_expect,
-                next_node: 1,
-            }),
-            founder: Some(join(volume, name, address)),
-        }))
-    }
-
-    /// A volume asks for an identity.
-    pub fn join(volume: [u8; 16], name: &str, address: &str) -> Self {
-        command(proto::command::Body::Join(join(volume, name, address)))
-    }
-
-    /// A node has started.
-    pub fn register(node: NodeId, incarnation: NodeIncarnation, address: &str) -> Self {
-        command(proto::command::Body::Register(proto::Register {
-            node: node.0,
-            incarnation: incarnation.0,
-            address: address.to_owned(),
-        }))
-    }
-
-    /// A start of a node has caught up and begins to serve.
-    pub fn enter(node: NodeId, incarnation: NodeIncarnation) -> Self {
-        command(proto::command::Body::Enter(proto::Enter {
-            node: node.0,
-            incarnation: incarnation.0,
-        }))
-    }
-
-    /// Everybody who serves knows a start that has entered.
-    pub fn activate(node: NodeId, incarnation: NodeIncarnation) -> Self {
-        command(proto::command::Body::Activate(proto::Activate {
-            node: node.0,
-            incarnation: incarnation.0,
-        }))
-    }
-
-    /// A start of a node serves no more.
-    pub fn leave(node: NodeId, incarnation: NodeIncarnation) -> Self {
-        command(proto::command::Body::Leave(proto::Leave {
-            node: node.0,
-            incarnation: incarnation.0,
-        }))
-    }
-
-    /// A group is to have these replicas; `after` is the version of the placement this follows.
-    pub fn place(group: GroupId, replicas: &[NodeId], after: u64) -> Self {
-        command(proto::command::Body::Place(proto::Place {
-            group: u32::from(group.0),
-            replicas: replicas.iter().map(|node| node.0).collect(),
-            after,
-        }))
-    }
-
-    /// A node is to lose its clients and groups, or not any more; where it is `leaving` it goes for good then.
-    pub fn set_draining(node: NodeId, draining: bool, leaving: bool) -> Self {
-        command(proto::command::Body::SetDraining(proto::SetDraining {
-            node: node.0,
-            draining,
-            leaving,
-        }))
-    }
-
-    /// A node is gone for good.
-    pub fn remove(node: NodeId) -> Self {
-        command(proto::command::Body::Remove(proto::Remove { node: node.0 }))
-    }
-
-    /// All other nodes are lost for good, and this one goes on alone.
-    pub fn recover(node: NodeId) -> Self {
-        command(proto::command::Body::Recover(proto::Recover { node: node.0 }))
-    }
-
-    /// As an entry of the log.
-    pub fn encode(&self) -> Bytes {
-        self.0.encode_to_vec().into()
-    }
-}
-
-fn join(volume: [u8; 16], name: &str, address: &str) -> proto::Join {
-    proto::Join {
-        volume: volume.to_vec().into(),
-        name: name.to_owned(),
-        address: address.to_owned(),
-    }
-}
-
 /// The nodes, the view and the placement.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MetaState {
-    founded: bool,
-    replication_factor: u32,
-    bootstrap_expect: u32,
-    next_node: u64,
-    nodes: BTreeMap<NodeId, NodeRecord>,
-    view: View,
-    groups: BTreeMap<GroupId, GroupPlacement>,
+    pub(super) founded: bool,
+    pub(super) replication_factor: u32,
+    pub(super) bootstrap_expect: u32,
+    pub(super) next_node: u64,
+    pub(super) nodes: BTreeMap<NodeId, NodeRecord>,
+    pub(super) view: View,
+    pub(super) groups: BTreeMap<GroupId, GroupPlacement>,
 }
 
 impl MetaState {
@@ -508,119 +400,5 @@ impl MetaState {
     /// Where a group is to be.
     pub fn placement(&self, group: GroupId) -> Option<&GroupPlacement> {
         self.groups.get(&group)
-    }
-
-    /// All things as records with their keys.
-    pub(super) fn records(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
-        use proto::record::Body;
-        let mut records = BTreeMap::new();
-        if !self.founded {
-            return records;
-        }
-        let mut put = |key: Vec<u8>, body: Body| {
-            records.insert(key, proto::Record { body: Some(body) }.encode_to_vec());
-        };
-        let settings = proto::Settings {
-            replication_factor: self.replication_factor,
-            bootstrap_expect: self.bootstrap_expect,
-            next_node: self.next_node,
-        };
-        put(b"settings".to_vec(), Body::Settings(settings));
-        for (node, record) in &self.nodes {
-            let mut key = b"node/".to_vec();
-            key.extend(node.0.to_be_bytes());
-            put(key, Body::Node(node_record(*node, record)));
-        }
-        let serving = self.view.serving.iter().map(|(node, serving)| proto::Serving {
-            node: node.0,
-            incarnation: serving.incarnation.0,
-            entered: serving.entered,
-            active: serving.active,
-        });
-        let view = proto::View {
-            number: self.view.number,
-            serving: serving.collect(),
-        };
-        put(b"view".to_vec(), Body::View(view));
-        for (group, placement) in &self.groups {
-            let mut key = b"group/".to_vec();
-            key.extend(group.0.to_be_bytes());
-            let group = proto::Group {
-                group: u32::from(group.0),
-                replicas: placement.replicas.iter().map(|node| node.0).collect(),
-                version: placement.version,
-            };
-            put(key, Body::Group(group));
-        }
-        records
-    }
-
-    /// Adds a stored record.
-    ///
-    /// # Errors
-    /// It cannot be decoded.
-    pub fn load(&mut self, value: &[u8]) -> Result<(), Rejected> {
-        use proto::record::Body;
-        let record = proto::Record::decode(value).map_err(|_| Rejected::Malformed)?;
-        match record.body.ok_or(Rejected::Malformed)? {
-            Body::Settings(settings) => {
-                self.founded = true;
-                self.replication_factor = settings.replication_factor;
-                self.bootstrap_expect = settings.bootstrap_expect;
-                self.next_node = settings.next_node;
-            }
-            Body::Node(node) => {
-                let record = NodeRecord {
-                    volume: node.volume[..].try_into().map_err(|_| Rejected::Malformed)?,
-                    name: node.name,
-                    address: node.address,
-                    incarnation: NodeIncarnation(node.incarnation),
-                    ended: node.ended,
-                    draining: node.draining,
-                    leaving: node.leaving,
-                    removed: node.removed,
-                };
-                self.nodes.insert(NodeId(node.node), record);
-            }
-            Body::View(view) => {
-                let serving = view.serving.iter();
-                self.view = View {
-                    number: view.number,
-                    serving: serving.map(serving_of).collect(),
-                };
-            }
-            Body::Group(group) => {
-                let id = GroupId(u16::try_from(group.group).map_err(|_| Rejected::Malformed)?);
-                let placement = GroupPlacement {
-                    replicas: group.replicas.iter().map(|node| NodeId(*node)).collect(),
-                    version: group.version,
-                };
-                self.groups.insert(id, placement);
-            }
-        }
-        Ok(())
-    }
-}
-
-fn serving_of(serving: &proto::Serving) -> (NodeId, Serving) {
-    let read = Serving {
-        incarnation: NodeIncarnation(serving.incarnation),
-        entered: serving.entered,
-        active: serving.active,
-    };
-    (NodeId(serving.node), read)
-}
-
-fn node_record(node: NodeId, record: &NodeRecord) -> proto::Node {
-    proto::Node {
-        node: node.0,
-        volume: record.volume.to_vec().into(),
-        name: record.name.clone(),
-        address: record.address.clone(),
-        incarnation: record.incarnation.0,
-        draining: record.draining,
-        removed: record.removed,
-        ended: record.ended,
-        leaving: record.leaving,
     }
 }

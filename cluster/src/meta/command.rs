@@ -1,0 +1,115 @@
+//! The commands of `meta`, each of which says what is to be.
+
+use bytes::Bytes;
+use prost::Message;
+use quorate_storage::log::GroupId;
+
+use super::proto;
+use crate::state::{NodeId, NodeIncarnation};
+
+/// A change of the state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetaCommand(proto::Command);
+
+fn command(body: proto::command::Body) -> MetaCommand {
+    MetaCommand(proto::Command { body: Some(body) })
+}
+
+impl MetaCommand {
+    /// The cluster begins, with the volume that becomes its first node.
+    pub fn found(
+        replication_factor: u32,
+        bootstrap_expect: u32,
+        volume: [u8; 16],
+        name: &str,
+        address: &str,
+    ) -> Self {
+        command(proto::command::Body::Found(proto::Found {
+            settings: Some(proto::Settings {
+                replication_factor,
+                bootstrap_expect,
+                next_node: 1,
+            }),
+            founder: Some(join(volume, name, address)),
+        }))
+    }
+
+    /// A volume asks for an identity.
+    pub fn join(volume: [u8; 16], name: &str, address: &str) -> Self {
+        command(proto::command::Body::Join(join(volume, name, address)))
+    }
+
+    /// A node has started.
+    pub fn register(node: NodeId, incarnation: NodeIncarnation, address: &str) -> Self {
+        command(proto::command::Body::Register(proto::Register {
+            node: node.0,
+            incarnation: incarnation.0,
+            address: address.to_owned(),
+        }))
+    }
+
+    /// A start of a node has caught up and begins to serve.
+    pub fn enter(node: NodeId, incarnation: NodeIncarnation) -> Self {
+        command(proto::command::Body::Enter(proto::Enter {
+            node: node.0,
+            incarnation: incarnation.0,
+        }))
+    }
+
+    /// Everybody who serves knows a start that has entered.
+    pub fn activate(node: NodeId, incarnation: NodeIncarnation) -> Self {
+        command(proto::command::Body::Activate(proto::Activate {
+            node: node.0,
+            incarnation: incarnation.0,
+        }))
+    }
+
+    /// A start of a node serves no more.
+    pub fn leave(node: NodeId, incarnation: NodeIncarnation) -> Self {
+        command(proto::command::Body::Leave(proto::Leave {
+            node: node.0,
+            incarnation: incarnation.0,
+        }))
+    }
+
+    /// A group is to have these replicas; `after` is the version of the placement this follows.
+    pub fn place(group: GroupId, replicas: &[NodeId], after: u64) -> Self {
+        command(proto::command::Body::Place(proto::Place {
+            group: u32::from(group.0),
+            replicas: replicas.iter().map(|node| node.0).collect(),
+            after,
+        }))
+    }
+
+    /// A node is to lose its clients and groups, or not any more; where it is `leaving` it goes for good then.
+    pub fn set_draining(node: NodeId, draining: bool, leaving: bool) -> Self {
+        command(proto::command::Body::SetDraining(proto::SetDraining {
+            node: node.0,
+            draining,
+            leaving,
+        }))
+    }
+
+    /// A node is gone for good.
+    pub fn remove(node: NodeId) -> Self {
+        command(proto::command::Body::Remove(proto::Remove { node: node.0 }))
+    }
+
+    /// All other nodes are lost for good, and this one goes on alone.
+    pub fn recover(node: NodeId) -> Self {
+        command(proto::command::Body::Recover(proto::Recover { node: node.0 }))
+    }
+
+    /// As an entry of the log.
+    pub fn encode(&self) -> Bytes {
+        self.0.encode_to_vec().into()
+    }
+}
+
+fn join(volume: [u8; 16], name: &str, address: &str) -> proto::Join {
+    proto::Join {
+        volume: volume.to_vec().into(),
+        name: name.to_owned(),
+        address: address.to_owned(),
+    }
+}
