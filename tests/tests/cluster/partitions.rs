@@ -12,9 +12,10 @@ use quorate_tests::wire::{connect, filter, publish};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_quorate-under-test");
 const CLUSTER_PORT: u16 = 7946;
-/// The longest that a publisher may wait for an acknowledgement where a link or a node is cut off. Two seconds is what a
-/// released build is to keep; this one is not optimized and shares its machine with the checker.
-const WAIT_MAX_MS: u64 = 3_000;
+/// The longest that a publisher may wait for an acknowledgement where a link or a node is cut off.
+const WAIT_MAX_MS: u64 = 2_000;
+/// The same where the broker was not optimized, and shares its machine with what else is tested.
+const WAIT_UNOPTIMIZED_MAX_MS: u64 = 3_000;
 
 /// Three nodes on a network of their own.
 struct Partitioned {
@@ -53,7 +54,7 @@ impl Partitioned {
         let targets: Vec<String> = self.nodes.iter().map(|node| node.mqtt().to_string()).collect();
         let directory = tempfile::tempdir().expect("a temporary directory");
         let report = directory.path().join("report.json");
-        let mut command = Command::new(std::env::var("QUORATE_BINARY").unwrap_or_else(|_| BINARY.into()));
+        let mut command = Command::new(released_binary().unwrap_or_else(|| BINARY.into()));
         command
             .arg("verify")
             .args(["--targets", &targets.join(","), "--rate", "500"])
@@ -78,8 +79,17 @@ impl Partitioned {
     fn verify_with_bound(&self, secs: u32, faults: &[(&str, String)]) {
         let report = self.verify(secs, faults);
         let waited = report["longest_wait_ms"].as_u64().expect("a number");
-        assert!(waited <= WAIT_MAX_MS, "a publisher waited {waited} ms");
+        let max = match released_binary() {
+            Some(_) => WAIT_MAX_MS,
+            None => WAIT_UNOPTIMIZED_MAX_MS,
+        };
+        assert!(waited <= max, "a publisher waited {waited} ms");
     }
+}
+
+/// The released build to be tested, where one is named.
+fn released_binary() -> Option<String> {
+    std::env::var("QUORATE_BINARY").ok()
 }
 
 /// Runs a test's clients on this thread, which is in the network of the clients.
