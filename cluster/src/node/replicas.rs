@@ -38,6 +38,7 @@ impl<H: Host> Node<H> {
                 group.stand_on(Standing::Replica);
                 self.start_replica(group).await
             } else {
+                self.forget_remains(group.id()).await?;
                 group.following.want(true);
                 Ok(false)
             }
@@ -150,6 +151,19 @@ impl<H: Host> Node<H> {
         self.parts().checkpoints.forget(group)
     }
 
+    /// Deletes the state of a replica that has gone and whose log was deleted before the node stopped: a replica that
+    /// began with it would miss its log.
+    pub(super) async fn forget_remains(&self, group: GroupId) -> Result<(), StartError> {
+        let remains =
+            || Ok(!self.has_stored(group) && self.parts().checkpoints.store().load(group)?.is_some());
+        let result: std::io::Result<()> = match remains() {
+            Ok(true) => self.forget(group).await,
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        };
+        result.map_err(|error| stopped(group, &error))
+    }
+
     /// The task that brings the replicas of a running node to where the groups are placed.
     async fn run_replicas(node: Weak<Self>) {
         let mut ticks = tokio::time::interval(LOOK_INTERVAL);
@@ -166,7 +180,11 @@ impl<H: Host> Node<H> {
         match (self.is_placed_here(group.id()), group.replica(), group.standing()) {
             (true, None, Standing::Feed | Standing::Nothing) => {
                 let name = Placement::name(group.id());
-                match self.start_replica(group).await {
+                let started = match self.forget_remains(group.id()).await {
+                    Ok(()) => self.start_replica(group).await,
+                    Err(error) => Err(error),
+                };
+                match started {
                     Ok(_) => tracing::info!(group = name, "this node gets a replica"),
                     Err(error) => self.host().fatal(error.to_string()),
                 }

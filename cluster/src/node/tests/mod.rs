@@ -8,6 +8,7 @@ mod parts;
 mod proposals;
 mod pulls;
 mod recall;
+mod replicas;
 mod retained;
 mod shares;
 
