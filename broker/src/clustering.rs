@@ -229,6 +229,7 @@ pub(crate) async fn start_node(
         replace_after: Duration::from_secs(config.cluster.replace_after_secs.into()),
         bootstrap_expect: config.cluster.bootstrap_expected().unwrap_or(1),
         machine_restarted: store.machine_restarted,
+        beginnings: store.beginnings.clone(),
         clock: store.clock.clone(),
         queue_limits: QueueLimits {
             messages_max: config.session.queue_messages_max,

@@ -9,7 +9,7 @@ use quorate_cluster::raft::{CheckpointService, CheckpointSettings, NodeParts, Ra
 use quorate_cluster::state::{Counts, NodeIncarnation};
 use quorate_storage::disk::{Disk, RealDisk};
 use quorate_storage::state::{Checkpointer, SledOptions, SledStore, StateError};
-use quorate_storage::volume::{ClockFile, Membership, PreviousRun, Volume, VolumeError};
+use quorate_storage::volume::{BeginningsFile, ClockFile, Membership, PreviousRun, Volume, VolumeError};
 use quorate_storage::wal::{Wal, WalError, WalOptions};
 
 use crate::config::NodeConfig;
@@ -64,6 +64,8 @@ pub(crate) struct Store {
     pub(crate) incarnation: NodeIncarnation,
     /// Number of the volume.
     pub(crate) volume_id: [u8; 16],
+    /// Where it is noted which groups began anew.
+    pub(crate) beginnings: BeginningsFile,
     /// Where group time and wall clock are noted.
     pub(crate) clock: ClockFile,
     /// Whether what was written and not synced may be lost.
@@ -162,6 +164,7 @@ pub(crate) fn open(config: &NodeConfig, metrics: &Metrics) -> Result<Store, Stor
     Ok(Store {
         incarnation: NodeIncarnation(volume.incarnation()),
         volume_id: volume.id().0,
+        beginnings: volume.beginnings_file(),
         clock: volume.clock_file(),
         machine_restarted: volume.machine_restarted(),
         checkpoints,

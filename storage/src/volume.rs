@@ -8,6 +8,7 @@
 //! | `clean_shutdown` | the incarnation that ended cleanly |
 //! | `log_mark` | the newest segment of the log, so that its loss is noticed |
 //! | `recovery` | there while the node's groups are rewritten to go on without a lost majority |
+//! | `beginnings` | the groups that began anew, and which time it was (R41) |
 //! | `clock` | group time and wall clock at one moment |
 //! | `wal/`, `state/` | the log, and the checkpointed state |
 //!
@@ -18,6 +19,7 @@
 //! Invariants: an identity is made only in a directory without content; what says "the machine lost its power"
 //! stays until [`Volume::handle_restart_recovered`], however often the process starts in between (R41).
 
+mod beginnings;
 mod clock;
 mod fields;
 mod log_mark;
@@ -34,6 +36,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::disk::{self, Disk, DiskLock, TEMPORARY_SUFFIX};
+pub use beginnings::{BeginningsFile, FIRST_BEGINNING};
 pub use clock::{ClockFile, ClockNote};
 use fields::Fields;
 pub use log_mark::{LogMark, LogMarkFile};
@@ -45,6 +48,7 @@ const LOCK: &str = "lock";
 const IDENTITY: &str = "identity";
 const INCARNATION: &str = "incarnation";
 const CLEAN_SHUTDOWN: &str = "clean_shutdown";
+const BEGINNINGS: &str = "beginnings";
 const CLOCK: &str = "clock";
 const LOG_MARK: &str = "log_mark";
 const RECOVERY: &str = "recovery";
@@ -358,7 +362,12 @@ impl Volume {
             }
             Some(last) => {
                 let clean = opening.take_clean_mark(last.number)?;
-                let restarted = last.restarted || (!clean && last.boot != boot);
+                let restarts = !clean && last.boot != boot;
+                if restarts {
+                    // First: once the new boot is noted, nobody can tell any more.
+                    opening.distrust_beginnings()?;
+                }
+                let restarted = last.restarted || restarts;
                 let number = last.number + 1;
                 let previous = if clean {
                     PreviousRun::Clean

@@ -1,5 +1,7 @@
 //! The commands of `meta`, each of which says what is to be.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use prost::Message;
 use quorate_storage::log::GroupId;
@@ -39,12 +41,23 @@ impl MetaCommand {
         command(proto::command::Body::Join(join(volume, name, address)))
     }
 
-    /// A node has started.
-    pub fn register(node: NodeId, incarnation: NodeIncarnation, address: &str) -> Self {
+    /// A node has started; it has lost the logs of `lost_groups`, or may have lost the ends of
+    /// them: each of one beginning.
+    pub fn register(
+        node: NodeId,
+        incarnation: NodeIncarnation,
+        address: &str,
+        lost_groups: &BTreeMap<GroupId, u64>,
+    ) -> Self {
+        let lost_groups = lost_groups.iter().map(|(group, beginning)| proto::LostGroup {
+            group: u32::from(group.0),
+            beginning: *beginning,
+        });
         command(proto::command::Body::Register(proto::Register {
             node: node.0,
             incarnation: incarnation.0,
             address: address.to_owned(),
+            lost_groups: lost_groups.collect(),
         }))
     }
 
@@ -78,6 +91,18 @@ impl MetaCommand {
             group: u32::from(group.0),
             replicas: replicas.iter().map(|node| node.0).collect(),
             after,
+        }))
+    }
+
+    /// Groups that a majority has lost begin anew, each with one node alone and behind a version as in [`Self::place`].
+    pub fn begin(groups: &[(GroupId, NodeId, u64)]) -> Self {
+        let groups = groups.iter().map(|(group, node, after)| proto::Beginning {
+            group: u32::from(group.0),
+            node: node.0,
+            after: *after,
+        });
+        command(proto::command::Body::Begin(proto::Begin {
+            groups: groups.collect(),
         }))
     }
 

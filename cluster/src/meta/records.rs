@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 use quorate_storage::log::GroupId;
+use quorate_storage::volume::FIRST_BEGINNING;
 
 use super::proto;
-use super::state::{GroupPlacement, MetaState, NodeRecord, Rejected, Serving, View};
+use super::state::{GroupPlacement, MetaState, NodeRecord, Rejected, Serving, View, group_ids};
 use crate::state::{NodeId, NodeIncarnation};
 
 impl MetaState {
@@ -49,6 +50,7 @@ impl MetaState {
                 group: u32::from(group.0),
                 replicas: placement.replicas.iter().map(|node| node.0).collect(),
                 version: placement.version,
+                begun: placement.begun,
             };
             put(key, Body::Group(group));
         }
@@ -79,6 +81,7 @@ impl MetaState {
                     draining: node.draining,
                     leaving: node.leaving,
                     removed: node.removed,
+                    lost_groups: group_ids(&node.lost_groups)?,
                 };
                 self.nodes.insert(NodeId(node.node), record);
             }
@@ -94,6 +97,7 @@ impl MetaState {
                 let placement = GroupPlacement {
                     replicas: group.replicas.iter().map(|node| NodeId(*node)).collect(),
                     version: group.version,
+                    begun: group.begun.max(FIRST_BEGINNING),
                 };
                 self.groups.insert(id, placement);
             }
@@ -122,5 +126,10 @@ fn node_record(node: NodeId, record: &NodeRecord) -> proto::Node {
         removed: record.removed,
         ended: record.ended,
         leaving: record.leaving,
+        lost_groups: record
+            .lost_groups
+            .iter()
+            .map(|group| u32::from(group.0))
+            .collect(),
     }
 }

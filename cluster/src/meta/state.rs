@@ -30,6 +30,8 @@ pub struct NodeRecord {
     pub leaving: bool,
     /// It is gone for good.
     pub removed: bool,
+    /// Groups whose log its newest start has lost, or may have lost the end of, and has not been brought up to date in.
+    pub lost_groups: BTreeSet<GroupId>,
 }
 
 impl NodeRecord {
@@ -79,6 +81,23 @@ pub struct GroupPlacement {
     pub replicas: Vec<NodeId>,
     /// Counts the placements of the group.
     pub version: u64,
+    /// The placement with which the group began: with the node that is placed there alone, which creates it. Not the
+    /// first where a majority had lost it (R41).
+    pub begun: u64,
+}
+
+impl GroupPlacement {
+    /// Whether this is the placement that the group began with.
+    pub fn is_beginning(&self) -> bool {
+        self.version == self.begun
+    }
+}
+
+/// Groups as a message names them.
+pub(super) fn group_ids(numbers: &[u32]) -> Result<BTreeSet<GroupId>, Rejected> {
+    let group = |number: &u32| u16::try_from(*number).map(GroupId);
+    let groups = numbers.iter().map(group).collect::<Result<_, _>>();
+    groups.map_err(|_| Rejected::Malformed)
 }
 
 /// A command was not carried out.
@@ -141,6 +160,7 @@ impl MetaState {
             }
             Body::Leave(leave) => self.leave(NodeId(leave.node), NodeIncarnation(leave.incarnation)),
             Body::Place(place) => self.place(&place),
+            Body::Begin(begin) => self.begin(&begin),
             Body::SetDraining(change) => self.set_draining(&change),
             Body::Remove(remove) => self.remove(NodeId(remove.node)),
             Body::Recover(recover) => self.recover(NodeId(recover.node)),
@@ -192,6 +212,7 @@ impl MetaState {
             draining: false,
             leaving: false,
             removed: false,
+            lost_groups: BTreeSet::new(),
         };
         self.nodes.insert(node, record);
         Ok(())
@@ -213,6 +234,14 @@ impl MetaState {
 
     fn register(&mut self, register: &proto::Register) -> Result<(), Rejected> {
         let (node, incarnation) = (NodeId(register.node), NodeIncarnation(register.incarnation));
+        // What it has of an earlier beginning is of no use, lost or not: it begins with nothing.
+        let of_now = register.lost_groups.iter().filter(|lost| {
+            let group = u16::try_from(lost.group).map(GroupId);
+            let placed = group.ok().and_then(|group| self.groups.get(&group));
+            placed.is_none_or(|placed| placed.begun == lost.beginning)
+        });
+        let of_now: Vec<u32> = of_now.map(|lost| lost.group).collect();
+        let lost_groups = group_ids(&of_now)?;
         let record = self.member(node)?;
         if incarnation < record.incarnation {
             return Err(Rejected::OldIncarnation);
@@ -224,6 +253,7 @@ impl MetaState {
         record.ended = false;
         record.incarnation = incarnation;
         record.address.clone_from(&register.address);
+        record.lost_groups = lost_groups;
         self.leave_before(node, incarnation);
         Ok(())
     }
@@ -246,6 +276,8 @@ impl MetaState {
         if record.incarnation != incarnation || record.ended {
             return Err(Rejected::OldIncarnation);
         }
+        // It has caught up with every group.
+        record.lost_groups.clear();
         if !self.view.holds(node, incarnation) {
             self.view.number += 1;
             let serving = Serving {
@@ -279,7 +311,35 @@ impl MetaState {
 
     fn place(&mut self, place: &proto::Place) -> Result<(), Rejected> {
         let group = GroupId(u16::try_from(place.group).map_err(|_| Rejected::Malformed)?);
-        let replicas: Vec<NodeId> = place.replicas.iter().map(|node| NodeId(*node)).collect();
+        let replicas = place.replicas.iter().map(|node| NodeId(*node)).collect();
+        let begun = self.groups.get(&group).map_or(1, |placement| placement.begun);
+        self.put_group(group, replicas, place.after, begun)
+    }
+
+    fn begin(&mut self, begin: &proto::Begin) -> Result<(), Rejected> {
+        let mut groups = self.groups.clone();
+        for beginning in &begin.groups {
+            let group = GroupId(u16::try_from(beginning.group).map_err(|_| Rejected::Malformed)?);
+            let begun = beginning.after.checked_add(1).ok_or(Rejected::Malformed)?;
+            self.put_group(group, vec![NodeId(beginning.node)], beginning.after, begun)
+                .inspect_err(|_| self.groups = std::mem::take(&mut groups))?;
+        }
+        for beginning in &begin.groups {
+            let begins = |group: &GroupId| u32::from(group.0) == beginning.group;
+            for record in self.nodes.values_mut() {
+                record.lost_groups.retain(|group| !begins(group));
+            }
+        }
+        Ok(())
+    }
+
+    fn put_group(
+        &mut self,
+        group: GroupId,
+        replicas: Vec<NodeId>,
+        after: u64,
+        begun: u64,
+    ) -> Result<(), Rejected> {
         let distinct: BTreeSet<NodeId> = replicas.iter().copied().collect();
         let all_members = replicas
             .iter()
@@ -288,11 +348,16 @@ impl MetaState {
             return Err(Rejected::UnknownNode);
         }
         let version = self.groups.get(&group).map_or(0, |placement| placement.version);
-        if version != place.after {
+        if version != after {
             return Err(Rejected::Outdated);
         }
         let version = version + 1;
-        self.groups.insert(group, GroupPlacement { replicas, version });
+        let placement = GroupPlacement {
+            replicas,
+            version,
+            begun,
+        };
+        self.groups.insert(group, placement);
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! The state of `meta`, command by command.
 
+use std::collections::BTreeMap;
+
 use quorate_storage::log::GroupId;
 
 use super::{MetaCommand, MetaState, Rejected};
@@ -37,7 +39,7 @@ fn two() -> MetaState {
     for (node, address) in [(NodeId(1), "a:1"), (NodeId(2), "b:1")] {
         apply(
             &mut state,
-            &MetaCommand::register(node, NodeIncarnation(1), address),
+            &MetaCommand::register(node, NodeIncarnation(1), address, &BTreeMap::new()),
         )
         .unwrap();
     }
@@ -67,7 +69,9 @@ fn a_cluster_is_founded_once_and_gives_each_volume_one_node() {
 fn r46_a_start_that_is_not_newer_is_refused() {
     let mut state = two();
     let node = NodeId(1);
-    let register = |incarnation, address| MetaCommand::register(node, NodeIncarnation(incarnation), address);
+    let register = |incarnation, address| {
+        MetaCommand::register(node, NodeIncarnation(incarnation), address, &BTreeMap::new())
+    };
     assert_eq!(apply(&mut state, &register(5, "a:2")), Ok(()));
     assert_eq!(apply(&mut state, &register(5, "a:2")), Ok(()), "repeated");
     assert_eq!(
@@ -100,7 +104,7 @@ fn r2_a_start_enters_then_is_active_and_a_later_one_takes_its_place() {
     assert_eq!(state.view().number, 2);
     apply(
         &mut state,
-        &MetaCommand::register(node, NodeIncarnation(2), "a:1"),
+        &MetaCommand::register(node, NodeIncarnation(2), "a:1", &BTreeMap::new()),
     )
     .unwrap();
     assert!(
@@ -128,12 +132,19 @@ fn r1_a_start_that_left_does_not_come_back() {
         Err(Rejected::OldIncarnation)
     );
     assert_eq!(
-        apply(&mut state, &MetaCommand::register(node, start, "b:1")),
+        apply(
+            &mut state,
+            &MetaCommand::register(node, start, "b:1", &BTreeMap::new())
+        ),
         Err(Rejected::OldIncarnation)
     );
     let next = NodeIncarnation(2);
     // With another address than the first, as when the port is given by the system.
-    apply(&mut state, &MetaCommand::register(node, next, "b:9")).unwrap();
+    apply(
+        &mut state,
+        &MetaCommand::register(node, next, "b:9", &BTreeMap::new()),
+    )
+    .unwrap();
     apply(&mut state, &MetaCommand::enter(node, next)).unwrap();
     assert_eq!(state.node(node).unwrap().last_ended(), Some(start));
     // What an older start is told does not concern the newer one.
@@ -160,7 +171,7 @@ fn a_volume_that_comes_under_the_name_of_a_lost_one_replaces_it() {
         Err(Rejected::UnknownNode),
         "what was replaced does not come back"
     );
-    let late = MetaCommand::register(NodeId(2), NodeIncarnation(2), "b:1");
+    let late = MetaCommand::register(NodeId(2), NodeIncarnation(2), "b:1", &BTreeMap::new());
     assert_eq!(apply(&mut state, &late), Err(Rejected::UnknownNode));
 }
 
@@ -227,7 +238,7 @@ fn a_node_is_removed_when_it_does_not_serve_and_is_not_the_last() {
     assert_eq!(
         apply(
             &mut state,
-            &MetaCommand::register(node, NodeIncarnation(2), "b:1")
+            &MetaCommand::register(node, NodeIncarnation(2), "b:1", &BTreeMap::new())
         ),
         Err(Rejected::UnknownNode)
     );
@@ -268,7 +279,7 @@ fn a_node_that_is_recovered_has_everything_and_the_others_are_gone() {
         assert_eq!(state.node(node).unwrap().last_ended(), Some(NodeIncarnation(1)));
     }
     apply(&mut state, &recover).unwrap();
-    let again = MetaCommand::register(second, NodeIncarnation(2), "b:1");
+    let again = MetaCommand::register(second, NodeIncarnation(2), "b:1", &BTreeMap::new());
     apply(&mut state, &again).unwrap();
     apply(&mut state, &MetaCommand::enter(second, NodeIncarnation(2))).unwrap();
     apply(&mut state, &MetaCommand::join(volume(3), "c", "c:1")).unwrap();
@@ -281,4 +292,49 @@ fn a_node_that_is_recovered_has_everything_and_the_others_are_gone() {
         apply(&mut state, &MetaCommand::recover(first)),
         Err(Rejected::UnknownNode)
     );
+}
+
+#[test]
+fn r41_a_group_begins_anew_with_one_node_and_goes_on_from_there() {
+    let group = GroupId(17);
+    let mut state = two();
+    let both = [NodeId(1), NodeId(2)];
+    apply(&mut state, &MetaCommand::place(group, &[NodeId(1)], 0)).unwrap();
+    apply(&mut state, &MetaCommand::place(group, &both, 1)).unwrap();
+    let begun = |state: &MetaState| {
+        let placed = state.placement(group).unwrap();
+        (placed.replicas.clone(), placed.version, placed.begun)
+    };
+    assert_eq!(begun(&state), (both.to_vec(), 2, 1));
+    let begin = |after| MetaCommand::begin(&[(group, NodeId(2), after)]);
+    assert_eq!(apply(&mut state, &begin(1)), Err(Rejected::Outdated));
+    apply(&mut state, &begin(2)).unwrap();
+    assert_eq!(begun(&state), (vec![NodeId(2)], 3, 3));
+    assert!(state.placement(group).unwrap().is_beginning());
+    apply(&mut state, &MetaCommand::place(group, &both, 3)).unwrap();
+    assert_eq!(begun(&state), (both.to_vec(), 4, 3));
+    // All of them or none.
+    let before = state.clone();
+    let nobody = MetaCommand::begin(&[(group, NodeId(1), 4), (GroupId(32), NodeId(9), 0)]);
+    assert_eq!(apply(&mut state, &nobody), Err(Rejected::UnknownNode));
+    assert_eq!(state, before);
+}
+
+#[test]
+fn r41_a_node_has_lost_its_groups_until_it_enters() {
+    let (mut state, node, start) = (two(), NodeId(2), NodeIncarnation(2));
+    let (live, memory) = (GroupId(17), GroupId(32));
+    let both = BTreeMap::from([(live, 1), (memory, 1)]);
+    apply(&mut state, &MetaCommand::register(node, start, "b:1", &both)).unwrap();
+    let lost = |state: &MetaState| Vec::from_iter(state.node(node).unwrap().lost_groups.clone());
+    assert_eq!(lost(&state), [live, memory]);
+    apply(&mut state, &MetaCommand::place(live, &[node], 0)).unwrap();
+    apply(&mut state, &MetaCommand::begin(&[(live, NodeId(1), 1)])).unwrap();
+    assert_eq!(lost(&state), [memory]);
+    // What it lost is of the last beginning.
+    let next = NodeIncarnation(3);
+    apply(&mut state, &MetaCommand::register(node, next, "b:1", &both)).unwrap();
+    assert_eq!(lost(&state), [memory]);
+    apply(&mut state, &MetaCommand::enter(node, next)).unwrap();
+    assert_eq!(lost(&state), []);
 }

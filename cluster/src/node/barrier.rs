@@ -81,21 +81,27 @@ impl<H: Host> Group<H> {
 
     /// One round; false where nobody could say how far the group has committed.
     async fn catch_up(&self) -> bool {
+        let Some(index) = self.ask_leader_for_index().await else {
+            return false;
+        };
+        self.reached(index).await;
+        true
+    }
+
+    /// How far the group has committed, by its leader as soon as there is one; `None` where that one cannot show that it
+    /// leads.
+    pub(super) async fn ask_leader_for_index(&self) -> Option<u64> {
         let Ok(leader) = self.leader().await else {
             // The replica has stopped, which ends the node.
             return std::future::pending().await;
         };
-        let index = if leader == self.settings.node {
-            self.read_index().await
-        } else {
-            tokio::select! {
-                index = self.peers.read_index(leader, self.id()) => index.ok(),
-                () = self.leader_other_than(leader) => None,
-            }
-        };
-        let Some(index) = index else { return false };
-        self.reached(index).await;
-        true
+        if leader == self.settings.node {
+            return self.read_index().await;
+        }
+        tokio::select! {
+            index = self.peers.read_index(leader, self.id()) => index.ok(),
+            () = self.leader_other_than(leader) => None,
+        }
     }
 
     /// How far the group has committed, if this node leads it and can show that.

@@ -99,20 +99,27 @@ impl<H: Host> Node<H> {
             // What fails is found again in the next look.
             let _ = meta.propose(&command.encode()).await;
         }
-        self.place_groups(meta).await;
+        // A node that has to start anew sees leaders that are none any more.
+        if !self.is_of_the_past(&self.directory().read()) {
+            self.place_groups(meta).await;
+        }
     }
 
     /// Proposes where the groups are to be.
     async fn place_groups(&self, meta: &RaftGroup) {
+        let stuck: Vec<GroupId> = Placement::groups()
+            .filter(|group| !self.may_be_placed(meta, *group))
+            .collect();
         let places: Vec<MetaCommand> = {
             let state = self.directory().read();
             self.membership.absences.note(&state);
             // The first member of a group has to be there before others join it: it creates the group.
-            let may_grow = |group: GroupId, version: u64| {
-                version > 1
+            let may_grow = |group: GroupId, placed: &GroupPlacement| {
+                let has_begun = !placed.is_beginning()
                     || self
                         .find_group(group)
-                        .is_some_and(|group| group.known_leader().is_some())
+                        .is_some_and(|group| group.known_leader().is_some());
+                has_begun && !stuck.contains(&group)
             };
             let candidates = candidates(&state, |node| self.membership.absences.absent(node));
             let wanted = wanted_places(&state, &candidates, &self.policy(&state), may_grow);
@@ -182,7 +189,7 @@ fn wanted_places(
     state: &MetaState,
     candidates: &[Candidate],
     policy: &Policy,
-    may_grow: impl Fn(GroupId, u64) -> bool,
+    may_grow: impl Fn(GroupId, &GroupPlacement) -> bool,
 ) -> Vec<(GroupId, Vec<NodeId>, u64)> {
     if candidates.is_empty() {
         return Vec::new();
@@ -204,7 +211,7 @@ fn wanted_places(
             continue;
         };
         let replicas = wanted.remove(&group).unwrap_or_default();
-        if replicas != placed.replicas && may_grow(group, placed.version) {
+        if replicas != placed.replicas && may_grow(group, placed) {
             changes.push((group, replicas, placed.version));
         }
     }

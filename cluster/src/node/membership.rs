@@ -12,6 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_storage::log::GroupId;
 
+use super::beginnings::Beginnings;
 use super::leading::Absences;
 use super::lease::{Lease, Leases};
 use super::placement::META;
@@ -32,6 +33,7 @@ pub(super) struct Membership {
     pub(super) leases: Mutex<Option<(u64, Leases)>>,
     /// Since when others do not serve, while it leads.
     pub(super) absences: Absences,
+    pub(super) beginnings: Arc<Beginnings>,
     /// When this node last looked at what `meta` needs.
     pub(super) last_look: Mutex<Instant>,
     /// This node leaves for good: that it is in the view no more is no news.
@@ -41,13 +43,14 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    pub(super) fn new(directory: Arc<Directory>, known: Vec<NodeId>) -> Self {
+    pub(super) fn new(directory: Arc<Directory>, beginnings: Arc<Beginnings>, known: Vec<NodeId>) -> Self {
         Self {
             directory,
             meta: std::sync::OnceLock::new(),
             lease: Arc::default(),
             leases: Mutex::default(),
             absences: Absences::default(),
+            beginnings,
             last_look: Mutex::new(Instant::now()),
             leaving: AtomicBool::new(false),
             known,

@@ -12,6 +12,7 @@
 
 mod backlog;
 mod barrier;
+mod beginnings;
 mod checkpoints;
 mod clock;
 mod confirm;

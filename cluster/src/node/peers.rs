@@ -6,6 +6,8 @@ use bytes::Bytes;
 use prost::Message;
 use quorate_storage::log::GroupId;
 
+use super::META;
+use super::beginnings::Beginnings;
 use crate::raft::{NoAnswer, ProposeError, Transport};
 use crate::state::{BatchOutcome, NodeId, NodeIncarnation};
 
@@ -22,6 +24,7 @@ pub(super) use proto::request::Body as RequestBody;
 #[derive(Clone)]
 pub(super) struct Peers {
     transport: Arc<Transport>,
+    beginnings: Arc<Beginnings>,
 }
 
 /// No usable answer came.
@@ -42,8 +45,24 @@ pub(super) struct LeaseAnswer {
     pub(super) in_view: bool,
 }
 
-pub(super) fn encode_request(body: RequestBody) -> Bytes {
-    proto::Request { body: Some(body) }.encode_to_vec().into()
+/// The group that a request is about, where it is about one that can begin anew (R41).
+pub(super) fn group_of(body: &RequestBody) -> Option<GroupId> {
+    let number = match body {
+        RequestBody::Propose(ask) => ask.group,
+        RequestBody::ReadIndex(ask) => ask.group,
+        RequestBody::Follow(ask) => ask.group,
+        RequestBody::Attach(ask) => ask.group,
+        RequestBody::Pull(ask) => ask.group,
+        RequestBody::ReadRetained(ask) => ask.group,
+        RequestBody::Locate(ask) => ask.group,
+        RequestBody::ReadDueWills(ask) => ask.group,
+        // What is confirmed is asked only by nodes that serve: those that know of an older beginning do so no more.
+        RequestBody::Renew(_) | RequestBody::Confirm(_) | RequestBody::Broker(_) | RequestBody::Report(_) => {
+            return None;
+        }
+    };
+    let group = u16::try_from(number).ok().map(GroupId)?;
+    (group != META).then_some(group)
 }
 
 pub(super) fn encode_answer(body: AnswerBody) -> Bytes {
@@ -51,8 +70,11 @@ pub(super) fn encode_answer(body: AnswerBody) -> Bytes {
 }
 
 impl Peers {
-    pub(super) fn new(transport: Arc<Transport>) -> Self {
-        Self { transport }
+    pub(super) fn new(transport: Arc<Transport>, beginnings: Arc<Beginnings>) -> Self {
+        Self {
+            transport,
+            beginnings,
+        }
     }
 
     pub(super) fn this_node(&self) -> NodeId {
@@ -65,7 +87,11 @@ impl Peers {
         node: NodeId,
         body: RequestBody,
     ) -> impl Future<Output = Result<AnswerBody, AskError>> + use<> {
-        let answered = self.transport.ask(node, encode_request(body));
+        let request = proto::Request {
+            beginning: group_of(&body).map_or(0, |group| self.beginnings.of(group)),
+            body: Some(body),
+        };
+        let answered = self.transport.ask(node, request.encode_to_vec().into());
         async move {
             let answer = proto::Answer::decode(answered.wait().await?).map_err(|_| AskError::Malformed)?;
             answer.body.ok_or(AskError::Malformed)

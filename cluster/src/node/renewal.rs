@@ -46,11 +46,18 @@ impl<H: Host> Node<H> {
         }
     }
 
-    /// False where the cluster has taken this start out of its view.
+    /// False where the cluster has taken this start out of its view, or gone on without what it knows of a group (R41).
     async fn renew_once(&self) -> bool {
         let incarnation = self.incarnation();
         for node in self.meta_leader_candidates() {
-            let view = self.directory().read().view().number;
+            // Who goes by this view knows what `meta` says besides.
+            let (view, is_of_the_past) = {
+                let state = self.directory().read();
+                (state.view().number, self.is_of_the_past(&state))
+            };
+            if is_of_the_past {
+                return false;
+            }
             let asked = Instant::now();
             let answer = if node == self.this_node() {
                 self.grant(node, incarnation, view, asked).await

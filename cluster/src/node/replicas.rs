@@ -15,6 +15,7 @@ use super::group::Standing;
 use super::replica::Replica;
 use super::start::{StartError, stopped};
 use super::{Group, GroupKind, Host, Node, Placement};
+use crate::meta::GroupPlacement;
 use crate::raft::{self, RaftGroup};
 use crate::state::GroupState;
 
@@ -32,13 +33,15 @@ impl<H: Host> Node<H> {
                 placements.all(|placed| placed.is_some()).then_some(())
             })
             .await;
+        self.begin_own_lost_groups().await?;
+        self.take_beginnings();
         let starts = self.groups().map(|group| async {
+            self.prepare_replica(group.id()).await?;
             // What is no longer placed here has to leave its group first.
             if self.is_placed_here(group.id()) || self.has_stored(group.id()) {
                 group.stand_on(Standing::Replica);
                 self.start_replica(group).await
             } else {
-                self.forget_remains(group.id()).await?;
                 group.following.want(true);
                 Ok(false)
             }
@@ -79,7 +82,7 @@ impl<H: Host> Node<H> {
         placed.is_some_and(|placed| placed.replicas.contains(&self.this_node()))
     }
 
-    fn has_stored(&self, group: GroupId) -> bool {
+    pub(super) fn has_stored(&self, group: GroupId) -> bool {
         let stored = self.parts().log.state(group);
         stored.last.is_some() || stored.purged.is_some()
     }
@@ -93,19 +96,19 @@ impl<H: Host> Node<H> {
             let state = self.directory().read();
             let placed = state.placement(id);
             let is_only = placed.is_some_and(|placed| placed.replicas == [self.this_node()]);
-            (is_only, placed.is_some_and(|placed| placed.version == 1))
+            (is_only, placed.is_some_and(GroupPlacement::is_beginning))
         };
         let mut settings = raft::GroupSettings {
             log_entries_to_keep: self.settings().log_entries_to_keep,
+            beginning: self.membership.beginnings.of(id),
             ..raft::GroupSettings::new(id)
         };
         // Where it is placed here alone and never was elsewhere there is nobody to get it from.
-        let mut creates = at_start && is_only && is_first;
+        let creates = at_start && is_only && is_first;
         if !Placement::is_synced(id) {
             settings.sync = SyncPolicy::Written;
             // What a replica that came later has is of this run of the machine.
-            if self.settings().machine_restarted && at_start {
-                creates |= is_only && had_stored;
+            if at_start && self.lost_groups()?.contains_key(&id) {
                 settings.distrust_log = !creates;
                 self.forget(id).await.map_err(|error| stopped(id, &error))?;
             }
@@ -140,7 +143,7 @@ impl<H: Host> Node<H> {
 
     /// Deletes what this node has stored of a group: of one that is not synced, after the machine stopped uncleanly
     /// (R41), or of one that is placed elsewhere.
-    async fn forget(&self, group: GroupId) -> std::io::Result<()> {
+    pub(super) async fn forget(&self, group: GroupId) -> std::io::Result<()> {
         let (done, result) = tokio::sync::oneshot::channel();
         self.parts()
             .log
@@ -149,6 +152,12 @@ impl<H: Host> Node<H> {
             .await
             .unwrap_or_else(|_| Err(std::io::Error::other("the log has stopped")))?;
         self.parts().checkpoints.forget(group)
+    }
+
+    /// Deletes what is stored of a group and is of no use to its replica here.
+    async fn prepare_replica(&self, group: GroupId) -> Result<(), StartError> {
+        self.forget_remains(group).await?;
+        self.adopt_beginning(group).await
     }
 
     /// Deletes the state of a replica that has gone and whose log was deleted before the node stopped: a replica that
@@ -180,7 +189,7 @@ impl<H: Host> Node<H> {
         match (self.is_placed_here(group.id()), group.replica(), group.standing()) {
             (true, None, Standing::Feed | Standing::Nothing) => {
                 let name = Placement::name(group.id());
-                let started = match self.forget_remains(group.id()).await {
+                let started = match self.prepare_replica(group.id()).await {
                     Ok(()) => self.start_replica(group).await,
                     Err(error) => Err(error),
                 };

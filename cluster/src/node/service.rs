@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use prost::Message;
 use quorate_storage::log::GroupId;
 
-use super::peers::{AnswerBody, RequestBody, encode_answer, proto};
+use super::peers::{AnswerBody, RequestBody, encode_answer, group_of, proto};
 use super::placement::META;
 use super::{Host, Node};
 use crate::raft::{PeerStart, ProposeError, Reply, Service};
@@ -22,10 +22,15 @@ impl<H: Host> Service for NodeService<H> {
         // Before anything is waited for: a lease counts from here.
         let asked = Instant::now();
         let Some(node) = self.0.upgrade() else { return };
-        let body = proto::Request::decode(request)
-            .ok()
-            .and_then(|request| request.body);
-        match body {
+        let request = proto::Request::decode(request).unwrap_or_default();
+        let is_of_now = |body: &RequestBody| {
+            group_of(body).is_none_or(|group| node.is_at_beginning(group, request.beginning))
+        };
+        match request.body {
+            Some(body) if !is_of_now(&body) => reply.send(encode_answer(match body {
+                RequestBody::Propose(_) | RequestBody::ReadIndex(_) => node.not_leader(META),
+                _ => AnswerBody::NotHere(proto::NotHere {}),
+            })),
             Some(RequestBody::Broker(request)) => {
                 node.host().handle_peer(from, request, BrokerReply(reply));
             }

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use quorate_storage::log::GroupId;
-use quorate_storage::volume::ClockFile;
+use quorate_storage::volume::{BeginningsFile, ClockFile};
 use tokio::task::JoinHandle;
 
+use super::beginnings::Beginnings;
 use super::clock::NotedClock;
 use super::confirm::RouteConfirmations;
 use super::group::{Common, GroupSettings};
@@ -51,6 +52,8 @@ pub struct NodeSettings {
     pub bootstrap_expect: u32,
     /// The machine stopped uncleanly since the last start: what was written and not synced may be lost (R41).
     pub machine_restarted: bool,
+    /// Where it is noted which groups began anew (R41).
+    pub beginnings: BeginningsFile,
     /// Where group time and wall clock are noted (R32).
     pub clock: ClockFile,
     /// Limits of one (session, group) queue.
@@ -130,7 +133,8 @@ pub struct Node<H: Host> {
 impl<H: Host> Node<H> {
     /// A node that does nothing yet, except that it answers its peers.
     pub fn new(settings: NodeSettings, parts: NodeParts, host: Arc<H>) -> Arc<Self> {
-        let peers = Peers::new(parts.transport.clone());
+        let beginnings = Arc::new(Beginnings::default());
+        let peers = Peers::new(parts.transport.clone(), beginnings.clone());
         let directory = Arc::new(Directory::default());
         let backlog = Arc::new(Backlog::new(PROPOSALS_BYTES_MAX));
         let clock = Arc::new(GroupClock::default());
@@ -160,7 +164,7 @@ impl<H: Host> Node<H> {
         let groups = Placement::groups().map(|group| (group, new_group(group)));
         let known = settings.known.iter().map(|(node, _)| *node).collect();
         let node = Arc::new(Self {
-            membership: Membership::new(directory, known),
+            membership: Membership::new(directory, beginnings, known),
             handovers: super::reconcile::Handovers::default(),
             groups: groups.collect(),
             peers,
@@ -196,12 +200,21 @@ impl<H: Host> Node<H> {
         self.spawn(Self::run_leaving(Arc::downgrade(self)));
         self.start_groups().await?;
         self.spawn(Self::run_reconciler(Arc::downgrade(self)));
+        self.spawn(Self::run_beginnings(Arc::downgrade(self)));
         self.spawn(Self::run_losses(Arc::downgrade(self)));
         self.spawn(self.routes.clone().run());
         self.spawn(run_checkpoints(
             Arc::downgrade(self),
             self.settings.checkpoint_interval,
         ));
+        tokio::select! {
+            served = self.serve() => served,
+            () = self.until_of_the_past() => Err(StartError::Ended),
+        }
+    }
+
+    /// Comes to where clients may come.
+    async fn serve(self: &Arc<Self>) -> Result<(), StartError> {
         self.wait_for_members().await;
         self.catch_up().await;
         self.enter().await?;
@@ -251,7 +264,7 @@ impl<H: Host> Node<H> {
     async fn register(&self) -> Result<(), StartError> {
         let (node, incarnation) = (self.settings.node, self.settings.incarnation);
         let address = &self.settings.address.0;
-        let command = MetaCommand::register(node, incarnation, address);
+        let command = MetaCommand::register(node, incarnation, address, &self.lost_groups()?);
         let removed = Err(StartError::Refused("it was removed from the cluster for good"));
         let registered = self.bring_about(&command, |state| {
             let record = state.node(node)?;

@@ -27,7 +27,7 @@ use super::network::PeerFactory;
 use super::settings::GroupSettings;
 use super::status::GroupStatus;
 use super::transport::Transport;
-use super::types::{Applied, EntryData, NodeAddress, OutcomeSender, TypeConfig};
+use super::types::{Applied, EntryData, GroupLife, NodeAddress, OutcomeSender, TypeConfig};
 use super::upkeep;
 use crate::state::{BatchOutcome, NodeId};
 
@@ -54,7 +54,7 @@ pub struct RaftGroup {
 }
 
 struct Inner {
-    group: GroupId,
+    life: GroupLife,
     node: NodeId,
     raft: Raft<TypeConfig, Machine>,
     applied: Arc<AppliedIndex>,
@@ -95,13 +95,17 @@ impl RaftGroup {
         let machine = Machine::open(group, Box::new(state), service, &held, in_use.clone()).await?;
         let applied = machine.applied_index();
         let log = GroupLog::new(Arc::clone(&parts.log), group, in_use);
-        let network = PeerFactory::new(Arc::clone(&parts.transport), group);
+        let life = GroupLife {
+            group,
+            beginning: settings.beginning,
+        };
+        let network = PeerFactory::new(Arc::clone(&parts.transport), life);
         let raft = Raft::new(node.0, config, network, log, machine)
             .await
             .map_err(|error| StartError::Stored(error.to_string()))?;
         let ticks = tokio::spawn(upkeep::tick_while_needed(raft.clone(), node.0));
         let inner = Inner {
-            group,
+            life,
             node,
             raft,
             applied,
@@ -129,7 +133,12 @@ impl RaftGroup {
 
     /// The group.
     pub fn group(&self) -> GroupId {
-        self.inner.group
+        self.inner.life.group
+    }
+
+    /// Which beginning of it this replica belongs to.
+    pub(super) fn beginning(&self) -> u64 {
+        self.inner.life.beginning
     }
 
     pub(super) fn downgrade(&self) -> WeakGroup {
@@ -440,15 +449,15 @@ impl RaftGroup {
     /// Stops the replica and waits until nothing of it uses the log or the state store any more.
     pub async fn shutdown(&self) {
         const RELEASE_MAX: Duration = Duration::from_secs(10);
-        self.inner.transport.forget(self.inner.group);
+        self.inner.transport.forget(self.inner.life.group);
         self.inner.ticks.abort();
         if let Err(error) = self.inner.raft.shutdown().await {
-            tracing::error!(group = self.inner.group.0, %error, "the replica's task did not end well");
+            tracing::error!(group = self.inner.life.group.0, %error, "the replica's task did not end well");
         }
         let mut released = self.inner.released.lock().await;
         let began = Instant::now();
         if tokio::time::timeout(RELEASE_MAX, released.recv()).await.is_err() {
-            tracing::warn!(group = self.inner.group.0, waited = ?began.elapsed(), "the log is still in use");
+            tracing::warn!(group = self.inner.life.group.0, waited = ?began.elapsed(), "the log is still in use");
         }
     }
 

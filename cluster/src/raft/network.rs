@@ -13,7 +13,6 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{RaftNetworkFactory, RaftNetworkV2, StorageError};
-use quorate_storage::log::GroupId;
 use tokio::sync::mpsc;
 
 use super::codec;
@@ -22,7 +21,7 @@ use super::machine::GroupSnapshot;
 use super::peer::{self, Answer, Lane, Peer};
 use super::snapshot::SnapshotData;
 use super::transport::Transport;
-use super::types::{NodeAddress, Payload, TypeConfig, Vote};
+use super::types::{GroupLife, NodeAddress, Payload, TypeConfig, Vote};
 use super::wire::{self, AnswerBody, RequestBody, WireError, proto};
 use crate::state::NodeId;
 
@@ -36,12 +35,12 @@ const SNAPSHOT_STALL_MAX: Duration = Duration::from_secs(15);
 /// Makes a group's clients.
 pub(super) struct PeerFactory {
     transport: Arc<Transport>,
-    group: GroupId,
+    group: GroupLife,
 }
 
 impl PeerFactory {
     /// The clients of `group`.
-    pub(super) fn new(transport: Arc<Transport>, group: GroupId) -> Self {
+    pub(super) fn new(transport: Arc<Transport>, group: GroupLife) -> Self {
         Self { transport, group }
     }
 
@@ -73,7 +72,7 @@ pub(super) struct GroupPeer {
     transport: Arc<Transport>,
     peer: Arc<Peer>,
     node: NodeId,
-    group: GroupId,
+    group: GroupLife,
     /// Whether appends are carried out in order. Heartbeats need not be, and do not wait.
     in_order: bool,
 }
@@ -81,7 +80,7 @@ pub(super) struct GroupPeer {
 /// Ends an append stream at the follower when it is dropped here.
 struct AppendStream {
     peer: Arc<Peer>,
-    group: GroupId,
+    group: GroupLife,
     number: u64,
 }
 
@@ -115,7 +114,7 @@ impl GroupPeer {
     /// Sends an append. The order of calls is the order at the follower.
     async fn send_append(
         peer: &Peer,
-        group: GroupId,
+        group: GroupLife,
         append: AppendEntriesRequest<TypeConfig>,
         stream: u64,
     ) -> Answer {
@@ -236,7 +235,8 @@ impl RaftNetworkV2<TypeConfig> for GroupPeer {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let header = proto::SnapshotHeader {
             hello: Some(self.transport.hello_to(self.node)),
-            group: u32::from(self.group.0),
+            group: u32::from(self.group.group.0),
+            beginning: self.group.beginning,
             vote: Some(wire::vote_to_wire(&vote)),
             meta: codec::encode_snapshot_meta(&snapshot.meta),
         };

@@ -12,14 +12,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message;
-use quorate_storage::log::GroupId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tonic::transport::Channel;
 
 use super::connection::{self, ConnectionUse, Wire};
 use super::link::Link;
 use super::transport::{FRAME_BYTES_MAX, Transport, endpoint};
-use super::types::NodeAddress;
+use super::types::{GroupLife, NodeAddress};
 use super::wire::proto::Request;
 use super::wire::proto::raft_peer_client::RaftPeerClient;
 use super::wire::{AnswerBody, RequestBody};
@@ -190,7 +189,7 @@ impl Peer {
     /// Sends a request; requests leave in the order of the calls.
     pub(super) fn call(
         &self,
-        group: GroupId,
+        group: GroupLife,
         body: RequestBody,
         budget: Option<OwnedSemaphorePermit>,
     ) -> Answer {
@@ -205,17 +204,22 @@ impl Peer {
 
     /// Sends a request to the node's service.
     pub(super) fn ask(&self, request: Bytes) -> Answered {
-        Answered(Ok(self.call(GroupId(0), RequestBody::Service(request), None)))
+        Answered(Ok(self.call(
+            GroupLife::NONE,
+            RequestBody::Service(request),
+            None,
+        )))
     }
 
     /// Sends a request that has no answer.
-    pub(super) fn tell(&self, group: GroupId, body: RequestBody) {
+    pub(super) fn tell(&self, group: GroupLife, body: RequestBody) {
         self.send(group, body, None);
     }
 
-    fn send(&self, group: GroupId, body: RequestBody, answer: Option<oneshot::Sender<AnswerBody>>) {
+    fn send(&self, group: GroupLife, body: RequestBody, answer: Option<oneshot::Sender<AnswerBody>>) {
         let request = Request {
-            group: u32::from(group.0),
+            group: u32::from(group.group.0),
+            beginning: group.beginning,
             number: self.next_number.fetch_add(1, Ordering::Relaxed),
             body: Some(body),
         };

@@ -12,6 +12,7 @@ use futures_util::{Stream, StreamExt};
 use openraft::raft::AppendEntriesRequest;
 use parking_lot::Mutex;
 use quorate_storage::log::GroupId;
+use quorate_storage::volume::FIRST_BEGINNING;
 use tokio::sync::{Semaphore, mpsc};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -105,7 +106,7 @@ impl RaftPeer for PeerService {
         let first = frames.message().await?.and_then(|frame| frame.header);
         let header = first.ok_or_else(|| Status::invalid_argument("snapshot without header"))?;
         self.transport.check_caller(header.hello.clone())?;
-        let group = group_of(&self.transport, header.group).map_err(Status::unavailable)?;
+        let group = group_of(&self.transport, header.group, header.beginning).map_err(Status::unavailable)?;
         let _one_of_few = self
             .snapshots
             .acquire()
@@ -119,11 +120,16 @@ impl RaftPeer for PeerService {
     }
 }
 
-fn group_of(transport: &Transport, group: u32) -> Result<RaftGroup, String> {
+/// The replica that a request is for: one of another beginning of the group has nothing to do with it (R41).
+fn group_of(transport: &Transport, group: u32, beginning: u64) -> Result<RaftGroup, String> {
     let number = u16::try_from(group).map_err(|_| format!("there is no group {group}"))?;
-    transport
+    let replica = transport
         .group(GroupId(number))
-        .ok_or_else(|| format!("group {group} has no replica here"))
+        .ok_or_else(|| format!("group {group} has no replica here"))?;
+    let is_same = replica.beginning() == beginning.max(FIRST_BEGINNING);
+    is_same
+        .then_some(replica)
+        .ok_or_else(|| format!("the replica of group {group} here is of another beginning than {beginning}"))
 }
 
 /// Spools a snapshot to the disk, checked.
@@ -213,7 +219,7 @@ impl Connection {
             }
             return Ok(());
         }
-        let group = match group_of(&self.transport, request.group) {
+        let group = match group_of(&self.transport, request.group, request.beginning) {
             Ok(group) => group,
             Err(reason) => {
                 self.answer(number, AnswerBody::Unavailable(reason));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use openraft::{Config, SnapshotPolicy};
 use quorate_storage::log::{GroupId, SyncPolicy};
+use quorate_storage::volume::FIRST_BEGINNING;
 
 use super::errors::StartError;
 
@@ -12,6 +13,8 @@ use super::errors::StartError;
 pub struct GroupSettings {
     /// The group.
     pub group: GroupId,
+    /// Which beginning of the group this is: replicas of another one are not talked to (R41).
+    pub beginning: u64,
     /// When its entries count as stored: `Written` for the live groups.
     pub sync: SyncPolicy,
     /// The log may have lost its end: the group is not synced, and the machine stopped uncleanly. The replica neither
@@ -34,6 +37,7 @@ impl GroupSettings {
     pub fn new(group: GroupId) -> Self {
         Self {
             group,
+            beginning: FIRST_BEGINNING,
             sync: SyncPolicy::Synced,
             distrust_log: false,
             log_entries_to_keep: 20_000,

@@ -8,7 +8,7 @@ use std::fmt;
 use bytes::{BufMut, Bytes, BytesMut};
 use openraft::alias::{CommittedLeaderIdOf, EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf, VoteOf};
 use openraft::raft::responder::Responder;
-use quorate_storage::log::{LogEntry, LogPosition};
+use quorate_storage::log::{GroupId, LogEntry, LogPosition};
 use tokio::sync::oneshot;
 
 use super::codec::{self, CodecError};
@@ -38,6 +38,21 @@ impl openraft::RaftTypeConfig for TypeConfig {
     where
         T: Send + 'static;
     type ErrorSource = openraft::impls::BoxedErrorSource;
+}
+
+/// A group since one of its beginnings: what is sent in one of them is not for another (R41).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct GroupLife {
+    pub(super) group: GroupId,
+    pub(super) beginning: u64,
+}
+
+impl GroupLife {
+    /// No group: a request to the node's service.
+    pub(super) const NONE: Self = Self {
+        group: GroupId(0),
+        beginning: 0,
+    };
 }
 
 pub(super) type LogId = LogIdOf<TypeConfig>;

@@ -17,7 +17,13 @@ impl Fields {
     }
 
     pub(super) fn set(&mut self, name: &str, value: impl Display) {
+        self.0.retain(|(field, _)| field != name);
         self.0.push((name.to_owned(), value.to_string()));
+    }
+
+    /// Takes out all fields whose names begin so.
+    pub(super) fn remove(&mut self, prefix: &str) {
+        self.0.retain(|(name, _)| !name.starts_with(prefix));
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::disk::RealDisk;
 use crate::faulty::FaultyDisk;
+use crate::log::GroupId;
 
 const DIR: &str = "/node/data";
 
@@ -231,4 +232,21 @@ fn a_recovery_that_was_begun_is_known_until_its_end() {
     let volume = open(&disk).unwrap();
     assert!(!volume.is_recovering().unwrap());
     assert_eq!(volume.membership(), Some(other));
+}
+
+#[test]
+fn r41_beginnings_are_kept_by_group() {
+    let disk = FaultyDisk::new(1);
+    let (one, other) = (GroupId(17), GroupId(32));
+    let file = open(&disk).unwrap().beginnings_file();
+    assert_eq!(file.read(one).unwrap(), FIRST_BEGINNING);
+    file.write(one, 4).unwrap();
+    file.write(other, 9).unwrap();
+    file.write(one, 11).unwrap();
+    assert!(file.is_trusted(one).unwrap());
+    disk.crash();
+    assert!(open(&disk).unwrap().beginnings_file().is_trusted(other).unwrap());
+    let file = open_on(&disk, "next boot").unwrap().beginnings_file();
+    assert!(!file.is_trusted(one).unwrap());
+    assert_eq!((file.read(one).unwrap(), file.read(other).unwrap()), (11, 9));
 }

@@ -10,6 +10,7 @@ use quorate_tests::cluster::Cluster;
 use quorate_tests::wire::publish;
 
 use super::BINARY;
+use super::recovery::wait_until_level;
 
 const RULES: &str = r#"
 [[durability]]
@@ -100,4 +101,106 @@ async fn r41_a_power_cut_of_all_nodes_takes_the_weaker_class_and_nothing_else() 
     assert_eq!(texts, kept);
     subscriber.ping().await;
     assert!(subscriber.waiting().is_none());
+}
+
+/// Starts nodes whose processes were killed, all at once.
+fn start_again(cluster: &mut Cluster, nodes: &[usize]) {
+    for node in nodes {
+        cluster.nodes[*node].begin_restart();
+    }
+    for node in nodes {
+        cluster.nodes[*node].wait_until_listening();
+        cluster.nodes[*node].wait_until_ready_wherever();
+    }
+}
+
+/// Sessions of either kind, subscriptions and messages of all classes work at each node.
+async fn check_serves(cluster: &Cluster) {
+    for (at, node) in cluster.nodes.iter().enumerate() {
+        let other = &cluster.nodes[(at + 1) % cluster.nodes.len()];
+        let mut live = node.clean(Version::V5, &format!("live {at}")).await;
+        live.subscribe("mem/#", 2).await;
+        let mut durable = node.durable(Version::V5, &format!("durable {at}")).await;
+        durable.subscribe("mem/#", 2).await;
+        let expected = publish_numbers(other, "mem/new", 2, 5).await;
+        assert_eq!(live.receive_texts(5).await, expected);
+        assert_eq!(durable.receive_texts(5).await, expected);
+        durable.unsubscribe("mem/#").await;
+        live.disconnect().await;
+        durable.disconnect().await;
+    }
+}
+
+/// R41: where every machine loses its power nobody has an unsynced log that can be trusted. The cluster comes back by
+/// itself, with everything but that.
+#[tokio::test(flavor = "multi_thread")]
+async fn r41_a_cluster_comes_back_after_the_power_of_all_machines_failed() {
+    let mut cluster = Cluster::start_with(BINARY, 3, |config| config.toml(RULES));
+    let mut subscriber = cluster.nodes[0].durable(Version::V5, "s").await;
+    subscriber.subscribe("#", 2).await;
+    subscriber.disconnect().await;
+    for _ in 0..2 {
+        let mut kept = publish_numbers(&cluster.nodes[1], "quorum", 1, 5).await;
+        kept.extend(publish_numbers(&cluster.nodes[2], "mem/safe", 2, 5).await);
+        let _lost = publish_numbers(&cluster.nodes[0], "mem/a", 1, 5).await;
+        let _live = cluster.nodes[1].clean(Version::V5, "live").await;
+        for node in &mut cluster.nodes {
+            node.kill();
+        }
+        cluster.nodes.iter().for_each(restart_machine);
+        start_again(&mut cluster, &[0, 1, 2]);
+        let mut subscriber = cluster.nodes[2].durable(Version::V5, "s").await;
+        let mut texts = subscriber.receive_texts(kept.len()).await;
+        texts.sort();
+        kept.sort();
+        assert_eq!(texts, kept);
+        subscriber.ping().await;
+        subscriber.disconnect().await;
+        check_serves(&cluster).await;
+        let mut subscriber = cluster.nodes[0].durable(Version::V5, "s").await;
+        let texts = subscriber.receive_texts(15).await;
+        subscriber.ping().await;
+        assert_eq!(subscriber.waiting(), None, "behind {texts:?}");
+        subscriber.disconnect().await;
+    }
+}
+
+/// R41: a majority of the machines loses its power, and the one that runs on goes on with what it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn r41_what_one_node_kept_is_gone_on_with() {
+    let mut cluster = Cluster::start_with(BINARY, 3, |config| config.toml(RULES));
+    let leader = || {
+        let groups = cluster.ctl(0, &["raft-groups", "--output", "json"]).stdout;
+        let groups: serde_json::Value = serde_json::from_str(&groups).expect("JSON");
+        let groups = groups["items"].as_array().expect("a list");
+        let memory = groups.iter().find(|group| group["group"] == "memory-0");
+        let leader = memory.expect("it is there")["leader"].clone();
+        (0..3)
+            .find(|node| leader == format!("node-{}", node + 1))
+            .expect("a leader")
+    };
+    // Its leader would bring the others up to date.
+    let kept_by = (leader() + 1) % 3;
+    let others = [(kept_by + 1) % 3, (kept_by + 2) % 3];
+    let mut subscriber = cluster.nodes[others[0]].durable(Version::V5, "s").await;
+    subscriber.subscribe("#", 2).await;
+    subscriber.disconnect().await;
+    let expected = publish_numbers(&cluster.nodes[others[1]], "mem/a", 1, 30).await;
+    let mut live = cluster.nodes[kept_by].clean(Version::V5, "live").await;
+    wait_until_level(&cluster, &format!("node-{}", kept_by + 1));
+    for other in others {
+        cluster.nodes[other].kill();
+    }
+    for other in others {
+        restart_machine(&cluster.nodes[other]);
+    }
+    start_again(&mut cluster, &others);
+    // Its session is known to nobody any more.
+    live.raw.drain_until_closed().await;
+    cluster.nodes[kept_by].wait_until_ready_wherever();
+    let mut subscriber = cluster.nodes[others[0]].durable(Version::V5, "s").await;
+    assert_eq!(subscriber.receive_texts(30).await, expected);
+    subscriber.unsubscribe("#").await;
+    subscriber.disconnect().await;
+    check_serves(&cluster).await;
 }

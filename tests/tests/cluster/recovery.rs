@@ -29,7 +29,7 @@ fn text(output: &Output) -> String {
 }
 
 /// Waits until a node has applied what the leaders have.
-fn wait_until_level(cluster: &Cluster, name: &str) {
+pub(super) fn wait_until_level(cluster: &Cluster, name: &str) {
     let began = Instant::now();
     loop {
         let groups = cluster.ctl(0, &["raft-groups", "--output", "json"]).stdout;

@@ -136,6 +136,7 @@ impl TestNode {
             replace_after: Duration::from_secs(300),
             bootstrap_expect: 1,
             machine_restarted: false,
+            beginnings: volume.beginnings_file(),
             clock: volume.clock_file(),
             queue_limits: QueueLimits {
                 messages_max: 100_000,

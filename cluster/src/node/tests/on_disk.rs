@@ -113,6 +113,7 @@ impl Running {
             replace_after: Duration::from_secs(300),
             bootstrap_expect: 1,
             machine_restarted: volume.machine_restarted(),
+            beginnings: volume.beginnings_file(),
             clock: volume.clock_file(),
             queue_limits: QueueLimits {
                 messages_max: 1000,

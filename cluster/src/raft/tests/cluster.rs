@@ -294,6 +294,34 @@ async fn a_replica_that_may_have_lost_entries_elects_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r41_replicas_of_different_beginnings_do_not_talk_to_each_other() {
+    let mut cluster = Cluster::start(3, &unsynced()).await;
+    cluster.propose_many("old", 50).await;
+    cluster.settled().await;
+    for node in &mut cluster.nodes {
+        node.kill().await;
+    }
+    // Two of them know that the group has begun anew; what they would elect together lacks what the third one has.
+    for node in &mut cluster.nodes[..2] {
+        node.settings.beginning = 7;
+        node.start().await;
+    }
+    assert_eq!(cluster.propose("new=1").await, 51);
+    cluster.nodes[2].start().await;
+    let past = cluster.nodes[2].disk.log.state(GROUP).last;
+    for number in 52..60 {
+        assert_eq!(cluster.propose(&format!("more{number}=1")).await, number);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(cluster.nodes[2].disk.log.state(GROUP).last, past);
+    assert!(!cluster.nodes[2].group().is_leader());
+    cluster.nodes[2].kill().await;
+    cluster.nodes[2].settings.beginning = 7;
+    cluster.nodes[2].start().await;
+    cluster.check_same().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_of_another_cluster_is_not_talked_to() {
     let mut cluster = Cluster::start(1, &settings()).await;
     let mut stranger = Node::new(2, &settings()).await.in_cluster(8);
