@@ -1,5 +1,4 @@
-//! What happens to a group's state by itself: the leader ticks when a deadline passes, and drops what nobody will ever
-//! take.
+//! What happens to a group's state by itself: the leader ticks when a deadline passes.
 //!
 //! Every duty is repeatable: its input stands in the replicated state until an entry says it is done, so a new leader
 //! goes on where the old one stopped. Each that waits for entries has a task of its own ([`wills`](super::wills),
@@ -7,15 +6,9 @@
 
 use std::sync::Arc;
 
-use super::puller::SLOT_SIZE;
 use super::{Group, Host};
 use crate::raft::RaftGroup;
-use crate::state::{Command, NodeId, NodeIncarnation, Sequence, TargetQueue};
-
-/// Expired references dropped from a queue at once.
-const EXPIRED_BATCH: usize = 10_000;
-/// Queues dropped by one command: their names together stay below what an entry holds.
-const DROP_BATCH: usize = 100;
+use crate::state::{Command, NodeId, NodeIncarnation};
 
 impl<H: Host> Group<H> {
     /// The task that wakes the duties of the leader when this node has come to lead. Ends with the replica.
@@ -70,64 +63,6 @@ impl<H: Host> Group<H> {
                     let _ = tokio::time::timeout(wait, self.deadline_changed.notified()).await;
                 }
             }
-        }
-    }
-
-    /// Drops queued messages whose lifetime has ended, beyond what a connection may have been sent (R22, R23), so that
-    /// an absent session's queue does not stay full of them.
-    ///
-    /// What this start of the node handed out is known. Of what came before it, an earlier connection may have been
-    /// sent anything within the identifier window, whatever the client acknowledged of it: the identifier of a QoS 2
-    /// message that is dropped there would be used for another, which the client takes for a repeat.
-    pub(super) fn drop_expired(&self) {
-        let queues: Vec<TargetQueue> = {
-            let state = self.state();
-            let filled = state.queues().filter(|view| view.len > 0);
-            filled.map(|view| view.queue).collect()
-        };
-        let started = self.clock().started();
-        for queue in queues {
-            let sent = match &queue {
-                TargetQueue::Session(session) => self.sent.lock().get(session).copied(),
-                TargetQueue::Share(share) => Some(self.shares.lock().next(share)),
-                // What a node has of its queue it has delivered.
-                TargetQueue::Node(..) => continue,
-            };
-            let sent = sent.unwrap_or_default();
-            let state = self.state();
-            let window_end = match (&queue, state.oldest_unsettled(&queue)) {
-                (TargetQueue::Session(_), Some(oldest)) => Sequence(oldest.0 + SLOT_SIZE),
-                // A member's connection takes identifiers of its own, and they end with it.
-                _ => Sequence(0),
-            };
-            // What other nodes have handed out is not known here.
-            let is_known = self.routes.was_always_alone();
-            let unsent = |sequence, received_at| {
-                sequence >= sent && ((is_known && received_at > started) || sequence >= window_end)
-            };
-            let sequences = state.expired(&queue, unsent, EXPIRED_BATCH);
-            drop(state);
-            if !sequences.is_empty() {
-                self.propose(&Command::Settle { queue, sequences }, None);
-            }
-        }
-    }
-
-    /// Drops the queues of sessions that have ended and of shares without member (R17): their home is another
-    /// group, which cannot touch them.
-    pub(super) fn drop_unknown_queues(&self) {
-        let queues: Vec<(TargetQueue, Sequence)> = {
-            let state = self.state();
-            state.queues().map(|view| (view.queue, view.next)).collect()
-        };
-        // An owner that comes after this look gets what is published from then on: the sequence shows it.
-        let unknown: Vec<(TargetQueue, Sequence)> = queues
-            .into_iter()
-            .filter(|(queue, _)| !self.host.queue_is_known(queue))
-            .collect();
-        for queues in unknown.chunks(DROP_BATCH) {
-            let queues = queues.to_vec();
-            self.propose(&Command::DropQueues { queues }, None);
         }
     }
 }

@@ -49,6 +49,7 @@ mod start;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod wills;
 
 pub use backlog::Backlog;

@@ -72,6 +72,11 @@ impl Placement {
         Self::groups().filter(|group| matches!(Self::kind(*group), GroupKind::Data | GroupKind::Memory))
     }
 
+    /// Whether sessions are at home in a group.
+    pub fn has_sessions(group: GroupId) -> bool {
+        matches!(Self::kind(group), GroupKind::Data | GroupKind::Live)
+    }
+
     /// Whether a group's log is synced before it counts.
     pub fn is_synced(group: GroupId) -> bool {
         matches!(Self::kind(group), GroupKind::Meta | GroupKind::Data)

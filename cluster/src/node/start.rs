@@ -220,6 +220,8 @@ impl<H: Host> Node<H> {
         self.enter().await?;
         // What was committed before everybody knew of this start (R2).
         self.catch_up().await;
+        let interval = self.settings.checkpoint_interval;
+        self.spawn(Self::run_upkeep(Arc::downgrade(self), interval));
         Ok(())
     }
 
@@ -564,15 +566,6 @@ async fn run_checkpoints<H: Host>(node: std::sync::Weak<Node<H>>, interval: Dura
     loop {
         ticks.tick().await;
         let Some(node) = node.upgrade() else { return };
-        for group in Placement::queue_groups() {
-            let group = node.group(group);
-            if group.leads() {
-                group.drop_expired();
-                group.drop_unknown_queues();
-            }
-            group.forget_sent();
-            group.forget_shares();
-        }
         node.groups().for_each(|group| group.complete_loaded());
         node.checkpoint().await;
         if let Some(noted) = node.noted.get() {

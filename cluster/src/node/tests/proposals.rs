@@ -76,9 +76,39 @@ async fn unknown_queues_are_dropped_whatever_their_number() {
     }
     within(node.home().propose_and_wait(&publish(message("last"), vec![]))).await;
     assert_eq!(node.home().state().queues().count(), SHARES);
-    node.home().drop_unknown_queues();
+    within(node.node.drop_unknown_queues(node.home())).await;
     within(node.home().propose_and_wait(&publish(message("last"), vec![]))).await;
     assert_eq!(node.home().state().queues().count(), 0);
+}
+
+/// A node that has not heard of a session may merely not have heard of it yet: it drops nothing of it before the session's
+/// home has said how far it is, and nothing at all while it does not serve.
+#[tokio::test]
+async fn r17_a_queue_is_dropped_only_when_its_owner_s_home_does_not_know_it() {
+    let node = TestNode::start().await;
+    let group = node.home();
+    let home = Placement::data_groups().find(|home| *home != group.id()).unwrap();
+    let queue = TargetQueue::Session(SessionId::new(home, 1, 1));
+    node.told.unknown.lock().insert(queue.clone());
+    let publish = publish(message("m"), vec![target(queue.clone(), QoS::AtLeastOnce)]);
+    within(group.propose_and_wait(&publish)).await;
+    let drop_and_look = || async {
+        node.node.drop_unknown_queues(group).await;
+        node.settled().await;
+        group.state().queue_len(&queue)
+    };
+    // Its home says nothing while it is not asked on behalf of a node that serves.
+    node.node.membership.lease.end();
+    assert_eq!(drop_and_look().await, 1, "without lease");
+    let lease = node.node.serving_lease();
+    eventually(|| lease.is_held().then_some(())).await;
+    node.node.group(home).replica().unwrap().shutdown().await;
+    assert_eq!(drop_and_look().await, 1, "the home says nothing");
+    let node = node.restart(|_| {}).await;
+    node.told.unknown.lock().insert(queue.clone());
+    within(node.node.drop_unknown_queues(node.home())).await;
+    node.settled().await;
+    assert_eq!(node.home().state().queue_len(&queue), 0);
 }
 
 /// An entry's outcome may come back between its apply and openraft's knowledge of that: its waiters are told by one of the

@@ -68,7 +68,7 @@ impl TestNode {
     }
 
     /// Everything proposed until now is applied.
-    async fn settled(&self) {
+    pub(super) async fn settled(&self) {
         within(self.home().propose_and_wait(&publish(message(""), vec![]))).await;
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -147,7 +147,7 @@ async fn nothing_is_remembered_of_a_share_without_queue() {
     eventually(|| (node.told.shared.lock().len() == 2).then_some(())).await;
     node.told.unknown.lock().insert(share_queue());
     assert!(!home.shares.lock().is_empty(), "a member holds something");
-    home.drop_unknown_queues();
+    within(node.node.drop_unknown_queues(home)).await;
     node.settled().await;
     home.forget_shares();
     assert!(home.shares.lock().is_empty(), "what it held is gone");
