@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::meta::View;
+use crate::meta::{Serving, View};
 use crate::state::{NodeId, NodeIncarnation};
 
 /// How long a lease lasts: longer than an election of `meta` takes.
@@ -145,6 +145,7 @@ impl Leases {
     /// What is to be changed in the view.
     pub(super) fn changes(&mut self, view: &View, now: Instant) -> Vec<ViewChange> {
         let mut changes = Vec::new();
+        let mut activated = Vec::new();
         for (node, serving) in &view.serving {
             // One that has just entered has as long as any other to ask for the first time.
             let first_seen = Known {
@@ -158,16 +159,18 @@ impl Leases {
             }
             if !self.may_hold(*node, now) {
                 changes.push(ViewChange::Leave(*node, serving.incarnation));
-            } else if !serving.active && self.all_know(view, serving.entered) {
+            } else if !serving.active && self.all_know(view, &activated, serving.entered) {
+                activated.push(*node);
                 changes.push(ViewChange::Activate(*node, serving.incarnation));
             }
         }
         changes
     }
 
-    /// Whether everybody who may have a lease goes by the view with this number or a later one.
-    fn all_know(&self, view: &View, number: u64) -> bool {
-        let mut holders = view.serving.iter().filter(|(_, serving)| serving.active);
+    /// Whether everybody who may have a lease, or is about to get one, goes by the view with this number or a later one.
+    fn all_know(&self, view: &View, activated: &[NodeId], number: u64) -> bool {
+        let may_hold = |(node, serving): &(&NodeId, &Serving)| serving.active || activated.contains(node);
+        let mut holders = view.serving.iter().filter(may_hold);
         holders.all(|(node, serving)| {
             self.known
                 .get(node)
@@ -179,7 +182,6 @@ impl Leases {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meta::Serving;
 
     fn serving(incarnation: u64, entered: u64, active: bool) -> Serving {
         Serving {
@@ -285,5 +287,19 @@ mod tests {
         let late = start + LEASE + LAPSE_MARGIN;
         let changes = leases.changes(&entered, late);
         assert_eq!(changes.len(), 2, "both fell silent: {changes:?}");
+    }
+
+    #[test]
+    fn r2_of_two_that_enter_at_once_each_knows_the_other_before_it_gets_a_lease() {
+        let start = Instant::now();
+        let both = view(6, &[(1, serving(1, 5, false)), (2, serving(1, 6, false))]);
+        let mut leases = Leases::new(start);
+        let mut renew = |node, goes_by| leases.renew(NodeId(node), NodeIncarnation(1), goes_by, start, &both);
+        // The first one's replica of `meta` is late.
+        assert!(!renew(1, 5) && !renew(2, 6));
+        let activate = |node| ViewChange::Activate(NodeId(node), NodeIncarnation(1));
+        assert_eq!(leases.changes(&both, start), vec![activate(1)]);
+        assert!(!leases.renew(NodeId(1), NodeIncarnation(1), 6, start, &both));
+        assert_eq!(leases.changes(&both, start), vec![activate(1), activate(2)]);
     }
 }

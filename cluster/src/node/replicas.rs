@@ -116,9 +116,19 @@ impl<H: Host> Node<H> {
         if Placement::kind(id) == GroupKind::Live && at_start && is_only && (is_first || had_stored) {
             group.store_nothing().map_err(|error| stopped(id, &error))?;
         }
+        let stored = self.parts().checkpoints.store().load(id);
+        let stored = stored.map_err(|error| stopped(id, &error))?;
         let raft = RaftGroup::start(&settings, self.parts(), Replica::new(group.clone()))
             .await
             .map_err(|error| StartError::Group { group: id.0, error })?;
+        if let Some((position, _)) = stored
+            && group.is_stored_in_part()
+        {
+            // The state begins there: no other replica is to have what is before it from the log.
+            raft.purge(position.index)
+                .await
+                .map_err(|error| stopped(id, &error))?;
+        }
         if creates {
             raft.initialize_single(self.settings().address.clone())
                 .await

@@ -76,3 +76,17 @@ async fn r17_sessions_of_a_live_group_that_is_not_stored_are_never_numbered_twic
     within(node.live().store_whole()).await;
     assert_eq!(node.stored(), node.state_records());
 }
+
+/// A start that finds nothing stored begins with nothing, and so do the replicas that come later: in the log before that
+/// there are sessions, and their wills, that ended with the last start.
+#[tokio::test]
+async fn r31_no_replica_gets_the_log_of_what_a_node_alone_did_not_store() {
+    let node = TestNode::start().await;
+    node.connect("before").await;
+    within(node.node.checkpoint()).await;
+    let log = |node: &TestNode| node.node.parts().log.state(node.live().id());
+    let begins = log(&node).last.unwrap().index;
+    let node = node.restart(|_| {}).await;
+    assert!(node.live().is_stored_in_part());
+    eventually(|| log(&node).purged.filter(|purged| purged.index >= begins)).await;
+}
