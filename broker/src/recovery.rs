@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use quorate_cluster::node::{GroupKind, HeldCluster, Placement, StateCheckpoints};
+use quorate_cluster::node::{HeldCluster, Placement, StateCheckpoints};
 use quorate_cluster::state::NodeId;
 use quorate_storage::disk::{Disk, RealDisk};
 use quorate_storage::state::{Checkpointer, SledOptions, SledStore};
@@ -21,6 +21,7 @@ use crate::store::StoreError;
 pub(crate) struct StoppedNode {
     volume: Volume,
     log: Wal,
+    store: StateCheckpoints,
     membership: Membership,
     held: HeldCluster,
     was_begun: bool,
@@ -70,7 +71,8 @@ impl StoppedNode {
         let sled = SledStore::open(&volume.sled_dir(), &SledOptions::default()).map_err(StoreError::from)?;
         let stored =
             Checkpointer::open(disk, &volume.state_dir(), Arc::new(sled)).map_err(StoreError::from)?;
-        let held = HeldCluster::read(NodeId(membership.node), &log, &StateCheckpoints::new(stored));
+        let store = StateCheckpoints::new(stored);
+        let held = HeldCluster::read(NodeId(membership.node), &log, &store);
         let held = held.map_err(|error| RecoverError::Damaged {
             dir: dir.display().to_string(),
             error,
@@ -78,6 +80,7 @@ impl StoppedNode {
         Ok(Self {
             volume,
             log,
+            store,
             membership,
             held,
             was_begun,
@@ -174,10 +177,8 @@ impl StoppedNode {
         };
         self.volume.begin_recovery().map_err(StoreError::from)?;
         crash_point("begun");
-        // What was not synced is not trusted after an unclean stop of the machine, and begins anew at the start.
-        let forgotten = self.volume.machine_restarted();
-        let leave = |group| forgotten && Placement::kind(group) == GroupKind::Live;
-        self.held.take_over(&self.log, leave).map_err(RecoverError::Io)?;
+        let taken_over = self.held.take_over(&self.log, &self.store);
+        taken_over.map_err(RecoverError::Io)?;
         crash_point("rewritten");
         self.log.close().map_err(RecoverError::Io)?;
         self.volume.end_recovery(membership).map_err(StoreError::from)?;

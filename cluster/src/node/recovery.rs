@@ -7,8 +7,11 @@ use quorate_storage::log::{GroupId, Log};
 
 use super::{META, Placement};
 use crate::meta::{MetaCommand, MetaState};
-use crate::raft::{CheckpointStore, HeldGroup, NodeAddress, StateError, inspect, take_over};
+use crate::raft::{CheckpointStore, HeldGroup, NodeAddress, StateError, begin_empty, inspect, take_over};
 use crate::state::NodeId;
+
+/// Entries that no group is ahead of another one. The index of a session's first entry has 40 bits (R17).
+const FAR: u64 = 1 << 32;
 
 /// What a stopped node's volume holds of its cluster.
 #[derive(Debug)]
@@ -63,20 +66,27 @@ impl HeldCluster {
     }
 
     /// Makes this node the only member of all groups, and tells `meta` that the others are gone for good; durable when it
-    /// returns. Groups for which `leave` holds stay as they are.
+    /// returns. Groups of which nothing is here begin empty, far behind where they can have been: what other groups remember
+    /// of their entries and sessions must not meet new ones.
     ///
     /// # Errors
     /// The log failed, or `meta` knows nothing of this node.
-    pub fn take_over(&self, log: &dyn Log, leave: impl Fn(GroupId) -> bool) -> io::Result<()> {
+    pub fn take_over(&self, log: &dyn Log, store: &dyn CheckpointStore) -> io::Result<()> {
         let record = self.meta.node(self.node);
         let record = record.ok_or_else(|| io::Error::other("the volume's cluster does not know its node"))?;
         let address = NodeAddress(record.address.clone());
-        for held in self.groups.iter().filter(|held| !leave(held.group)) {
+        let last = self.groups.iter().filter_map(|held| Some(held.last?.index)).max();
+        let beyond_all = last.unwrap_or(0) + FAR;
+        for held in &self.groups {
             let batches = match held.group {
                 META => vec![MetaCommand::recover(self.node).encode()],
                 _ => Vec::new(),
             };
-            take_over(log, held, self.node, &address, &batches)?;
+            let held = match held.last {
+                Some(_) => held.clone(),
+                None => begin_empty(store, held, self.node, beyond_all)?,
+            };
+            take_over(log, &held, self.node, &address, &batches)?;
         }
         Ok(())
     }

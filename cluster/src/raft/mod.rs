@@ -55,7 +55,7 @@ pub use errors::{GroupStopped, MembershipError, ProposeError, StartError};
 pub use group::{ADDRESS_BYTES_MAX, BATCH_BYTES_MAX, GroupChanges, NodeParts, RaftGroup};
 pub use machine::{ReplicatedState, StateError};
 pub use peer::{Answered, NoAnswer};
-pub use recovery::{HeldGroup, inspect, take_over};
+pub use recovery::{HeldGroup, begin_empty, inspect, take_over};
 pub use server::PeerService;
 pub use service::{PeerStart, Reply, Service};
 pub use settings::GroupSettings;

@@ -13,7 +13,9 @@ use super::checkpoint::CheckpointStore;
 use super::codec;
 use super::log::READ_BYTES_MAX;
 use super::machine::{StateError, check_log};
-use super::types::{Membership, NodeAddress, Payload, Vote, position_of};
+use super::types::{
+    Membership, NodeAddress, Payload, SnapshotMeta, StoredMembership, Vote, log_id_of, position_of,
+};
 use crate::state::NodeId;
 
 /// What a volume holds of a group.
@@ -108,6 +110,36 @@ pub fn inspect(
         checkpoint,
         vote: vote.map(|vote| (vote.leader_id.term, NodeId(vote.leader_id.node_id))),
         voters,
+    })
+}
+
+/// Lets a group of which nothing is here begin empty, behind `index`; durable when it returns. Other groups may remember how
+/// far it had come, so `index` has to be beyond that. [`take_over`] comes next, with what is answered.
+///
+/// # Errors
+/// The store failed.
+pub fn begin_empty(
+    store: &dyn CheckpointStore,
+    held: &HeldGroup,
+    node: NodeId,
+    index: u64,
+) -> io::Result<HeldGroup> {
+    let position = LogPosition {
+        term: held.vote.map_or(0, |(term, _)| term) + 1,
+        leader: node.0,
+        index,
+    };
+    let meta = SnapshotMeta {
+        last_log_id: Some(log_id_of(position)),
+        last_membership: StoredMembership::default(),
+    };
+    // As if it had come from another node: the log need not have what is before.
+    let meta = codec::encode_installed_meta(&meta);
+    store.replace(held.group, position, meta, &mut std::iter::empty())?;
+    Ok(HeldGroup {
+        last: Some(position),
+        checkpoint: Some(position),
+        ..held.clone()
     })
 }
 

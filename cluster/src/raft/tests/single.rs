@@ -12,7 +12,8 @@ use super::{Disk, GROUP, address, lead_alone, propose, within};
 use crate::raft::log::GroupLog;
 use crate::raft::types::Vote;
 use crate::raft::{
-    BATCH_BYTES_MAX, GroupRole, GroupSettings, ProposeError, RaftGroup, StartError, StateError,
+    BATCH_BYTES_MAX, GroupRole, GroupSettings, ProposeError, RaftGroup, StartError, StateError, begin_empty,
+    inspect, take_over,
 };
 use crate::state::NodeId;
 
@@ -203,6 +204,35 @@ async fn r44_a_lost_log_is_noticed_at_start() {
             panic!("started over a log that ends at {last:?}")
         };
         assert!(error.to_string().contains(&stored.to_string()), "{error}");
+    }
+}
+
+/// R17: what a group that begins empty does is behind everything that others may remember of it.
+#[tokio::test]
+async fn r17_a_group_of_which_nothing_is_left_begins_behind_what_it_was() {
+    const BEYOND: u64 = 1 << 32;
+    let (disk, table) = (Disk::new(), Table::default());
+    let parts = disk.parts(1);
+    let begin = || {
+        let (log, store) = (&*parts.log, &**parts.checkpoints.store());
+        let held = inspect(GROUP, log, store, &mut |_| ()).unwrap();
+        let held = match held.last {
+            None => begin_empty(store, &held, NodeId(1), BEYOND).unwrap(),
+            Some(_) => held,
+        };
+        take_over(log, &held, NodeId(1), &address(1), &[]).unwrap();
+    };
+    // Once more, as after a crash in the middle.
+    begin();
+    begin();
+    for run in 0..2 {
+        let group = RaftGroup::start(&GroupSettings::new(GROUP), &parts, table.state())
+            .await
+            .unwrap();
+        within(group.wait_for_leader()).await.unwrap();
+        assert_eq!(propose(&group, &format!("key={run}")).await, run + 1);
+        assert!(group.applied_index().unwrap() > BEYOND + u64::from(run));
+        group.shutdown().await;
     }
 }
 
