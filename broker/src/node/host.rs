@@ -58,6 +58,10 @@ impl Host for Shared {
         }
     }
 
+    fn split(&self, ticket: Ticket) -> Result<(Ticket, Ticket), Ticket> {
+        ticket.split()
+    }
+
     fn handle_events(&self, group: GroupId, events: &[Event]) {
         let routes = |event: &&Event| {
             matches!(

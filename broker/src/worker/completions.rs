@@ -6,12 +6,14 @@ use std::sync::Arc;
 use quorate_cluster::node::{Completion, Location};
 use quorate_cluster::state::{Command, Epoch, Outcome, RefusedReason, SessionId};
 use quorate_proto::codec::{PacketId, ReasonCode};
+use quorate_proto::message::Message;
 use quorate_proto::session::{Close, PublishOutcome, PublishToken};
 
 use super::connection::Conn;
+use super::late::LateKey;
 use super::publish::Published;
 use super::subscribe::fenced;
-use super::ticket::{Answer, WaitsFor};
+use super::ticket::{Answer, TakenLive, WaitsFor};
 use super::{Ticket, Worker};
 use crate::metrics::DropReason;
 use crate::peers::Joint;
@@ -19,8 +21,9 @@ use crate::peers::Joint;
 impl Worker {
     pub(super) fn handle_completions(self: &Rc<Self>, completions: Vec<(Ticket, Completion)>) {
         for (ticket, completion) in completions {
-            let ticket = self.deliver_committed(ticket, &completion);
-            if let Some((ticket, completion)) = self.reach_late(ticket, completion) {
+            if let Some(ticket) = self.deliver_committed(ticket, &completion)
+                && let Some((ticket, completion)) = self.reach_late(ticket, completion)
+            {
                 self.hand_over(ticket, completion);
             }
         }
@@ -85,7 +88,9 @@ impl Worker {
                 answer,
                 ..
             } => self.published(conn, ack.token, (matched, answer), &completion),
-            WaitsFor::ExactlyOnce { .. } => unreachable!("delivered as soon as it was committed"),
+            WaitsFor::ExactlyOnce { .. } | WaitsFor::DeliverLive { .. } => {
+                unreachable!("delivered as soon as it was committed")
+            }
             WaitsFor::Release(packet_id) => {
                 let Completion::Applied(Outcome::Released(found)) = completion else {
                     return Err(fenced());
@@ -137,52 +142,75 @@ impl Worker {
     }
 
     /// A QoS 2 publish of a durable session is committed: live subscribers get it now, unless it was a repeat (R11),
-    /// and whether or not its publisher is still there. What is left to wait for is its acknowledgement.
-    fn deliver_committed(self: &Rc<Self>, ticket: Ticket, completion: &Completion) -> Ticket {
-        let WaitsFor::ExactlyOnce {
-            ack,
-            live,
-            publisher,
-            epoch,
-            late,
-            message,
-        } = ticket.waits_for
-        else {
-            return ticket;
+    /// and whether or not its publisher is still there. What is left to wait for is its acknowledgement; nothing where
+    /// that has a ticket of its own.
+    fn deliver_committed(self: &Rc<Self>, ticket: Ticket, completion: &Completion) -> Option<Ticket> {
+        let (ack, live, publisher, epoch, late, message, live_delivery) = match ticket.waits_for {
+            WaitsFor::ExactlyOnce {
+                ack,
+                live,
+                publisher,
+                epoch,
+                late,
+                message,
+                live_delivery,
+            } => (ack, live, publisher, epoch, late, message, live_delivery),
+            WaitsFor::DeliverLive {
+                publisher,
+                late,
+                message,
+                live_delivery,
+            } => {
+                // It is told once.
+                let _ = live_delivery.set(self.deliver_live_now(&message, publisher, late));
+                return None;
+            }
+            _ => return Some(ticket),
         };
-        // Who was there when it was proposed counts: the identifier is recorded, so there is no refusal any more.
-        let mut matched = live;
         // Its retained message may have found no room after the identifier was recorded.
         let not_retained = matches!(
             completion,
             Completion::Applied(Outcome::Refused(RefusedReason::LimitReached))
         );
-        if not_retained
-            || matches!(
-                completion,
-                Completion::Applied(Outcome::Published { duplicate: false, .. })
-            )
-        {
-            let published = Published::of(&message, Some(publisher));
-            let plan = self.plan(message.topic());
-            matched |= self.deliver_live_here(&plan, &published).any;
-            if let Some(late) = late {
-                self.delivered_by(late, &plan);
-            }
-        }
+        let taken = match live_delivery {
+            Some(delivered) => delivered.get().cloned().unwrap_or_default(),
+            None if not_retained || is_stored(completion) => self.deliver_live_now(&message, publisher, late),
+            None => TakenLive::default(),
+        };
+        // Who was there when it was proposed counts: the identifier is recorded, so there is no refusal any more.
+        let matched = live || taken.any;
         if not_retained && !matched {
             // The client is told so and takes the identifier for another message.
             self.forget_received(publisher, ack.token.packet_id(), epoch);
         }
-        Ticket {
+        Some(Ticket {
             location: ticket.location,
             waits_for: WaitsFor::Publish {
                 ack: Some(ack),
                 matched,
                 late,
                 answer: Answer::of(message.retain),
-                forwarded: None,
+                forwarded: taken.forwarded,
             },
+        })
+    }
+
+    fn deliver_live_now(
+        self: &Rc<Self>,
+        message: &Message,
+        publisher: SessionId,
+        late: Option<LateKey>,
+    ) -> TakenLive {
+        let published = Published::of(message, Some(publisher));
+        let plan = self.plan(message.topic());
+        let taken = self.deliver_live_here(&plan, &published);
+        if let Some(late) = late {
+            self.delivered_by(late, &plan);
+        }
+        TakenLive {
+            any: taken.any,
+            // A member of a share may be at another node.
+            forwarded: self.wait_until_taken(&taken.nodes),
         }
     }
 
@@ -278,4 +306,12 @@ fn publish_outcome(completion: &Completion, live: bool, answer: Answer) -> Resul
         // Fenced, or the group refused: a later connection has the session.
         _ => Err(fenced()),
     }
+}
+
+/// Whether a publish was not known before.
+fn is_stored(completion: &Completion) -> bool {
+    matches!(
+        completion,
+        Completion::Applied(Outcome::Published { duplicate: false, .. })
+    )
 }

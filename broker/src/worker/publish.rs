@@ -300,6 +300,7 @@ impl Worker {
             epoch,
             late: self.look_again(group, plan, published),
             message: Arc::new(published.to_message()),
+            live_delivery: None,
         };
         let ticket = Ticket {
             location: conn.location,

@@ -6,7 +6,7 @@ use quorate_proto::codec::{PacketId, ReasonCode, SubscriptionOptions};
 use quorate_proto::message::Message;
 use quorate_proto::session::{DeliveryToken, OpenRequest, PublishToken};
 use smallvec::SmallVec;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::AckWait;
 use super::late::LateKey;
@@ -38,6 +38,43 @@ pub(crate) enum Answer {
     Accepted,
 }
 
+impl Ticket {
+    /// The delivery to live subscribers, and what is left then: of a publish that gets there after its commit (R11).
+    pub(crate) fn split(self) -> Result<(Self, Self), Self> {
+        let Self { location, waits_for } = self;
+        let WaitsFor::ExactlyOnce {
+            ack,
+            live,
+            publisher,
+            epoch,
+            late,
+            message,
+            live_delivery: None,
+        } = waits_for
+        else {
+            return Err(Self { location, waits_for });
+        };
+        let live_delivery = Arc::new(LiveDelivery::new());
+        let now = WaitsFor::DeliverLive {
+            publisher,
+            late,
+            message: message.clone(),
+            live_delivery: live_delivery.clone(),
+        };
+        let rest = WaitsFor::ExactlyOnce {
+            ack,
+            live,
+            publisher,
+            epoch,
+            late,
+            message,
+            live_delivery: Some(live_delivery),
+        };
+        let ticket = |waits_for| Self { location, waits_for };
+        Ok((ticket(now), ticket(rest)))
+    }
+}
+
 impl Answer {
     pub(super) fn of(retain: bool) -> Self {
         match retain {
@@ -45,6 +82,17 @@ impl Answer {
             false => Self::AsStored,
         }
     }
+}
+
+/// Who took a message live; set once.
+pub(crate) type LiveDelivery = OnceLock<TakenLive>;
+
+/// Who took a message live.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TakenLive {
+    pub(crate) any: bool,
+    /// Other nodes have to accept it before it is acknowledged.
+    pub(crate) forwarded: Option<Arc<Joint>>,
 }
 
 /// What it waits for.
@@ -72,6 +120,15 @@ pub(crate) enum WaitsFor {
         /// Who came meanwhile gets it too.
         late: Option<LateKey>,
         message: Arc<Message>,
+        /// How live subscribers got it, where that was before its retained message was stored.
+        live_delivery: Option<Arc<LiveDelivery>>,
+    },
+    /// The delivery to live subscribers of a publish that is committed and waits for more.
+    DeliverLive {
+        publisher: SessionId,
+        late: Option<LateKey>,
+        message: Arc<Message>,
+        live_delivery: Arc<LiveDelivery>,
     },
     /// PUBCOMP to a publisher.
     Release(PacketId),

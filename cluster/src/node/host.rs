@@ -108,6 +108,15 @@ pub trait Host: Send + Sync + Sized + 'static {
     /// Proposals ended.
     fn complete(&self, completions: Vec<(Self::Ticket, Completion)>);
 
+    /// A publish is committed, and its retained message has still to reach its topic's group: the ticket of what is done at
+    /// once, in the order of the commits, and the one that completes then.
+    ///
+    /// # Errors
+    /// Nothing is done at once: the ticket as it was.
+    fn split(&self, ticket: Self::Ticket) -> Result<(Self::Ticket, Self::Ticket), Self::Ticket> {
+        Err(ticket)
+    }
+
     /// Apply did this, in this order; called before the proposals of the same entry complete.
     fn handle_events(&self, group: GroupId, events: &[Event]);
 

@@ -53,6 +53,12 @@ pub(super) enum Due {
     BegunRetained(u64),
 }
 
+impl Due {
+    fn is_retained(self) -> bool {
+        matches!(self, Self::Retained | Self::BegunRetained(_))
+    }
+}
+
 /// Waiters of one entry, in the order of its commands.
 pub(super) type Waiters<T> = Vec<(Waiter<T>, Due)>;
 
@@ -310,7 +316,20 @@ impl<H: Host> Group<H> {
             let completion = outcomes.next().map_or(Completion::Refused, Completion::Applied);
             match due {
                 Due::Committed => told.extend(self.tell(waiter, completion)),
-                due => waiting.push((position, waiter, due, completion)),
+                due => {
+                    let waiter = match waiter {
+                        Waiter::Ticket(ticket) if due.is_retained() && is_stored(&completion) => {
+                            // What the publisher sends next may be told before its topic's group has this one (R12).
+                            let rest = self.host.split(ticket).map(|(now, rest)| {
+                                told.push((now, completion.clone()));
+                                rest
+                            });
+                            Waiter::Ticket(rest.unwrap_or_else(|whole| whole))
+                        }
+                        waiter => waiter,
+                    };
+                    waiting.push((position, waiter, due, completion));
+                }
             }
         }
         if !told.is_empty() {
@@ -377,12 +396,8 @@ impl<H: Host> Group<H> {
         let index = self.proposals.applied_at(committed.number);
         let mut completions = Vec::with_capacity(committed.waiters.len());
         for (position, waiter, due, completion) in committed.waiters {
-            let stored = matches!(
-                completion,
-                Completion::Applied(Outcome::Published { duplicate: false, .. })
-            );
             match waiter {
-                Waiter::Ticket(ticket) if due == Due::Retained && stored => match index {
+                Waiter::Ticket(ticket) if due == Due::Retained && is_stored(&completion) => match index {
                     Some(index) => {
                         let source = RetainedSource {
                             group: self.id(),
@@ -428,4 +443,12 @@ impl<H: Host> Group<H> {
         }
         None
     }
+}
+
+/// Whether a publish was not known before.
+fn is_stored(completion: &Completion) -> bool {
+    matches!(
+        completion,
+        Completion::Applied(Outcome::Published { duplicate: false, .. })
+    )
 }

@@ -223,6 +223,39 @@ async fn order_of_a_publisher_is_kept(version: Version) {
 }
 each_version!(order_of_a_publisher_is_kept);
 
+/// As before, for a publisher whose session outlives its connection, of whose QoS 2 messages some are retained as well:
+/// these take longer to be acknowledged, and no longer to be delivered.
+async fn order_is_kept_between_retained_messages_and_others(version: Version) {
+    let scope = Scope::new();
+    let mut live = broker().clean(version, &scope.id("live")).await;
+    live.subscribe(&scope.topic("x"), 2).await;
+    let mut durable = broker().durable(version, &scope.id("durable")).await;
+    durable.subscribe(&scope.topic("x"), 2).await;
+    let mut publisher = broker().durable(version, &scope.id("p")).await;
+    let mut expected = Vec::new();
+    for number in 0..60_u16 {
+        let text = number.to_string();
+        let packet = publish(&scope.topic("x"), &text).qos(2).id(number + 1);
+        let packet = if number % 3 == 0 { packet.retain() } else { packet };
+        publisher.raw.send(&packet).await;
+        expected.push(text);
+    }
+    assert_eq!(live.receive_texts(60).await, expected);
+    assert_eq!(durable.receive_texts(60).await, expected);
+    let mut left: std::collections::BTreeSet<u16> = (1..=60).collect();
+    while !left.is_empty() {
+        match publisher.raw.receive().await {
+            Packet::Pubrec(ack) => publisher.raw.send(&pubrel(ack.id)).await,
+            Packet::Pubcomp(ack) => assert!(left.remove(&ack.id)),
+            other => panic!("{other:?}"),
+        }
+    }
+    publisher
+        .publish(publish(&scope.topic("x"), "").qos(1).retain())
+        .await;
+}
+each_version!(order_is_kept_between_retained_messages_and_others);
+
 /// [MQTT-4.6.0-2] and [MQTT-4.6.0-3], which bind clients; this server acknowledges in order too.
 async fn acknowledgements_come_in_order(version: Version) {
     let scope = Scope::new();
