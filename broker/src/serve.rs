@@ -54,10 +54,10 @@ pub enum ServeError {
     #[error("{0}")]
     Unsupported(String),
     /// The data directory cannot be used.
-    #[error(transparent)]
+    #[error("{}{}", .0, loss_hint(.0.needs_other()))]
     Store(#[from] StoreError),
     /// A group did not start.
-    #[error("cannot start from what the data directory {} holds: {error}{}", dir.display(), loss_hint(.error))]
+    #[error("cannot start from what the data directory {} holds: {error}{}", dir.display(), loss_hint(.error.is_loss()))]
     Groups {
         /// The data directory.
         dir: PathBuf,
@@ -92,9 +92,12 @@ impl ServeError {
     }
 }
 
-fn loss_hint(error: &quorate_cluster::node::StartError) -> &'static str {
-    match error.is_loss() {
-        true => "; restore the whole directory from a backup, or start with an empty one",
+fn loss_hint(is_loss: bool) -> &'static str {
+    match is_loss {
+        true => {
+            "; restore the whole directory from a backup, or start with an empty one: \
+             a node of a cluster gets everything from the others"
+        }
         false => "",
     }
 }

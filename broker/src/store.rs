@@ -42,6 +42,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether another directory is needed, from a backup or an empty one.
+    pub(crate) fn needs_other(&self) -> bool {
+        self.is_loss() && !matches!(self, Self::Recovering(_))
+    }
+
     /// Whether something that the node had stored is damaged or gone. Starting again does not help then.
     pub fn is_loss(&self) -> bool {
         match self {

@@ -121,6 +121,7 @@ impl<H: Host> Node<H> {
         let raft = RaftGroup::start(&settings, self.parts(), Replica::new(group.clone()))
             .await
             .map_err(|error| StartError::Group { group: id.0, error })?;
+        self.watch_replica(&raft);
         if let Some((position, _)) = stored
             && group.is_stored_in_part()
         {

@@ -239,6 +239,7 @@ impl<H: Host> Node<H> {
         let meta = RaftGroup::start(&settings, &self.parts, replica)
             .await
             .map_err(|error| StartError::Group { group: 0, error })?;
+        self.watch_replica(&meta);
         let founds = self.settings.node == FOUNDER && self.settings.known.is_empty();
         if founds {
             meta.initialize_single(self.settings.address.clone())
@@ -260,6 +261,15 @@ impl<H: Host> Node<H> {
                 .await;
         }
         Ok(())
+    }
+
+    /// A replica whose log or state fails takes the node with it: what it has not stored must not be waited for here.
+    pub(super) fn watch_replica(&self, replica: &RaftGroup) {
+        let (replica, host) = (replica.clone(), self.host.clone());
+        self.spawn(async move {
+            let stopped = replica.failed().await;
+            host.fatal(format!("{}: {}", Placement::name(replica.group()), stopped.0));
+        });
     }
 
     /// Tells the cluster that this start of the node has begun (R25, R46).

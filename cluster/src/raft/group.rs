@@ -62,6 +62,8 @@ struct Inner {
     lease: Duration,
     /// False until a replica that may have lost the end of its log has caught up with a leader (R41).
     trusted: AtomicBool,
+    /// It is being shut down.
+    is_ending: AtomicBool,
     checkpointing: Mutex<()>,
     ticks: tokio::task::JoinHandle<()>,
     /// Closes when nothing of this replica uses the log or the state any more.
@@ -112,6 +114,7 @@ impl RaftGroup {
             checkpoints: Arc::clone(&parts.checkpoints),
             lease: Duration::from_millis(settings.election_millis_max),
             trusted: AtomicBool::new(!settings.distrust_log),
+            is_ending: AtomicBool::new(false),
             checkpointing: Mutex::default(),
             ticks,
             released: Mutex::new(released),
@@ -433,6 +436,16 @@ impl RaftGroup {
         asked.map_err(|fatal| GroupStopped(fatal.to_string()))
     }
 
+    /// Waits until the replica has stopped by itself, because its log or its state failed, and says why; for ever where
+    /// [`Self::shutdown`] stops it.
+    pub async fn failed(&self) -> GroupStopped {
+        let stopped = self.stopped().await;
+        if self.inner.is_ending.load(Ordering::SeqCst) {
+            return std::future::pending().await;
+        }
+        stopped
+    }
+
     /// Waits until the replica has stopped, and says why.
     pub async fn stopped(&self) -> GroupStopped {
         let mut metrics = self.inner.raft.metrics();
@@ -449,6 +462,7 @@ impl RaftGroup {
     /// Stops the replica and waits until nothing of it uses the log or the state store any more.
     pub async fn shutdown(&self) {
         const RELEASE_MAX: Duration = Duration::from_secs(10);
+        self.inner.is_ending.store(true, Ordering::SeqCst);
         self.inner.transport.forget(self.inner.life.group);
         self.inner.ticks.abort();
         if let Err(error) = self.inner.raft.shutdown().await {

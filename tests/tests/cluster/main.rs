@@ -3,6 +3,7 @@
 
 mod addresses;
 mod dev_cluster;
+mod disks;
 mod durability;
 mod failures;
 mod followers;

@@ -1,0 +1,104 @@
+/* Lets a test break the disk of one node: the file `fault` beside a node's data directory says how. `sync`: fsync and
+ * fdatasync fail. `full`: nothing more can be written. `slow`: every sync takes 50 ms longer. Loaded with LD_PRELOAD. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+enum fault { NONE, SYNC, FULL, SLOW };
+
+/* What is wrong with the disk that a file is on: its path has the name of the data directory in it. */
+static enum fault fault_of(int file)
+{
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+    ssize_t length = readlink(link, path, sizeof path - 16);
+    if (length <= 0)
+        return NONE;
+    path[length] = 0;
+    char *data = strstr(path, "/data/");
+    if (!data)
+        return NONE;
+    strcpy(data, "/fault");
+    FILE *fault = fopen(path, "r");
+    if (!fault)
+        return NONE;
+    char word[8] = "";
+    size_t read = fread(word, 1, 4, fault);
+    fclose(fault);
+    if (read == 4 && !strcmp(word, "sync"))
+        return SYNC;
+    if (read == 4 && !strcmp(word, "full"))
+        return FULL;
+    if (read == 4 && !strcmp(word, "slow"))
+        return SLOW;
+    return NONE;
+}
+
+static int before_sync(int file)
+{
+    switch (fault_of(file)) {
+    case SYNC:
+        errno = EIO;
+        return -1;
+    case SLOW:
+        usleep(50000);
+        return 0;
+    default:
+        return 0;
+    }
+}
+
+static int before_write(int file)
+{
+    int saved = errno;
+    if (fault_of(file) != FULL) {
+        errno = saved;
+        return 0;
+    }
+    errno = ENOSPC;
+    return -1;
+}
+
+int fdatasync(int file)
+{
+    return before_sync(file) ? -1 : (int)syscall(SYS_fdatasync, file);
+}
+
+int fsync(int file)
+{
+    return before_sync(file) ? -1 : (int)syscall(SYS_fsync, file);
+}
+
+ssize_t write(int file, const void *bytes, size_t count)
+{
+    return before_write(file) ? -1 : syscall(SYS_write, file, bytes, count);
+}
+
+ssize_t pwrite64(int file, const void *bytes, size_t count, off64_t offset)
+{
+    return before_write(file) ? -1 : syscall(SYS_pwrite64, file, bytes, count, offset);
+}
+
+ssize_t writev(int file, const struct iovec *parts, int count)
+{
+    return before_write(file) ? -1 : syscall(SYS_writev, file, parts, count);
+}
+
+ssize_t pwritev(int file, const struct iovec *parts, int count, off_t offset)
+{
+    return before_write(file) ? -1 : syscall(SYS_pwritev, file, parts, count, offset, 0);
+}
+
+int posix_fallocate(int file, off_t offset, off_t length)
+{
+    return before_write(file) ? ENOSPC : syscall(SYS_fallocate, file, 0, offset, length) ? errno : 0;
+}
+
+int fallocate64(int file, int mode, off64_t offset, off64_t length)
+{
+    return before_write(file) ? -1 : (int)syscall(SYS_fallocate, file, mode, offset, length);
+}

@@ -1,0 +1,217 @@
+//! Nodes whose disks fail, fill up, slow down or damage what they hold, among others whose disks do not.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use quorate_tests::Version;
+use quorate_tests::broker::Broker;
+use quorate_tests::cluster::Cluster;
+use quorate_tests::wire::publish;
+
+use super::{BINARY, three};
+
+/// Exit code of a node that cannot go on.
+const FAILED: i32 = 1;
+/// Exit code of a node that has lost something of its data directory.
+const DATA_LOST: i32 = 3;
+
+/// Three nodes whose disks can be broken.
+struct Breakable {
+    cluster: Cluster,
+    _directory: tempfile::TempDir,
+}
+
+impl Breakable {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let script = start_script(directory.path());
+        Self {
+            cluster: Cluster::start(script.to_str().expect("the path is UTF-8"), 3),
+            _directory: directory,
+        }
+    }
+
+    fn break_disk(&self, node: usize, fault: &str) {
+        let file = self.cluster.nodes[node].directory().join("fault");
+        fs::write(file, fault).expect("the temporary directory is writable");
+    }
+
+    fn mend_disk(&self, node: usize) {
+        fs::remove_file(self.cluster.nodes[node].directory().join("fault")).expect("the disk was broken");
+    }
+}
+
+/// A script that becomes the broker with the shim in it.
+fn start_script(directory: &Path) -> PathBuf {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/shims/fault.c");
+    let shim = directory.join("fault.so");
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .args([&shim, Path::new(source)])
+        .status()
+        .expect("a C compiler is installed");
+    assert!(compiled.success(), "the shim compiles");
+    let script = directory.join("start");
+    let text = format!(
+        "#!/bin/sh\nexec env LD_PRELOAD='{}' '{BINARY}' \"$@\"\n",
+        shim.display()
+    );
+    fs::write(&script, text).expect("the temporary directory is writable");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("the script is ours");
+    script
+}
+
+/// Publishes, with all connections new: the node that fails ends those it has.
+async fn publish_all(node: &Broker, texts: &[String]) -> Duration {
+    let mut publisher = node.durable(Version::V5, "publisher").await;
+    let mut longest = Duration::ZERO;
+    for text in texts {
+        let began = Instant::now();
+        publisher.publish(publish("a", text).qos(1)).await;
+        longest = longest.max(began.elapsed());
+    }
+    publisher.disconnect().await;
+    longest
+}
+
+fn texts(name: &str, count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("{name} {number}")).collect()
+}
+
+/// A disk that fails, or is full: the node stops and says why, before it acknowledges anything that it does not have; the
+/// others go on, and it comes back when the disk does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_disk_fails_stops_and_the_others_go_on() {
+    for (fault, reason) in [
+        ("sync", "Input/output error"),
+        ("full", "No space left on device"),
+    ] {
+        let mut breakable = Breakable::start();
+        let mut subscriber = breakable.cluster.nodes[0].durable(Version::V5, "s").await;
+        subscriber.subscribe("a", 1).await;
+        subscriber.disconnect().await;
+        let mut expected = texts("before", 20);
+        publish_all(&breakable.cluster.nodes[1], &expected).await;
+        breakable.break_disk(2, fault);
+        expected.extend(texts("while", 200));
+        publish_all(&breakable.cluster.nodes[1], &expected[20..]).await;
+        let status = breakable.cluster.nodes[2].wait_for_exit();
+        assert_eq!(
+            status.code(),
+            Some(FAILED),
+            "{}",
+            breakable.cluster.nodes[2].log()
+        );
+        breakable.cluster.nodes[2].wait_for_log(reason);
+        breakable.mend_disk(2);
+        breakable.cluster.restart(2);
+        expected.extend(texts("after", 20));
+        publish_all(&breakable.cluster.nodes[2], &expected[220..]).await;
+        let mut subscriber = breakable.cluster.nodes[2].durable(Version::V5, "s").await;
+        assert_eq!(subscriber.receive_texts(240).await, expected);
+    }
+}
+
+/// A disk that takes long for each sync: everything is slower where its node leads, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_disk_is_waited_for_and_nobody_is_taken_for_dead() {
+    let breakable = Breakable::start();
+    let nodes = &breakable.cluster.nodes;
+    let mut subscriber = nodes[0].durable(Version::V5, "s").await;
+    subscriber.subscribe("a", 1).await;
+    breakable.break_disk(1, "slow");
+    let starts: Vec<u32> = nodes.iter().map(Broker::pid).collect();
+    let mut expected = Vec::new();
+    for node in nodes {
+        let begin = expected.len();
+        expected.extend(texts(&node.pid().to_string(), 20));
+        let longest = publish_all(node, &expected[begin..]).await;
+        assert!(longest < Duration::from_secs(2), "a publisher waited {longest:?}");
+    }
+    assert_eq!(subscriber.receive_texts(60).await, expected);
+    for (node, pid) in nodes.iter().zip(starts) {
+        assert_eq!(node.pid(), pid);
+        assert!(!node.log().contains("fell silent"), "{}", node.log());
+        assert_eq!(node.admin("/readyz").0, 200);
+    }
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).expect("it is there");
+    let paths = entries.map(|entry| entry.expect("readable").path());
+    paths
+        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
+        .collect()
+}
+
+fn flip_bit(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).expect("readable");
+    bytes[at] ^= 0x10;
+    fs::write(path, bytes).expect("ours");
+}
+
+/// In the first records of the log, which were synced long ago.
+fn flip_in_log(data: &Path) {
+    let mut segments = files(&data.join("wal"));
+    segments.sort();
+    flip_bit(&segments[0], 4_200);
+}
+
+/// The log ends before what the stored state has.
+fn cut_log(data: &Path) {
+    let mut segments = files(&data.join("wal"));
+    segments.sort();
+    let newest = fs::OpenOptions::new()
+        .write(true)
+        .open(&segments[segments.len() - 1]);
+    newest.expect("ours").set_len(100).expect("ours");
+}
+
+fn flip_in_state(data: &Path) {
+    let largest = files(&data.join("state")).into_iter().max_by_key(|path| {
+        let metadata = fs::metadata(path).expect("readable");
+        metadata.len()
+    });
+    let path = largest.expect("a state has files");
+    let mut bytes = fs::read(&path).expect("readable");
+    bytes.iter_mut().step_by(512).for_each(|byte| *byte ^= 0x10);
+    fs::write(path, bytes).expect("ours");
+}
+
+/// A node that finds its files damaged refuses to start, touches nothing, and names what to do: with an empty directory it
+/// gets everything from the others again (R44, R49).
+#[tokio::test(flavor = "multi_thread")]
+async fn r44_a_node_with_damaged_files_refuses_and_is_rebuilt_from_the_others() {
+    let mut cluster = three();
+    let mut expected = Vec::new();
+    for (victim, damage) in [flip_in_log, cut_log, flip_in_state].into_iter().enumerate() {
+        let other = (victim + 1) % 3;
+        let mut subscriber = cluster.nodes[other].durable(Version::V5, "s").await;
+        subscriber.subscribe("a", 1).await;
+        subscriber.disconnect().await;
+        let begin = expected.len();
+        expected.extend(texts(&format!("for {victim}"), 50));
+        publish_all(&cluster.nodes[other], &expected[begin..]).await;
+        assert!(cluster.nodes[victim].stop().success());
+        let data = cluster.nodes[victim].directory().join("data");
+        damage(&data);
+        for _ in 0..2 {
+            let status = cluster.nodes[victim].restart_in_vain();
+            assert_eq!(
+                status.code(),
+                Some(DATA_LOST),
+                "{victim}: {}",
+                cluster.nodes[victim].log()
+            );
+            cluster.nodes[victim].wait_for_log("or start with an empty one");
+        }
+        fs::remove_dir_all(&data).expect("ours");
+        cluster.restart(victim);
+        let mut subscriber = cluster.nodes[victim].durable(Version::V5, "s").await;
+        assert_eq!(subscriber.receive_texts(50).await, expected[begin..]);
+        subscriber.disconnect().await;
+    }
+}
