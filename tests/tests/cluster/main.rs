@@ -8,6 +8,7 @@ mod durability;
 mod failures;
 mod followers;
 mod growth;
+mod large;
 mod membership;
 mod moves;
 mod operator;
