@@ -63,7 +63,7 @@ pub struct Transport {
     /// Where the nodes are now, and since which start of theirs; the groups' own records of it may be older.
     addresses: Mutex<HashMap<NodeId, (NodeIncarnation, NodeAddress)>>,
     /// Ways that are kept for [`Transport::ask`].
-    asked: Mutex<HashMap<NodeId, Arc<Peer>>>,
+    asked: Mutex<HashMap<(NodeId, Lane), Arc<Peer>>>,
     service: OnceLock<Arc<dyn Service>>,
     /// Newest start of each node that has said hello.
     incarnations: Mutex<HashMap<NodeId, u64>>,
@@ -196,13 +196,23 @@ impl Transport {
     /// Sends a request to a node's service; requests to one node arrive in the order of the calls, as long as the
     /// connection holds. The answer is awaited apart from that.
     pub fn ask(self: &Arc<Self>, node: NodeId, request: Bytes) -> Answered {
+        self.ask_over(Lane::Service, node, request)
+    }
+
+    /// As [`Self::ask`], for a small request that must not be late: it goes with Raft's own messages, where no large
+    /// answer stands in its way.
+    pub fn ask_promptly(self: &Arc<Self>, node: NodeId, request: Bytes) -> Answered {
+        self.ask_over(Lane::Raft, node, request)
+    }
+
+    fn ask_over(self: &Arc<Self>, lane: Lane, node: NodeId, request: Bytes) -> Answered {
         let Some(address) = self.address(node) else {
             return Answered::none(NoAnswer::new(node, "its address is not known"));
         };
         let mut asked = self.asked.lock();
         let peer = asked
-            .entry(node)
-            .or_insert_with(|| self.peer(node, &address, Lane::Service));
+            .entry((node, lane))
+            .or_insert_with(|| self.peer(node, &address, lane));
         peer.ask(request)
     }
 
@@ -244,7 +254,7 @@ impl Transport {
     /// Nothing is sent to a node any more that has left the cluster.
     pub fn forget_node(&self, node: NodeId) {
         self.ways.forget(node);
-        self.asked.lock().remove(&node);
+        self.asked.lock().retain(|(asked, _), _| *asked != node);
         self.addresses.lock().remove(&node);
     }
 

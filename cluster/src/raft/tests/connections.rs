@@ -38,11 +38,24 @@ impl Drop for Node {
 }
 
 impl Node {
-    async fn start(node: u64) -> Self {
+    pub(super) async fn start(node: u64) -> Self {
         Self::start_with(7, node, None).await
     }
 
     pub(super) async fn start_with(cluster: u128, node: u64, tls: Option<Arc<PeerTls>>) -> Self {
+        Self::start_as(cluster, node, tls, Arc::new(Echo(node))).await
+    }
+
+    pub(super) async fn start_serving(node: u64, service: Arc<dyn Service>) -> Self {
+        Self::start_as(7, node, None, service).await
+    }
+
+    async fn start_as(
+        cluster: u128,
+        node: u64,
+        tls: Option<Arc<PeerTls>>,
+        service: Arc<dyn Service>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let identity = NodeIdentity {
@@ -51,7 +64,7 @@ impl Node {
             incarnation: NodeIncarnation(1),
         };
         let transport = Transport::with_tls(identity, tls.clone());
-        transport.set_service(Arc::new(Echo(node)));
+        transport.set_service(service);
         let incoming = PeerListener::new(listener, Some(Arc::clone(&transport)), tls);
         let server = server_builder().add_service(transport.service());
         let server = tokio::spawn(async move { server.serve_with_incoming(incoming).await.unwrap() });
