@@ -228,7 +228,7 @@ impl Transport {
         &self.relays
     }
 
-    /// Members that could pass a connection to `node` on, beginning with those that are reached directly.
+    /// Members that could pass a connection to `node` on, beginning with the one that is asked first.
     pub(super) fn relays_to(&self, node: NodeId) -> Vec<(NodeId, NodeAddress)> {
         let mut relays: Vec<_> = self
             .addresses
@@ -237,7 +237,7 @@ impl Transport {
             .filter(|(relay, _)| **relay != node && **relay != self.identity.node)
             .map(|(relay, (_, address))| (*relay, address.clone()))
             .collect();
-        relays.sort_by_key(|(relay, _)| (self.ways.prefers_relay(*relay), relay.0));
+        self.ways.sort_relays(node, &mut relays);
         relays
     }
 

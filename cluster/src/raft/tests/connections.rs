@@ -188,6 +188,25 @@ async fn r5_what_cannot_be_reached_directly_is_reached_through_a_member() {
     assert!(one.ask(4, "this is not node 4").await.is_err());
 }
 
+/// A dead member whose number comes first costs a moment, not its whole time to answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r5_a_relay_that_does_not_answer_is_not_waited_for() {
+    let (one, two, four) = (Node::start(1).await, Node::start(2).await, Node::start(4).await);
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    one.knows(2, nowhere().await);
+    one.knows(3, silent.local_addr().unwrap());
+    one.knows(4, four.address);
+    four.knows(1, one.address);
+    four.knows(2, two.address);
+    let began = std::time::Instant::now();
+    assert_eq!(one.ask(2, "a").await.unwrap(), &b"\x02a"[..]);
+    assert!(
+        began.elapsed() < Duration::from_millis(900),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r5_a_cut_link_goes_over_to_a_relay_and_comes_back() {
     let (one, two, three) = (Node::start(1).await, Node::start(2).await, Node::start(3).await);
