@@ -245,6 +245,40 @@ async fn r5_a_cut_link_goes_over_to_a_relay_and_comes_back() {
     .await;
 }
 
+/// A peer that is not the one is not called dozens of times a second; a new address is tried at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_not_the_peer_is_called_less_and_less_often() {
+    let (one, two) = (Node::start(1).await, Node::start(2).await);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    one.knows(2, listener.local_addr().unwrap());
+    let calls = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counting = {
+        let calls = Arc::clone(&calls);
+        tokio::spawn(async move {
+            while let Ok((mut caller, _)) = listener.accept().await {
+                calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                // Something that is no HTTP/2.
+                let _ = caller.write_all(b"SSH-2.0-x\r\n").await;
+            }
+        })
+    };
+    let began = std::time::Instant::now();
+    while began.elapsed() < Duration::from_millis(1_500) {
+        assert!(one.ask(2, "a").await.is_err());
+    }
+    let calls = calls.load(std::sync::atomic::Ordering::SeqCst);
+    assert!((3..=10).contains(&calls), "{calls} calls");
+    let moved = std::time::Instant::now();
+    one.knows(2, two.address);
+    assert_eq!(one.ask_until_answered(2, "b").await, &b"\x02b"[..]);
+    assert!(
+        moved.elapsed() < Duration::from_millis(500),
+        "{:?}",
+        moved.elapsed()
+    );
+    counting.abort();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r5_only_members_are_passed_on() {
     let (one, two, three) = (Node::start(1).await, Node::start(2).await, Node::start(3).await);
