@@ -340,6 +340,23 @@ async fn nonsense_at_the_port_is_closed() {
     assert_eq!(one.ask_until_answered(2, "a").await, &b"\x02a"[..]);
 }
 
+/// Far more connections than may be unknown do not keep a node out, and end by themselves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_who_say_nothing_keep_nobody_out() {
+    let (one, two) = (Node::start(1).await, Node::start(2).await);
+    let mut silent = Vec::new();
+    let began = std::time::Instant::now();
+    for _ in 0..400 {
+        silent.push(TcpStream::connect(two.address).await.unwrap());
+    }
+    one.knows(2, two.address);
+    assert_eq!(one.ask_until_answered(2, "a").await, &b"\x02a"[..]);
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    let last = silent.last_mut().unwrap();
+    assert_eq!(within(last.read(&mut [0])).await.unwrap_or(0), 0);
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+}
+
 /// What a caller of another version sends.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Foreign {
