@@ -257,5 +257,14 @@ pub(crate) async fn start_node(
         },
     })?;
     store.restart_recovered();
+    let configured = u32::from(config.cluster.replication_factor);
+    let counts = node.directory().read().replication_factor();
+    if configured != counts {
+        tracing::warn!(
+            configured,
+            counts,
+            "cluster.replication_factor is not the one that the cluster was created with, which counts"
+        );
+    }
     Ok(node)
 }

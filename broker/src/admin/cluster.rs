@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
@@ -164,8 +164,9 @@ pub(super) async fn nodes(State(state): State<AdminState>) -> Result<Response, P
 
 pub(super) async fn node(
     State(state): State<AdminState>,
-    Path(wanted): Path<String>,
+    wanted: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
+    let wanted = read_path(wanted)?;
     let node = node_of(&state)?;
     let id = find(&node, &wanted)?;
     let report = node.cluster_report().await;
@@ -270,10 +271,22 @@ const fn role(role: GroupRole) -> &'static str {
     }
 }
 
-/// A node by its name, else by its number: of those that were not removed first.
+fn read_path(wanted: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
+    let Path(wanted) = wanted.map_err(|error| Problem::new(error.status(), error.body_text()))?;
+    Ok(wanted)
+}
+
+/// What a node's number is written with, where it must not be taken for a name: no name has a colon.
+const NUMBERED: &str = "id:";
+
+/// A node by its name, else by its number: of those that were not removed first. After `id:` it is the number.
 fn find(node: &Node<Shared>, wanted: &str) -> Result<NodeId, Problem> {
     let state = node.directory().read();
-    let named = |(_, record): &(NodeId, &NodeRecord)| record.name == wanted;
+    let (wanted, is_number) = match wanted.strip_prefix(NUMBERED) {
+        Some(number) => (number, true),
+        None => (wanted, false),
+    };
+    let named = |(_, record): &(NodeId, &NodeRecord)| !is_number && record.name == wanted;
     let member = state.members().find(named).map(|(id, _)| id);
     let number = || {
         let id = NodeId(wanted.parse().ok()?);
@@ -313,7 +326,7 @@ struct Drain {
 
 pub(super) async fn drain(
     State(state): State<AdminState>,
-    Path(wanted): Path<String>,
+    wanted: Result<Path<String>, PathRejection>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
@@ -326,6 +339,7 @@ pub(super) async fn drain(
         let detail = "a drain is either for a removal or taken back";
         return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
     }
+    let wanted = read_path(wanted)?;
     let node = node_of(&state)?;
     let id = find(&node, &wanted)?;
     tracing::info!(
@@ -359,10 +373,11 @@ pub(super) struct Removal {
 
 pub(super) async fn remove(
     State(state): State<AdminState>,
-    Path(wanted): Path<String>,
+    wanted: Result<Path<String>, PathRejection>,
     removal: Result<Query<Removal>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(removal) = removal.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.body_text()))?;
+    let wanted = read_path(wanted)?;
     let node = node_of(&state)?;
     let id = find(&node, &wanted)?;
     tracing::info!(

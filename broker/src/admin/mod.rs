@@ -11,11 +11,13 @@
 //! | `DELETE /api/v1/nodes/{node}` | removes a node that is down; `?force=true` one that is up and does not serve |
 //! | `/api/v1/raft-groups` | the groups, their replicas and leaders |
 //!
+//! A node is named by its name or its number, or, where that could be a name, as `id:` and its number.
+//!
 //! Errors are problem details [RFC 9457]. `/api` is closed on any address but loopback: there is no token yet to ask
 //! for. Probes and metrics are open everywhere.
 //!
-//! Invariants: a handler takes no lock that traffic waits for; the number of connections and the time each may be
-//! idle are bounded ([`connection`]).
+//! Invariants: a handler takes no lock that traffic waits for; the number of connections and the time each may take
+//! are bounded ([`connection`]).
 
 mod cluster;
 mod connection;

@@ -209,8 +209,12 @@ async fn what_changes_something_is_bounded_and_not_taken_from_web_pages() {
     for (method, path) in [
         ("DELETE", "/api/v1/nodes/a?force=perhaps"),
         ("DELETE", "/api/v1/nodes/a?forse=true"),
+        ("GET", "/api/v1/nodes/%FF"),
+        ("DELETE", "/api/v1/nodes/%FF"),
+        ("POST", "/api/v1/nodes/%FF/drain"),
     ] {
         let (head, _) = fixture.ask(method, path, "*/*").await;
         assert!(head.starts_with("http/1.1 400"), "{head}");
+        assert!(head.contains("problem+json"), "{head}");
     }
 }

@@ -23,13 +23,13 @@ pub(super) struct ServeArguments {
     /// Address of the listener "mqtt".
     #[arg(long, value_name = "IP:PORT")]
     mqtt_listen: Option<String>,
-    /// Address of the listener "mqtts".
+    /// Address of the listener "mqtts", which this version does not serve.
     #[arg(long, value_name = "IP:PORT")]
     mqtts_listen: Option<String>,
     /// Address of the listener "ws".
     #[arg(long, value_name = "IP:PORT")]
     ws_listen: Option<String>,
-    /// Address of the listener "wss".
+    /// Address of the listener "wss", which this version does not serve.
     #[arg(long, value_name = "IP:PORT")]
     wss_listen: Option<String>,
     /// Address of the HTTP interface for operators, probes and Prometheus.

@@ -9,19 +9,21 @@ use super::value::HostPort;
 section! {
     /// How nodes find each other and how many copies of the data they keep.
     pub struct ClusterConfig {
-        /// Name of the cluster; a node refuses peers of another name.
+        /// Name of the cluster; a node that looks for a cluster, or is looked for, refuses one of another name.
         name: String = "quorate".to_owned(), "", Name, Restart;
         /// Address and port on which other nodes reach this one. Unset is `127.0.0.1:7946` with `join` or
         /// `bootstrap_expect`; a node that has neither listens to no others.
         listen: Option<SocketAddr> = None, "", Any, Restart;
         /// What other nodes are told to connect to; unset is `listen`, which then has to name one address.
         advertise: Option<HostPort> = None, "", Any, Restart;
-        /// Nodes to ask for the cluster at the start; empty for a node alone.
+        /// Nodes to ask for the cluster at the start; empty for a node alone. They are asked again every 60 s, and every
+        /// 500 ms once no leader has been known for 2 s: by what they answer nodes that have all moved find each other.
         join: Vec<HostPort> = Vec::new(), "", Any, Restart;
         /// Empty nodes that have to see each other before they create a cluster; 1 creates it at once. Unset means 1
         /// without `join`.
         bootstrap_expect: Option<u32> = None, "nodes", Range(1, 1_000), Restart;
-        /// Copies of everything that is replicated, as far as there are nodes.
+        /// Copies of everything that is replicated, as far as there are nodes. Counts when the cluster is created; other
+        /// nodes take what was given then, and say so in the log where theirs differs.
         replication_factor: u8 = 3, "nodes", Range(1, 7), Restart;
         /// How long a node may be gone before its places in the groups go to other nodes, where there are nodes that
         /// could take them. Counts at the node that leads the cluster's membership, so give all nodes the same.

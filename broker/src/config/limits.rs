@@ -39,9 +39,10 @@ section! {
         subscriptions_per_session_max: u32 = 10_000, "subscriptions", Range(1, 100_000_000), Restart;
         /// Sessions, connected or not.
         sessions_max: u64 = 1_000_000, "sessions", Range(1, 1_000_000_000), Restart;
-        /// Retained messages.
+        /// Retained messages. Each of the 16 groups that hold them takes as many; a node counts all that it knows of
+        /// before it takes one for a new topic of a group of which it has a replica.
         retained_messages_max: u64 = 1_000_000, "messages", Range(0, 1_000_000_000), Restart;
-        /// Bytes of all retained messages.
+        /// Bytes of all retained messages, counted in the same way.
         retained_bytes_max: u64 = 1_073_741_824, "bytes", Range(0, 1_099_511_627_776), Restart;
         /// Time a publisher waits for its acknowledgement before its connection is closed.
         publish_wait_secs_max: u16 = 10, "seconds", Range(1, 300), Restart;

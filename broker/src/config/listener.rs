@@ -39,9 +39,10 @@ section! {
     /// An address clients connect to, and what it offers them. Writing one `[[listener]]` replaces all default ones.
     /// The environment and flags change a listener by its name: `QUORATE_LISTENER__MQTT__BIND`.
     pub struct ListenerConfig named by name {
-        /// Name of the listener, unique in the node; stands in logs and metrics.
+        /// Name of the listener, unique in the node; stands in logs.
         name: String = String::new(), "", Name, Restart, required;
-        /// What the listener speaks.
+        /// What the listener speaks. `mqtts` and `wss` are not served in this version, and refused: end TLS in front of
+        /// it.
         kind: ListenerKind = ListenerKind::Mqtt, "", Any, Restart, required;
         /// Address and port to listen on. Port 0 takes any free port.
         bind: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), "", Any, Restart, required;
@@ -50,7 +51,7 @@ section! {
         /// Expect a PROXY protocol header (version 1 or 2) on each connection. Only for listeners that nobody but
         /// the load balancer can reach: the header is believed.
         proxy_protocol: bool = false, "", Any, Restart;
-        /// Certificate and key; for kinds `mqtts` and `wss`.
+        /// Certificate and key; for kinds `mqtts` and `wss`, which are not served in this version.
         tls: Option<Box<TlsConfig>> = None;
         /// Accept clients without user name on this listener; unset takes `auth.allow_anonymous`.
         allow_anonymous: Option<bool> = None, "", Any, Restart;
@@ -80,7 +81,7 @@ section! {
 }
 
 section! {
-    /// Certificate and key of a listener, PEM files read at the start and at each SIGHUP.
+    /// Certificate and key of a listener, PEM files. Listeners with TLS are not served in this version.
     pub struct TlsConfig {
         /// File of the certificate chain, the server's first.
         cert: PathBuf = PathBuf::new(), "", Any, Live, required;

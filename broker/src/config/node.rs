@@ -7,7 +7,7 @@ use super::schema::section;
 section! {
     /// What this node is called, where it keeps its data, and how many cores it uses.
     pub struct NodeConfig {
-        /// Name of the node, unique in its cluster; stands in logs, metrics and on the other nodes.
+        /// Name of the node, unique in its cluster; stands in logs and on the other nodes.
         name: String = "node1".to_owned(), "", Name, Restart;
         /// Directory of everything the node has to remember. Two nodes never share one.
         data_dir: PathBuf = PathBuf::from("./quorate-data"), "", Any, Restart;

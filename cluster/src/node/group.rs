@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use quorate_storage::log::GroupId;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 use super::barrier::Barrier;
 use super::checkpoints::StoredPart;
@@ -20,6 +20,7 @@ use super::peers::Peers;
 use super::proposer::{Due, Proposals, Waiter};
 use super::puller::{PullRequest, WaitingPull};
 use super::recall::Recalls;
+use super::remote::READS_MAX;
 use super::retained::RetainedWaits;
 use super::shares::ShareDispatch;
 use super::{Backlog, Completion, GroupClock, Host, Placement};
@@ -96,6 +97,8 @@ pub struct Group<H: Host> {
     /// Wakes the checkpoint of a group that has much to store.
     pub(super) filled: Notify,
     pub(super) pulls: Mutex<Vec<WaitingPull>>,
+    /// Turns of those who read from another node's replica.
+    pub(super) reads_elsewhere: Semaphore,
     /// Positions below which a queue's references may have been sent by an earlier connection; a queue that is not
     /// here has none below.
     pub(super) sent: Mutex<HashMap<SessionId, Sequence, foldhash::fast::RandomState>>,
@@ -139,6 +142,7 @@ impl<H: Host> Group<H> {
             recalls: Recalls::default(),
             filled: Notify::new(),
             pulls: Mutex::default(),
+            reads_elsewhere: Semaphore::new(READS_MAX),
             sent: Mutex::default(),
             stopped: Mutex::default(),
             shares: Mutex::default(),

@@ -160,6 +160,7 @@ impl<H: Host> Node<H> {
                     match record.removed {
                         true => transport.forget_node(id),
                         false => {
+                            transport.record_start(id, record.incarnation);
                             let address = NodeAddress(record.address.clone());
                             transport.set_address(id, record.incarnation, &address);
                         }

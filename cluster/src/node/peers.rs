@@ -8,7 +8,7 @@ use quorate_storage::log::GroupId;
 
 use super::META;
 use super::beginnings::Beginnings;
-use crate::raft::{NoAnswer, ProposeError, Transport};
+use crate::raft::{Answered, NoAnswer, ProposeError, Transport};
 use crate::state::{BatchOutcome, NodeId, NodeIncarnation};
 
 /// What `proto/proto/node.proto` declares.
@@ -69,6 +69,11 @@ pub(super) fn encode_answer(body: AnswerBody) -> Bytes {
     proto::Answer { body: Some(body) }.encode_to_vec().into()
 }
 
+async fn read_answer(answered: Answered) -> Result<AnswerBody, AskError> {
+    let answer = proto::Answer::decode(answered.wait().await?).map_err(|_| AskError::Malformed)?;
+    answer.body.ok_or(AskError::Malformed)
+}
+
 impl Peers {
     pub(super) fn new(transport: Arc<Transport>, beginnings: Arc<Beginnings>) -> Self {
         Self {
@@ -81,21 +86,22 @@ impl Peers {
         self.transport.identity().node
     }
 
+    /// A request, with the beginning of the group it is for.
+    fn encode(&self, body: RequestBody) -> Bytes {
+        let request = proto::Request {
+            beginning: group_of(&body).map_or(0, |group| self.beginnings.of(group)),
+            body: Some(body),
+        };
+        request.encode_to_vec().into()
+    }
+
     /// Requests to one node arrive in the order of the calls; the answer is what the future waits for.
     pub(super) fn ask(
         &self,
         node: NodeId,
         body: RequestBody,
     ) -> impl Future<Output = Result<AnswerBody, AskError>> + use<> {
-        let request = proto::Request {
-            beginning: group_of(&body).map_or(0, |group| self.beginnings.of(group)),
-            body: Some(body),
-        };
-        let answered = self.transport.ask(node, request.encode_to_vec().into());
-        async move {
-            let answer = proto::Answer::decode(answered.wait().await?).map_err(|_| AskError::Malformed)?;
-            answer.body.ok_or(AskError::Malformed)
-        }
+        read_answer(self.transport.ask(node, self.encode(body)))
     }
 
     /// Hands a request to another node's broker.
@@ -153,7 +159,7 @@ impl Peers {
         }
     }
 
-    /// Asks the leader of `meta` for a lease.
+    /// Asks the leader of `meta` for a lease, which must not be late.
     pub(super) async fn renew(
         &self,
         node: NodeId,
@@ -164,7 +170,8 @@ impl Peers {
             incarnation: incarnation.0,
             view,
         };
-        match self.ask(node, RequestBody::Renew(renew)).await? {
+        let request = self.encode(RequestBody::Renew(renew));
+        match read_answer(self.transport.ask_promptly(node, request)).await? {
             AnswerBody::Lease(lease) => Ok(LeaseAnswer {
                 granted: lease.granted,
                 in_view: lease.in_view,

@@ -44,6 +44,8 @@ pub(super) struct WaitingPull {
 #[derive(Debug)]
 pub(super) struct PulledPart {
     pub(super) references: Vec<PulledReference>,
+    /// What the references' messages count, those that have to be read from the disk too.
+    pub(super) bytes: u64,
     /// Where the next reference will come.
     pub(super) end: Sequence,
     /// The oldest reference, where the identifier window has left all that was found.
@@ -134,7 +136,7 @@ impl<H: Host> Group<H> {
     ) -> PulledPart {
         let state = self.state();
         let mut references = Vec::new();
-        state.pull(queue, from, count_max, PULL_BYTES_MAX, &mut references);
+        let bytes = state.pull(queue, from, count_max, PULL_BYTES_MAX, &mut references);
         let end = state.next_sequence(queue).unwrap_or_default();
         let mut stopped_at = None;
         if let (TargetQueue::Session(session), Some(oldest)) = (queue, state.oldest_unsettled(queue)) {
@@ -150,6 +152,7 @@ impl<H: Host> Group<H> {
         }
         PulledPart {
             references,
+            bytes,
             end,
             stopped_at,
         }

@@ -142,19 +142,35 @@ impl<H: Host> Node<H> {
         }
     }
 
-    fn learn(&self, member: &proto::Member) {
+    pub(super) fn learn(&self, member: &proto::Member) {
         let node = NodeId(member.node);
         let transport: &Arc<Transport> = self.transport();
-        let is_member = {
-            let state = self.directory().read();
-            let known = state.node(node).is_some_and(|record| !record.removed);
-            known || self.membership.known.contains(&node)
+        let incarnation = NodeIncarnation(member.incarnation);
+        let recorded = self
+            .directory()
+            .read()
+            .node(node)
+            .map(|record| (record.removed, record.incarnation));
+        let is_member = match recorded {
+            Some((removed, _)) => !removed,
+            None => self.membership.known.contains(&node),
         };
         if node == self.this_node() || !is_member || member.address.is_empty() {
             return;
         }
+        if let Some((_, recorded)) = recorded {
+            transport.record_start(node, recorded);
+        }
+        if !transport.may_be_at(node, incarnation) {
+            tracing::debug!(
+                node = node.0,
+                start = incarnation.0,
+                "a node cannot be at that start"
+            );
+            return;
+        }
         let address = NodeAddress(member.address.clone());
-        if transport.set_address(node, NodeIncarnation(member.incarnation), &address) {
+        if transport.set_address(node, incarnation, &address) {
             tracing::info!(node = node.0, address = address.0, "a node is at another address");
         }
     }

@@ -4,7 +4,7 @@
 //! whoever was told that something is there finds it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate_proto::codec::QoS;
 
@@ -12,7 +12,7 @@ use super::group::Standing;
 use super::peers::{AnswerBody, AskError, RequestBody, proto};
 use super::puller::{NODE_PULL_COUNT, PulledPart, SLOT_SIZE, WaitingPull};
 use super::{Group, Host, PullRequest};
-use crate::raft::PeerStart;
+use crate::raft::{LargeAnswer, PeerStart, Reply};
 use crate::state::codec::{decode_message, encode_message};
 use crate::state::{
     CodecError, Epoch, GroupTime, PulledReference, RetainedPage, RetainedView, Sequence, SessionId,
@@ -27,6 +27,8 @@ const RETRY: Duration = Duration::from_millis(20);
 const RETAINED_COUNT_MAX: u32 = 1_024;
 /// Their bytes, unless a single one is larger.
 const RETAINED_BYTES_MAX: usize = 1 << 20;
+/// Reads of one group that are asked elsewhere at once; the others wait here, where they cost least.
+pub(super) const READS_MAX: usize = 8;
 /// References in one answer, at most.
 const PULL_COUNT_MAX: u32 = 65_535;
 
@@ -36,6 +38,17 @@ const REPLAYED_BIT: u32 = 1 << 3;
 const RECEIVED_BIT: u32 = 1 << 4;
 
 impl<H: Host> Group<H> {
+    /// As [`Self::read_elsewhere`], where answers may be large: only a few are asked for at once.
+    async fn read_much_elsewhere<T>(
+        &self,
+        ask: impl Fn(u64) -> RequestBody,
+        read: impl Fn(AnswerBody) -> Result<T, AskError>,
+    ) -> Option<T> {
+        let turn = self.reads_elsewhere.acquire().await;
+        let _turn = turn.expect("the semaphore is never closed");
+        self.read_elsewhere(ask, read).await
+    }
+
     /// Asks the replica that feeds this node, or the next one, until there is an answer, or a replica here: `None`.
     async fn read_elsewhere<T>(
         &self,
@@ -72,7 +85,7 @@ impl<H: Host> Group<H> {
                 count_max: request.count_max,
             })
         };
-        match self.read_elsewhere(ask, read_pulled).await {
+        match self.read_much_elsewhere(ask, read_pulled).await {
             Some((part, as_of)) => {
                 let stopped = part.stopped_at.is_some();
                 if let Some(oldest) = part.stopped_at {
@@ -110,7 +123,7 @@ impl<H: Host> Group<H> {
                     count_max: u32::try_from(NODE_PULL_COUNT).unwrap_or(u32::MAX),
                 })
             };
-            match self.read_elsewhere(ask, read_pulled).await {
+            match self.read_much_elsewhere(ask, read_pulled).await {
                 Some((part, _)) if part.references.is_empty() => return,
                 Some((part, _)) => self.hand_on_node_messages(part.references),
                 // Taken from here from now on.
@@ -146,7 +159,7 @@ impl<H: Host> Group<H> {
                     count_max: u32::try_from(count_max).unwrap_or(u32::MAX),
                 })
             };
-            if let Some(page) = self.read_elsewhere(ask, read_page).await {
+            if let Some(page) = self.read_much_elsewhere(ask, read_page).await {
                 return page;
             }
         }
@@ -233,7 +246,9 @@ impl<H: Host> Group<H> {
         self: &Arc<Self>,
         from: PeerStart,
         ask: proto::Pull,
+        reply: &mut Reply,
     ) -> Option<proto::Pulled> {
+        let asked = Instant::now();
         self.reach_here(ask.after).await?;
         let queue = match ask.session {
             0 => TargetQueue::Node(from.node, from.incarnation),
@@ -243,6 +258,7 @@ impl<H: Host> Group<H> {
         // Before the look: the window may move right after it.
         let applied = self.known_index().unwrap_or(0);
         let mut part = self.pull_part(&queue, Sequence(ask.from), count_max, false);
+        make_room(reply, part.bytes, asked).await?;
         if part.references.iter().any(|reference| reference.stored.is_some()) {
             let group = self.clone();
             let recalling = tokio::task::spawn_blocking(move || {
@@ -270,13 +286,20 @@ impl<H: Host> Group<H> {
         })
     }
 
-    pub(super) async fn answer_read_retained(&self, ask: proto::ReadRetained) -> Option<proto::RetainedRead> {
+    pub(super) async fn answer_read_retained(
+        &self,
+        ask: proto::ReadRetained,
+        reply: &mut Reply,
+    ) -> Option<proto::RetainedRead> {
+        let asked = Instant::now();
         self.reach_here(ask.after_index).await?;
         let count_max = ask.count_max.min(RETAINED_COUNT_MAX) as usize;
         let mut page = self
             .state()
             .retained_page(&ask.filter, ask.after.as_deref(), count_max);
         limit_bytes(&mut page, RETAINED_BYTES_MAX);
+        let bytes = page.matches.iter().map(|value| value.message.size() as u64).sum();
+        make_room(reply, bytes, asked).await?;
         let values = page.matches.iter().map(|value| proto::RetainedValue {
             message: encode_message(&value.message),
             received_at: value.received_at.0,
@@ -305,6 +328,13 @@ impl<H: Host> Group<H> {
             .unzip();
         Some(proto::DueWillsRead { sessions, epochs })
     }
+}
+
+/// Waits until an answer of so many bytes may be made; `None` where the peer has given up since it asked.
+async fn make_room(reply: &mut Reply, bytes: u64, asked: Instant) -> Option<()> {
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    reply.make_room(LargeAnswer::Read, bytes).await?;
+    (asked.elapsed() < READ_MAX).then_some(())
 }
 
 /// Leaves the first values that together stay below the bound; at least one. The rest is for the next page.
@@ -365,6 +395,8 @@ fn read_pulled(answer: AnswerBody) -> Result<(PulledPart, u64), AskError> {
         references: references
             .collect::<Result<_, _>>()
             .map_err(|_| AskError::Malformed)?,
+        // Counted where it was read.
+        bytes: 0,
         end: Sequence(pulled.end),
         stopped_at: pulled.stopped_at.map(Sequence),
     };

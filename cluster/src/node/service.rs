@@ -11,7 +11,7 @@ use quorate_storage::log::GroupId;
 use super::peers::{AnswerBody, RequestBody, encode_answer, group_of, proto};
 use super::placement::META;
 use super::{Host, Node};
-use crate::raft::{PeerStart, ProposeError, Reply, Service};
+use crate::raft::{LargeAnswer, PeerStart, ProposeError, Reply, Service};
 use crate::state::{BatchOutcome, NodeIncarnation};
 
 /// Answers the peers of a node.
@@ -35,7 +35,8 @@ impl<H: Host> Service for NodeService<H> {
                 node.host().handle_peer(from, request, BrokerReply(reply));
             }
             Some(body) => drop(tokio::spawn(async move {
-                if let Some(answer) = node.answer(from, body, asked).await {
+                let mut reply = reply;
+                if let Some(answer) = node.answer(from, body, asked, &mut reply).await {
                     reply.send(encode_answer(answer));
                 }
             })),
@@ -55,7 +56,13 @@ impl BrokerReply {
 }
 
 impl<H: Host> Node<H> {
-    async fn answer(&self, from: PeerStart, body: RequestBody, asked: Instant) -> Option<AnswerBody> {
+    async fn answer(
+        &self,
+        from: PeerStart,
+        body: RequestBody,
+        asked: Instant,
+        reply: &mut Reply,
+    ) -> Option<AnswerBody> {
         match body {
             RequestBody::Propose(propose) => Some(self.answer_propose(propose).await),
             RequestBody::ReadIndex(read) => Some(self.answer_read_index(read).await),
@@ -76,7 +83,7 @@ impl<H: Host> Node<H> {
             RequestBody::Report(_) => Some(self.answer_report(from.node)),
             RequestBody::Broker(_) => None,
             body => Some(
-                self.answer_follower(from, body)
+                self.answer_follower(from, body, reply)
                     .await
                     .unwrap_or(AnswerBody::NotHere(proto::NotHere {})),
             ),
@@ -84,19 +91,28 @@ impl<H: Host> Node<H> {
     }
 
     /// What a node without a replica asks; `None` where this one has none, or not what was asked for.
-    async fn answer_follower(&self, from: PeerStart, body: RequestBody) -> Option<AnswerBody> {
+    async fn answer_follower(
+        &self,
+        from: PeerStart,
+        body: RequestBody,
+        reply: &mut Reply,
+    ) -> Option<AnswerBody> {
         let find = |number| self.find_group(group_id(number));
         Some(match body {
             RequestBody::Follow(ask) => {
-                AnswerBody::Followed(find(ask.group)?.answer_follow(from, ask).await?)
+                let frame = find(ask.group)?.answer_follow(from, ask).await?;
+                reply.make_room(LargeAnswer::Feed, frame.encoded_len()).await?;
+                AnswerBody::Followed(frame)
             }
             RequestBody::Attach(ask) => {
                 find(ask.group)?.answer_attach(from, &ask)?;
                 AnswerBody::Attached(proto::Attached {})
             }
-            RequestBody::Pull(ask) => AnswerBody::Pulled(find(ask.group)?.answer_pull(from, ask).await?),
+            RequestBody::Pull(ask) => {
+                AnswerBody::Pulled(find(ask.group)?.answer_pull(from, ask, reply).await?)
+            }
             RequestBody::ReadRetained(ask) => {
-                AnswerBody::RetainedRead(find(ask.group)?.answer_read_retained(ask).await?)
+                AnswerBody::RetainedRead(find(ask.group)?.answer_read_retained(ask, reply).await?)
             }
             RequestBody::Locate(ask) => AnswerBody::Located(find(ask.group)?.answer_locate(ask).await?),
             RequestBody::ReadDueWills(ask) => {

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tonic::Streaming;
 
-use super::connection::{self, Counted, Dialed, Way};
+use super::connection::{self, Counted, DialError, Dialed, Way};
 use super::peer::{Lane, Outgoing, client};
 use super::transport::Transport;
 use super::types::NodeAddress;
@@ -29,7 +29,9 @@ const FRAME_REQUESTS_MAX: usize = 256;
 /// Frames handed to the connection and not yet sent.
 const FRAMES_WAITING_MAX: usize = 4;
 /// Pause after a connection that could not be made.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
+const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(20);
+/// The longest such pause: one attempt after the other has failed, and not because the peer's machine refused it.
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Time for the two hellos.
 const HELLO_MAX: Duration = Duration::from_secs(1);
 /// Time for what is on the way through a relay, when a direct connection stands.
@@ -85,23 +87,68 @@ impl Absence {
     }
 }
 
+/// How long to wait before the next attempt, from the beginning of the last.
+///
+/// A process that ends, or starts, is tried again at once: elections and followers wait for that. A peer that answers
+/// and is not the one, or has no certificate that counts, costs both sides a handshake each time.
+struct Pause(Duration);
+
+impl Default for Pause {
+    fn default() -> Self {
+        Self(RECONNECT_PAUSE_MIN)
+    }
+}
+
+impl Pause {
+    fn after(&mut self, error: &DialError) -> Duration {
+        if matches!(error, DialError::Refused(_)) {
+            *self = Self::default();
+        }
+        let pause = self.0;
+        self.0 = (2 * pause).min(RECONNECT_PAUSE_MAX);
+        pause
+    }
+}
+
 impl Link {
     /// Runs until nobody can ask for anything any more.
     pub(super) async fn run(self, mut requests: mpsc::UnboundedReceiver<Outgoing>) {
         let mut absence = Absence::default();
+        let mut pause = Pause::default();
         while let Some(first) = requests.recv().await {
-            match self.connect().await {
+            let address = self.address.lock().clone();
+            let began = Instant::now();
+            match self.connect(&address).await {
                 Ok(connection) => {
                     absence = Absence::default();
+                    pause = Pause::default();
                     self.exchange(connection, first, &mut requests).await;
                 }
-                Err(reason) => {
-                    absence.tell(&self, &reason);
+                Err(error) => {
+                    absence.tell(&self, &error.to_string());
                     drop(first);
-                    tokio::time::sleep(RECONNECT_PAUSE).await;
-                    // What waited for this connection hears that there is none.
-                    while requests.try_recv().is_ok() {}
+                    // An attempt that was itself long has been waited for.
+                    let until = (began + pause.after(&error)).max(Instant::now() + RECONNECT_PAUSE_MIN);
+                    self.wait(until, &address, &mut requests).await;
                 }
+            }
+        }
+    }
+
+    /// Waits until a new attempt is due, or the peer is said to be elsewhere than at `address`.
+    async fn wait(
+        &self,
+        until: Instant,
+        address: &NodeAddress,
+        requests: &mut mpsc::UnboundedReceiver<Outgoing>,
+    ) {
+        loop {
+            let rest = until.saturating_duration_since(Instant::now());
+            tokio::time::sleep(rest.min(RECONNECT_PAUSE_MIN)).await;
+            // What waited for this connection hears that there is none.
+            while requests.try_recv().is_ok() {}
+            if Instant::now() >= until || *self.address.lock() != *address {
+                return;
             }
         }
     }
@@ -177,12 +224,11 @@ impl Link {
     }
 
     /// Makes a connection, by whichever way comes about.
-    async fn connect(&self) -> Result<Connection, String> {
-        let transport = self.transport.upgrade().ok_or("the transport is gone")?;
-        let address = self.address.lock().clone();
+    async fn connect(&self, address: &NodeAddress) -> Result<Connection, DialError> {
+        let transport = self.transport.upgrade();
+        let transport = transport.ok_or_else(|| DialError::Failed("the transport is gone".to_owned()))?;
         let greet = |dialed| self.greet(&transport, dialed);
-        let greeted = connection::dial(&transport, self.node, &address, greet).await;
-        greeted.map_err(|error| error.to_string())
+        connection::dial(&transport, self.node, address, greet).await
     }
 
     async fn connect_directly(&self) -> Result<Connection, String> {
@@ -287,6 +333,23 @@ async fn read(answers: &mut Streaming<AnswerFrame>, waiting: &Waiting, answered:
             }
             Ok(None) => return "closed by the peer".to_owned(),
             Err(status) => return status.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r16_only_a_peer_that_is_there_and_wrong_is_tried_less_often() {
+        let mut pause = Pause::default();
+        let failed = || DialError::Failed("another cluster".to_owned());
+        let pauses: Vec<u128> = (0..8).map(|_| pause.after(&failed()).as_millis()).collect();
+        assert_eq!(pauses, [20, 40, 80, 160, 320, 640, 1_000, 1_000]);
+        let refused = DialError::Refused("nobody listens".to_owned());
+        for _ in 0..3 {
+            assert_eq!(pause.after(&refused), RECONNECT_PAUSE_MIN);
         }
     }
 }

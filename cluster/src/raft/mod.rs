@@ -13,11 +13,12 @@
 //! - `machine`: openraft's state machine over [`ReplicatedState`].
 //! - `checkpoint`, `lease`, `snapshot`: checkpoints of all groups of a node, and snapshots for replicas that lag.
 //! - `group`, `upkeep`: starting, using and stopping a replica, and what goes on beside it.
-//! - `transport`, `wire`, `peer`, `link`, `network`, `server`: the messages between nodes, all groups on one connection
+//! - `transport`, `wire`, `peer`, `link`, `network`, `server`, `answers`: the messages between nodes, all groups on one connection
 //!   per peer and direction, snapshots on connections of their own.
 //! - `connection`: how connections come about: TLS, and relays where a link is cut.
 //! - `failover`: elections as soon as a leader's process is known to be gone.
 
+mod answers;
 mod checkpoint;
 mod codec;
 mod connection;
@@ -57,7 +58,7 @@ pub use machine::{ReplicatedState, StateError};
 pub use peer::{Answered, NoAnswer};
 pub use recovery::{HeldGroup, begin_empty, inspect, take_over};
 pub use server::PeerService;
-pub use service::{PeerStart, Reply, Service};
+pub use service::{LargeAnswer, PeerStart, Reply, Service};
 pub use settings::GroupSettings;
 pub use status::{GroupMember, GroupRole, GroupStatus};
 pub use transport::{NodeIdentity, Transport, server_builder};

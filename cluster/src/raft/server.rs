@@ -8,6 +8,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use openraft::raft::AppendEntriesRequest;
 use parking_lot::Mutex;
@@ -16,6 +17,7 @@ use quorate_storage::volume::FIRST_BEGINNING;
 use tokio::sync::{Semaphore, mpsc};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::answers::{Answers, answers};
 use super::codec;
 use super::group::RaftGroup;
 use super::machine::GroupSnapshot;
@@ -24,14 +26,10 @@ use super::snapshot::{SnapshotData, SnapshotReceiver};
 use super::transport::Transport;
 use super::types::TypeConfig;
 use super::wire::proto::raft_peer_server::RaftPeer;
-use super::wire::proto::{
-    Answer, AnswerFrame, Append, RequestFrame, SnapshotAnswer, SnapshotFrame, SnapshotHeader,
-};
+use super::wire::proto::{AnswerFrame, Append, RequestFrame, SnapshotAnswer, SnapshotFrame, SnapshotHeader};
 use super::wire::{self, AnswerBody, RequestBody, WireError, proto};
 use crate::state::NodeIncarnation;
 
-/// Answers put into one frame.
-const FRAME_ANSWERS_MAX: usize = 256;
 /// Append requests of one stream that wait for the group: more than any sender has on the way.
 const APPENDS_WAITING_MAX: usize = 256;
 /// Snapshots received at once; others wait.
@@ -73,7 +71,7 @@ impl RaftPeer for PeerService {
             node: self.transport.check_caller(first.hello)?,
             incarnation: NodeIncarnation(incarnation),
         };
-        let (answers, mut answered) = mpsc::unbounded_channel();
+        let (answers, frames) = answers();
         let hello = AnswerFrame {
             hello: Some(self.transport.hello_to(peer.node)),
             answers: Vec::new(),
@@ -85,17 +83,8 @@ impl RaftPeer for PeerService {
             streams: HashMap::new(),
         };
         tokio::spawn(connection.serve(requests));
-        let answers = futures_util::stream::poll_fn(move |context| {
-            let mut answers = Vec::new();
-            answered
-                .poll_recv_many(context, &mut answers, FRAME_ANSWERS_MAX)
-                .map(|count| {
-                    let hello = None;
-                    (count > 0).then(|| Ok(AnswerFrame { hello, answers }))
-                })
-        });
         let hello = futures_util::stream::once(std::future::ready(Ok(hello)));
-        Ok(Response::new(Box::pin(hello.chain(answers))))
+        Ok(Response::new(Box::pin(hello.chain(frames))))
     }
 
     async fn install_snapshot(
@@ -171,7 +160,7 @@ async fn receive(
 struct Connection {
     transport: Arc<Transport>,
     peer: PeerStart,
-    answers: mpsc::UnboundedSender<Answer>,
+    answers: Answers,
     streams: HashMap<(GroupId, u64), mpsc::Sender<NumberedAppend>>,
 }
 
@@ -212,12 +201,7 @@ impl Connection {
             return Ok(());
         };
         if let RequestBody::Service(body) = body {
-            let reply = Reply::new(number, self.answers.clone());
-            match self.transport.service_of_node() {
-                Some(service) => service.handle(self.peer, body, reply),
-                None => drop(reply),
-            }
-            return Ok(());
+            return self.serve_node(number, body);
         }
         let group = match group_of(&self.transport, request.group, request.beginning) {
             Ok(group) => group,
@@ -240,10 +224,7 @@ impl Connection {
                     let body = carry_out(&group, body)
                         .await
                         .unwrap_or_else(AnswerBody::Unavailable);
-                    drop(answers.send(Answer {
-                        number,
-                        body: Some(body),
-                    }));
+                    answers.send(number, body, None);
                 });
             }
         }
@@ -251,10 +232,29 @@ impl Connection {
     }
 
     fn answer(&self, number: u64, body: AnswerBody) {
-        drop(self.answers.send(Answer {
-            number,
-            body: Some(body),
-        }));
+        self.answers.send(number, body, None);
+    }
+
+    /// Hands a request to the node's service.
+    fn serve_node(&self, number: u64, body: Bytes) -> Result<(), String> {
+        match (self.answers.take_on(body.len()), self.transport.service_of_node()) {
+            (Some(held), service) => {
+                let reply = Reply::new(number, self.answers.clone(), held);
+                if let Some(service) = service {
+                    service.handle(self.peer, body, reply);
+                }
+            }
+            (None, _) if self.answers.are_not_read() => return Err("it reads no answers".to_owned()),
+            (None, _) => {
+                let node = self.peer.node.0;
+                tracing::debug!(node, "a peer asks more than is answered; a request is refused");
+                self.answer(
+                    number,
+                    AnswerBody::Unavailable("too much is asked at once".to_owned()),
+                );
+            }
+        }
+        Ok(())
     }
 
     fn append_in_order(&mut self, group: &RaftGroup, number: u64, append: Append) -> Result<(), WireError> {
@@ -274,11 +274,7 @@ impl Connection {
 }
 
 /// Feeds one stream of appends to its group and passes the answers on, up to the first failure.
-async fn append_stream(
-    group: RaftGroup,
-    mut requests: mpsc::Receiver<NumberedAppend>,
-    answers: mpsc::UnboundedSender<Answer>,
-) {
+async fn append_stream(group: RaftGroup, mut requests: mpsc::Receiver<NumberedAppend>, answers: Answers) {
     let numbers = Arc::new(Mutex::new(VecDeque::new()));
     let in_order = Arc::clone(&numbers);
     let appends = futures_util::stream::poll_fn(move |context| requests.poll_recv(context)).map(
@@ -295,10 +291,7 @@ async fn append_stream(
         };
         let number = numbers.lock().pop_front();
         let Some(number) = number else { return };
-        drop(answers.send(Answer {
-            number,
-            body: Some(body),
-        }));
+        answers.send(number, body, None);
     }
 }
 

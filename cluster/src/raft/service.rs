@@ -1,10 +1,10 @@
 //! What a node answers to its peers beside Raft.
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::answers::{Answers, Held};
 use super::wire::AnswerBody;
-use super::wire::proto::Answer;
 use crate::state::{NodeId, NodeIncarnation};
 
 /// A start of a node.
@@ -23,18 +23,38 @@ pub trait Service: Send + Sync + 'static {
     fn handle(&self, from: PeerStart, request: Bytes, reply: Reply);
 }
 
+/// Kinds of answers that can be large. Of each only so much waits to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LargeAnswer {
+    /// Something that was read for the peer.
+    Read,
+    /// What the peer follows: not to wait behind what it reads.
+    Feed,
+}
+
 /// Takes the answer to one request. Dropped, it says that there is none.
 pub struct Reply {
     number: u64,
-    answers: Option<mpsc::UnboundedSender<Answer>>,
+    answers: Option<Answers>,
+    room: Option<OwnedSemaphorePermit>,
+    _held: Held,
 }
 
 impl Reply {
-    pub(super) fn new(number: u64, answers: mpsc::UnboundedSender<Answer>) -> Self {
+    pub(super) fn new(number: u64, answers: Answers, held: Held) -> Self {
         Self {
             number,
             answers: Some(answers),
+            room: None,
+            _held: held,
         }
+    }
+
+    /// Waits until an answer of so many bytes may be made: others are sent first. `None` where the connection is gone.
+    pub async fn make_room(&mut self, kind: LargeAnswer, bytes: usize) -> Option<()> {
+        self.room = None;
+        self.room = Some(self.answers.as_ref()?.room(kind, bytes).await?);
+        Some(())
     }
 
     /// Answers.
@@ -44,11 +64,7 @@ impl Reply {
 
     fn finish(&mut self, body: AnswerBody) {
         if let Some(answers) = self.answers.take() {
-            // Where the connection is gone its peer knows that there is no answer.
-            drop(answers.send(Answer {
-                number: self.number,
-                body: Some(body),
-            }));
+            answers.send(self.number, body, self.room.take());
         }
     }
 }

@@ -55,6 +55,23 @@ pub struct NodeIdentity {
     pub incarnation: NodeIncarnation,
 }
 
+/// Starts of a member: what the cluster has recorded, and what it has said itself.
+#[derive(Clone, Copy, Debug, Default)]
+struct Starts {
+    recorded: u64,
+    newest: u64,
+}
+
+/// A node may have started so many times more than is recorded here. Whoever names a later start is not the node, and
+/// must not make it look like an earlier one.
+const UNRECORDED_STARTS_MAX: u64 = 1 << 20;
+
+impl Starts {
+    fn may_be(self, incarnation: u64) -> bool {
+        incarnation <= self.recorded.saturating_add(UNRECORDED_STARTS_MAX)
+    }
+}
+
 /// A node's way to its peers, and theirs to its groups.
 pub struct Transport {
     identity: NodeIdentity,
@@ -63,10 +80,10 @@ pub struct Transport {
     /// Where the nodes are now, and since which start of theirs; the groups' own records of it may be older.
     addresses: Mutex<HashMap<NodeId, (NodeIncarnation, NodeAddress)>>,
     /// Ways that are kept for [`Transport::ask`].
-    asked: Mutex<HashMap<NodeId, Arc<Peer>>>,
+    asked: Mutex<HashMap<(NodeId, Lane), Arc<Peer>>>,
     service: OnceLock<Arc<dyn Service>>,
-    /// Newest start of each node that has said hello.
-    incarnations: Mutex<HashMap<NodeId, u64>>,
+    /// Starts of the members.
+    starts: Mutex<HashMap<NodeId, Starts>>,
     /// Nodes that `failover` is looking after.
     looked_after: Mutex<HashSet<NodeId>>,
     tls: Option<Arc<PeerTls>>,
@@ -90,7 +107,7 @@ impl Transport {
             addresses: Mutex::default(),
             asked: Mutex::default(),
             service: OnceLock::new(),
-            incarnations: Mutex::default(),
+            starts: Mutex::default(),
             looked_after: Mutex::default(),
             tls,
             ways: Ways::default(),
@@ -196,13 +213,23 @@ impl Transport {
     /// Sends a request to a node's service; requests to one node arrive in the order of the calls, as long as the
     /// connection holds. The answer is awaited apart from that.
     pub fn ask(self: &Arc<Self>, node: NodeId, request: Bytes) -> Answered {
+        self.ask_over(Lane::Service, node, request)
+    }
+
+    /// As [`Self::ask`], for a small request that must not be late: it goes with Raft's own messages, where no large
+    /// answer stands in its way.
+    pub fn ask_promptly(self: &Arc<Self>, node: NodeId, request: Bytes) -> Answered {
+        self.ask_over(Lane::Raft, node, request)
+    }
+
+    fn ask_over(self: &Arc<Self>, lane: Lane, node: NodeId, request: Bytes) -> Answered {
         let Some(address) = self.address(node) else {
             return Answered::none(NoAnswer::new(node, "its address is not known"));
         };
         let mut asked = self.asked.lock();
         let peer = asked
-            .entry(node)
-            .or_insert_with(|| self.peer(node, &address, Lane::Service));
+            .entry((node, lane))
+            .or_insert_with(|| self.peer(node, &address, lane));
         peer.ask(request)
     }
 
@@ -218,7 +245,7 @@ impl Transport {
         &self.relays
     }
 
-    /// Members that could pass a connection to `node` on, beginning with those that are reached directly.
+    /// Members that could pass a connection to `node` on, beginning with the one that is asked first.
     pub(super) fn relays_to(&self, node: NodeId) -> Vec<(NodeId, NodeAddress)> {
         let mut relays: Vec<_> = self
             .addresses
@@ -227,7 +254,7 @@ impl Transport {
             .filter(|(relay, _)| **relay != node && **relay != self.identity.node)
             .map(|(relay, (_, address))| (*relay, address.clone()))
             .collect();
-        relays.sort_by_key(|(relay, _)| (self.ways.prefers_relay(*relay), relay.0));
+        self.ways.sort_relays(node, &mut relays);
         relays
     }
 
@@ -241,10 +268,46 @@ impl Transport {
         self.relays.count()
     }
 
+    /// The cluster has recorded this start of a member.
+    pub fn record_start(&self, node: NodeId, incarnation: NodeIncarnation) {
+        let mut starts = self.starts.lock();
+        let starts = starts.entry(node).or_default();
+        starts.recorded = starts.recorded.max(incarnation.0);
+        starts.newest = starts.newest.max(incarnation.0);
+    }
+
+    /// Whether a node could be at this start, as far as the cluster has recorded it.
+    pub fn may_be_at(&self, node: NodeId, incarnation: NodeIncarnation) -> bool {
+        let starts = self.starts.lock();
+        starts
+            .get(&node)
+            .copied()
+            .unwrap_or_default()
+            .may_be(incarnation.0)
+    }
+
+    /// Somebody says to be this start of a node. Who is no member, or not yet known as one, is not remembered; it may
+    /// still be here to learn that it was removed, or to bring what makes it known.
+    fn note_start(&self, node: NodeId, incarnation: u64) -> Result<(), String> {
+        let mut members = self.starts.lock();
+        let starts = members.get(&node).copied().unwrap_or_default();
+        if incarnation < starts.newest {
+            return Err(format!("start {incarnation} of node {} is over", node.0));
+        }
+        if !starts.may_be(incarnation) {
+            return Err(format!("node {} cannot be at start {incarnation}", node.0));
+        }
+        if let Some(starts) = members.get_mut(&node) {
+            starts.newest = incarnation;
+        }
+        Ok(())
+    }
+
     /// Nothing is sent to a node any more that has left the cluster.
     pub fn forget_node(&self, node: NodeId) {
+        self.starts.lock().remove(&node);
         self.ways.forget(node);
-        self.asked.lock().remove(&node);
+        self.asked.lock().retain(|(asked, _), _| *asked != node);
         self.addresses.lock().remove(&node);
     }
 
@@ -307,13 +370,10 @@ impl Transport {
         if node == self.identity.node || expected.is_some_and(|expected| expected != node) {
             return refuse(format!("node {} is not who should be here", node.0));
         }
-        let mut incarnations = self.incarnations.lock();
-        let newest = incarnations.entry(node).or_default();
-        if hello.incarnation < *newest {
-            return refuse(format!("start {} of node {} is over", hello.incarnation, node.0));
+        match self.note_start(node, hello.incarnation) {
+            Ok(()) => Ok(node),
+            Err(reason) => refuse(reason),
         }
-        *newest = hello.incarnation;
-        Ok(node)
     }
 }
 

@@ -230,7 +230,7 @@ impl GroupState {
     }
 
     /// Appends a queue's references from `from` on to `out`, in order, until `count_max` references or `bytes_max`
-    /// bytes; one that is larger comes alone.
+    /// bytes; one that is larger comes alone. How many bytes they are.
     pub fn pull(
         &self,
         queue: &TargetQueue,
@@ -238,17 +238,18 @@ impl GroupState {
         count_max: usize,
         bytes_max: u64,
         out: &mut Vec<PulledReference>,
-    ) {
+    ) -> u64 {
         let Some(queue) = self.queues.get(queue) else {
-            return;
+            return 0;
         };
         let mut bytes = 0;
         for (pulled, reference) in queue.iter_from(from.0).take(count_max).enumerate() {
             let stored = self.messages.get(reference.slot);
-            bytes += self.messages.size(reference.slot);
-            if bytes > bytes_max && pulled > 0 {
-                return;
+            let size = self.messages.size(reference.slot);
+            if bytes + size > bytes_max && pulled > 0 {
+                return bytes;
             }
+            bytes += size;
             out.push(PulledReference {
                 sequence: Sequence(reference.sequence),
                 message: stored.message.clone(),
@@ -263,6 +264,7 @@ impl GroupState {
                 received_at: stored.received_at,
             });
         }
+        bytes
     }
 
     /// Whether a queue has a reference that is not settled.

@@ -77,7 +77,6 @@ impl std::fmt::Display for AdminUrl {
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     pub(super) url: AdminUrl,
-    pub(super) token: Option<String>,
 }
 
 impl Client {
@@ -126,13 +125,10 @@ impl Client {
     ) -> std::io::Result<Vec<u8>> {
         stream.set_read_timeout(Some(WAIT))?;
         stream.set_write_timeout(Some(WAIT))?;
-        let token = self.token.as_ref();
-        let authorization =
-            token.map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
         write!(
             stream,
             "{method} {path} HTTP/1.1\r\nHost: {}:{}\r\nAccept: application/json\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n{authorization}\r\n{body}",
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             self.url.host,
             self.url.port,
             body.len(),

@@ -5,7 +5,6 @@
 mod http;
 mod table;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -26,10 +25,7 @@ pub(super) struct CtlArguments {
     /// Admin interface of any node: http://HOST:PORT [default: QUORATE_ADMIN_URL, or http://127.0.0.1:8080].
     #[arg(long, global = true, value_name = "URL")]
     admin_url: Option<AdminUrl>,
-    /// File with the token to show.
-    #[arg(long, global = true, value_name = "FILE")]
-    token_file: Option<PathBuf>,
-    /// How results look.
+    /// How the results of status, nodes and raft-groups look.
     #[arg(long, global = true, value_name = "FORMAT", default_value = "table")]
     output: Output,
     #[command(subcommand)]
@@ -121,18 +117,7 @@ fn client(arguments: &CtlArguments) -> Result<Client, String> {
             .map_err(|error| format!("QUORATE_ADMIN_URL: {error}"))?,
         (None, Err(_)) => "127.0.0.1:8080".parse()?,
     };
-    let token = arguments.token_file.as_ref().map(|path| {
-        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-        let token = text.lines().next().unwrap_or_default().trim().to_owned();
-        match token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            true => Err(format!("{}: its first line is no token", path.display())),
-            false => Ok(token),
-        }
-    });
-    Ok(Client {
-        url,
-        token: token.transpose()?,
-    })
+    Ok(Client { url })
 }
 
 fn show(
@@ -165,10 +150,10 @@ fn change(client: &Client, command: &NodeCommand) -> Result<(), Failed> {
                 eprintln!("{node} takes clients again");
                 return Ok(());
             }
-            // By its number: names are given again.
+            // By its number: names are given again, and may be numbers too.
             let id = answer["id"]
                 .as_u64()
-                .map_or_else(|| node.clone(), |id| id.to_string());
+                .map_or_else(|| node.clone(), |id| format!("id:{id}"));
             match *timeout {
                 0 => Ok(()),
                 secs => wait_until_drained(client, node, &id, *remove, Duration::from_secs(secs)),
@@ -214,8 +199,16 @@ fn wait_until_drained(
                     return Err(failed(format!("the drain of {name} was taken back")));
                 }
                 if state == "down" && remove && votes == 0 {
-                    // It went before it had removed itself.
-                    client.ask("DELETE", &path, "")?;
+                    // It went before it had removed itself; or has, and the answer is older than that.
+                    match client.ask("DELETE", &path, "") {
+                        // 409: it is up, or not all is known of it. Seen at the next look.
+                        Ok(_)
+                        | Err(Failed::Refused {
+                            status: 404 | 409 | 410 | 503,
+                            ..
+                        }) => {}
+                        Err(other) => return Err(other),
+                    }
                 }
                 if !remove && clients == 0 && leads == 0 {
                     eprintln!("{name} is drained");
@@ -246,4 +239,89 @@ fn wait_until_drained(
 
 fn failed(detail: String) -> Failed {
     Failed::Refused { status: 0, detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    /// An admin interface that gives these answers, one after the other; the requests in the end.
+    fn answering(answers: &'static [(u16, &str)]) -> (Client, thread::JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let answering = thread::spawn(move || {
+            let answer = |(status, body): &(u16, &str)| {
+                let (stream, _) = listener.accept().unwrap();
+                let mut stream = BufReader::new(stream);
+                let mut head = Vec::new();
+                loop {
+                    let mut line = String::new();
+                    stream.read_line(&mut line).unwrap();
+                    match line.trim_end() {
+                        "" => break,
+                        line => head.push(line.to_owned()),
+                    }
+                }
+                let length = head.iter().find_map(|line| line.strip_prefix("Content-Length: "));
+                let mut sent = vec![0; length.unwrap().parse().unwrap()];
+                stream.read_exact(&mut sent).unwrap();
+                write!(
+                    stream.get_mut(),
+                    "HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n{body}",
+                    body.len()
+                )
+                .unwrap();
+                head.remove(0)
+            };
+            answers.iter().map(answer).collect()
+        });
+        (Client { url }, answering)
+    }
+
+    fn drain_and_remove(client: &Client, node: &str) -> Result<(), Failed> {
+        change(
+            client,
+            &NodeCommand::Drain {
+                node: node.to_owned(),
+                remove: true,
+                cancel: false,
+                timeout: 20,
+            },
+        )
+    }
+
+    const ASKED: (u16, &str) = (202, r#"{"node": "2", "id": 7}"#);
+    const DOWN: (u16, &str) = (200, r#"{"state": "down", "draining": true, "votes": 0}"#);
+    const GONE: (u16, &str) = (410, r#"{"detail": "the node was removed from the cluster"}"#);
+    const NOT_YET: (u16, &str) = (409, r#"{"detail": "node 7 is up"}"#);
+
+    #[test]
+    fn a_node_that_removed_itself_meanwhile_was_removed() {
+        for answers in [
+            &[ASKED, DOWN, GONE, GONE][..],
+            &[ASKED, DOWN, (404, "{}"), (404, "{}")],
+            &[ASKED, DOWN, NOT_YET, DOWN, (200, "{}"), GONE],
+        ] {
+            let (client, answering) = answering(answers);
+            assert_eq!(drain_and_remove(&client, "2"), Ok(()));
+            assert_eq!(answering.join().unwrap().len(), answers.len());
+        }
+        let (client, _answering) = answering(&[ASKED, DOWN, (403, r#"{"detail": "no"}"#)]);
+        assert!(drain_and_remove(&client, "2").is_err());
+    }
+
+    #[test]
+    fn the_node_that_is_waited_for_is_the_one_that_was_asked_for() {
+        let (client, answering) = answering(&[ASKED, DOWN, (200, "{}"), GONE]);
+        assert_eq!(drain_and_remove(&client, "2"), Ok(()));
+        let lines = answering.join().unwrap();
+        assert!(lines[0].starts_with("POST /api/v1/nodes/2/drain "), "{lines:?}");
+        for line in &lines[1..] {
+            assert!(line.contains(" /api/v1/nodes/id%3A7 "), "{line}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 
 mod duties;
 mod live;
+mod members;
 mod on_disk;
 mod parts;
 mod proposals;

@@ -1,16 +1,19 @@
 //! The port for other nodes: who connects is checked (`tls`), and either asks for a connection to be passed on
 //! (`relay`) or speaks HTTP/2, which goes on to the server.
 
+use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::Stream as FuturesStream;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::transport::server::Connected;
@@ -21,6 +24,8 @@ use crate::raft::transport::Transport;
 
 /// Connections of which nothing is known yet.
 const UNKNOWN_MAX: usize = 128;
+/// Time for the first byte: a node sends it at once.
+const FIRST_BYTE_MAX: Duration = Duration::from_secs(1);
 /// Time for a handshake and the first bytes.
 const BEGIN_MAX: Duration = Duration::from_secs(5);
 /// Pause after the system could not accept a connection.
@@ -115,25 +120,31 @@ impl FuturesStream for PeerListener {
 }
 
 async fn accept(listener: TcpListener, door: Arc<Door>) {
-    let unknown = Arc::new(Semaphore::new(UNKNOWN_MAX));
+    let unknown = Arc::new(Unknown::default());
     let mut connections = JoinSet::new();
     loop {
-        let permit = Arc::clone(&unknown).acquire_owned().await;
         let accepted = listener.accept().await;
         while connections.try_join_next().is_some() {}
-        let socket = match accepted.and_then(|(socket, from)| set_up(&socket).map(|()| (socket, from))) {
-            Ok(socket) => socket,
-            Err(error) => {
-                tracing::warn!(%error, "a connection of another node could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
+        let (socket, from) =
+            match accepted.and_then(|(socket, from)| set_up(&socket).map(|()| (socket, from))) {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection of another node could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
         let door = Arc::clone(&door);
+        let (stay, displaced) = unknown.enter(from.ip());
         connections.spawn(async move {
-            let (socket, from) = socket;
-            let begun = timeout(BEGIN_MAX, door.begin(socket)).await;
-            drop(permit);
+            let begun = tokio::select! {
+                begun = timeout(BEGIN_MAX, door.begin(socket)) => begun,
+                _ = displaced => {
+                    door.refusals.tell(&from, "too many connections say nothing");
+                    return;
+                }
+            };
+            drop(stay);
             match begun {
                 Ok(Ok(Some(Begun::Server(wire)))) => drop(door.accepted.send(Accepted(wire)).await),
                 Ok(Ok(Some(Begun::Relay(transport, wire)))) => relay::serve(&transport, wire).await,
@@ -142,6 +153,64 @@ async fn accept(listener: TcpListener, door: Arc<Door>) {
                 Err(_) => door.refusals.tell(&from, "nothing came"),
             }
         });
+    }
+}
+
+/// Connections of which nothing is known yet, at most [`UNKNOWN_MAX`]. Where one comes that is too many, the oldest of
+/// the address with the most of them has to go: who opens connections and says nothing keeps nobody out but itself.
+#[derive(Default)]
+struct Unknown(Mutex<Entered>);
+
+#[derive(Default)]
+struct Entered {
+    next: u64,
+    waiting: BTreeMap<u64, (IpAddr, oneshot::Sender<()>)>,
+}
+
+/// A connection is unknown for as long as this exists.
+struct Stay {
+    unknown: Arc<Unknown>,
+    number: u64,
+}
+
+impl Unknown {
+    /// A connection has come; what is received is that it has to go.
+    fn enter(self: &Arc<Self>, from: IpAddr) -> (Stay, oneshot::Receiver<()>) {
+        let (displace, displaced) = oneshot::channel();
+        let mut entered = self.0.lock();
+        if entered.waiting.len() >= UNKNOWN_MAX {
+            entered.displace_one();
+        }
+        let number = entered.next;
+        entered.next += 1;
+        entered.waiting.insert(number, (from, displace));
+        let unknown = Arc::clone(self);
+        (Stay { unknown, number }, displaced)
+    }
+}
+
+impl Entered {
+    fn displace_one(&mut self) {
+        let mut counts = HashMap::<IpAddr, usize>::new();
+        for (from, _) in self.waiting.values() {
+            *counts.entry(*from).or_default() += 1;
+        }
+        let most = counts.values().max().copied();
+        let oldest = self
+            .waiting
+            .iter()
+            .find(|(_, (from, _))| counts.get(from).copied() == most);
+        let oldest = oldest.map(|(number, _)| *number);
+        if let Some((_, displace)) = oldest.and_then(|number| self.waiting.remove(&number)) {
+            // Where nobody receives it, it has just become known.
+            let _ = displace.send(());
+        }
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.unknown.0.lock().waiting.remove(&self.number);
     }
 }
 
@@ -156,9 +225,10 @@ impl Door {
     /// anybody listens is.
     async fn begin(&self, socket: TcpStream) -> Result<Option<Begun>, String> {
         let mut first = [0];
-        match socket.peek(&mut first).await {
-            Ok(0) | Err(_) => return Ok(None),
-            Ok(_) => {}
+        match timeout(FIRST_BYTE_MAX, socket.peek(&mut first)).await {
+            Ok(Ok(0) | Err(_)) => return Ok(None),
+            Ok(Ok(_)) => {}
+            Err(_) => return Err("nothing came".to_owned()),
         }
         let mut wire: Wire = match &self.tls {
             // Who does not speak TLS gets an alert, by which it knows.
@@ -179,5 +249,31 @@ impl Door {
             Some(transport) => Ok(Some(Begun::Relay(Arc::clone(transport), wire))),
             None => Err("it wants to be passed on, and this node belongs to no cluster yet".to_owned()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_most_connections_without_a_word_loses_one() {
+        let unknown = Arc::new(Unknown::default());
+        let address = |last| IpAddr::from([127, 0, 0, last]);
+        let (first, mut first_displaced) = unknown.enter(address(1));
+        let mut crowd: Vec<_> = (0..UNKNOWN_MAX).map(|_| unknown.enter(address(2))).collect();
+        assert!(first_displaced.try_recv().is_err(), "the oldest of all stays");
+        assert!(crowd[0].1.try_recv().is_ok());
+        assert!(crowd[1].1.try_recv().is_err());
+        // Where each has one it is the oldest.
+        crowd.clear();
+        assert_eq!(unknown.0.lock().waiting.len(), 1);
+        let others = u8::try_from(UNKNOWN_MAX).unwrap();
+        let _others: Vec<_> = (0..others)
+            .map(|from| unknown.enter(address(10 + from)))
+            .collect();
+        assert!(first_displaced.try_recv().is_ok());
+        drop(first);
+        assert_eq!(unknown.0.lock().waiting.len(), UNKNOWN_MAX);
     }
 }

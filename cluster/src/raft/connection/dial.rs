@@ -9,6 +9,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -25,7 +27,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(1);
 const HEAD_START: Duration = Duration::from_millis(200);
 /// Time for a connection to and through one relay.
 const RELAYED_MAX: Duration = Duration::from_secs(1);
-/// Members that are asked to pass a connection on, one after the other.
+/// A member that has not passed the connection on after this time is not waited for alone: the next one is asked too.
+const RELAY_HEAD_START: Duration = Duration::from_millis(150);
+/// Members that are asked to pass a connection on.
 const RELAYS_ASKED_MAX: usize = 3;
 
 /// A stream to a node. Who is at its end is not known yet.
@@ -103,34 +107,66 @@ pub(in crate::raft) async fn directly(
     Ok(Dialed { wire, way })
 }
 
-/// Connects to a node through a member, of which there has to be another one.
+/// Connects to a node through a member, of which there has to be another one. The first that passes the connection on
+/// is taken, and the first that says that the node's machine refuses it is believed.
 async fn through_a_relay(
     transport: &Arc<Transport>,
     node: NodeId,
-    NodeAddress(address): &NodeAddress,
+    address: &NodeAddress,
 ) -> Result<Dialed, DialError> {
     let mut last = DialError::Failed("there is no other member to pass it on".to_owned());
-    for (relay, at) in transport.relays_to(node).into_iter().take(RELAYS_ASKED_MAX) {
-        let asking = async {
-            let NodeAddress(at) = &at;
-            let mut wire = open_directly(at, host_of(at), transport.tls()).await?;
-            relay::ask(&mut wire, transport.hello_to(relay), node).await?;
-            secure(wire, host_of(address), transport.tls()).await
-        };
-        match timeout(RELAYED_MAX, asking).await {
-            Ok(Ok(wire)) => {
-                let way = Way::Relayed(relay);
-                return Ok(Dialed { wire, way });
+    let mut relays = transport.relays_to(node).into_iter().take(RELAYS_ASKED_MAX);
+    let mut asking = FuturesUnordered::new();
+    loop {
+        let wait = match relays.next() {
+            Some((relay, at)) => {
+                asking.push(through(transport, node, address, relay, at));
+                RELAY_HEAD_START
             }
-            Ok(Err(refused @ DialError::Refused(_))) => {
+            None => RELAYED_MAX,
+        };
+        match timeout(wait, asking.next()).await {
+            Ok(Some(Ok(dialed))) => return Ok(dialed),
+            Ok(Some(Err(refused @ DialError::Refused(_)))) => {
                 transport.ways().note_refused(node);
                 return Err(refused);
             }
-            Ok(Err(error)) => last = DialError::Failed(format!("through node {}: {error}", relay.0)),
-            Err(_) => last = DialError::Failed(format!("through node {}: no answer", relay.0)),
+            Ok(Some(Err(error))) => last = error,
+            Ok(None) => return Err(last),
+            Err(_) => {}
         }
     }
-    Err(last)
+}
+
+/// Connects to a node through this member. `Refused` is what the member says of the node; a member that is itself gone
+/// says nothing of it.
+async fn through(
+    transport: &Arc<Transport>,
+    node: NodeId,
+    NodeAddress(address): &NodeAddress,
+    relay: NodeId,
+    NodeAddress(at): NodeAddress,
+) -> Result<Dialed, DialError> {
+    let passing = async {
+        let opened = open_directly(&at, host_of(&at), transport.tls()).await;
+        let mut wire = opened.map_err(|error| DialError::Failed(error.to_string()))?;
+        relay::ask(&mut wire, transport.hello_to(relay), node).await?;
+        secure(wire, host_of(address), transport.tls()).await
+    };
+    let passed = timeout(RELAYED_MAX, passing).await;
+    let passed = passed.unwrap_or_else(|_| Err(DialError::Failed("no answer".to_owned())));
+    match passed {
+        Ok(wire) => {
+            let way = Way::Relayed(relay);
+            Ok(Dialed { wire, way })
+        }
+        Err(DialError::Failed(reason)) => {
+            transport.ways().note_relay_failed(node, relay);
+            let reason = format!("through node {}: {reason}", relay.0);
+            Err(DialError::Failed(reason))
+        }
+        Err(refused) => Err(refused),
+    }
 }
 
 /// Connects to a node, whichever way comes about; a way has come about when `greet` is content with who is at its end.
@@ -214,7 +250,36 @@ pub(in crate::raft) async fn is_gone(
 
 #[cfg(test)]
 mod tests {
-    use super::host_of;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::raft::NodeIdentity;
+    use crate::state::NodeIncarnation;
+
+    const NODE: NodeId = NodeId(2);
+
+    fn transport() -> Arc<Transport> {
+        Transport::new(NodeIdentity {
+            cluster: 7,
+            node: NodeId(1),
+            incarnation: NodeIncarnation(1),
+        })
+    }
+
+    /// An address where nobody listens.
+    async fn refusing() -> NodeAddress {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        NodeAddress(listener.local_addr().unwrap().to_string())
+    }
+
+    #[tokio::test]
+    async fn r16_a_relay_that_is_gone_says_nothing_of_the_node_behind_it() {
+        let transport = transport();
+        transport.set_address(NodeId(3), NodeIncarnation(1), &refusing().await);
+        let dialed = through_a_relay(&transport, NODE, &refusing().await).await;
+        assert!(matches!(dialed, Err(DialError::Failed(_))));
+        assert!(transport.ways().may_relay(NODE), "others may be asked at once");
+    }
 
     #[test]
     fn the_host_of_an_address() {

@@ -33,7 +33,7 @@ use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
 
 pub use accept::{Accepted, PeerListener};
-pub(super) use dial::{Dialed, dial, directly, is_gone};
+pub(super) use dial::{DialError, Dialed, dial, directly, is_gone};
 pub(crate) use dial::{host_of, open};
 pub(super) use relay::Relays;
 pub(super) use tls::PeerTls;

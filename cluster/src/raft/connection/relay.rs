@@ -121,12 +121,13 @@ pub(super) async fn serve(transport: &Arc<Transport>, mut wire: Wire) {
         );
         return;
     };
-    tracing::info!(node = asking, target, "passing a connection on");
+    // Who uses it tells of the cut link; here it may be one of many.
+    tracing::debug!(node = asking, target, "passing a connection on");
     let passed =
         tokio::io::copy_bidirectional_with_sizes(&mut wire, &mut connected, BUFFER_BYTES, BUFFER_BYTES).await;
     match passed {
         Ok((there, back)) => {
-            tracing::info!(
+            tracing::debug!(
                 node = asking,
                 target,
                 there,
@@ -135,7 +136,7 @@ pub(super) async fn serve(transport: &Arc<Transport>, mut wire: Wire) {
             );
         }
         Err(error) => {
-            tracing::info!(node = asking, target, %error, "a connection that was passed on ended");
+            tracing::debug!(node = asking, target, %error, "a connection that was passed on ended");
         }
     }
 }

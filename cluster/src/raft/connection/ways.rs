@@ -73,10 +73,15 @@ type Counts = [[AtomicU64; 2]; 3];
 pub(in crate::raft) struct Counted {
     counts: Arc<Counts>,
     place: (usize, usize),
+    /// The direct connections to the node, where this is one.
+    direct: Option<Arc<AtomicU64>>,
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
+        if let Some(direct) = &self.direct {
+            direct.fetch_sub(1, Ordering::Relaxed);
+        }
         self.counts[self.place.0][self.place.1].fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -91,6 +96,10 @@ struct Link {
     failed_returns: u32,
     /// When a relay last said that the node's machine refuses connections.
     refused: Option<Instant>,
+    /// The member that last did not pass a connection to the node on.
+    failed_relay: Option<NodeId>,
+    /// Direct connections that stand.
+    direct: Arc<AtomicU64>,
 }
 
 impl Link {
@@ -141,9 +150,15 @@ impl Ways {
             }
             Way::Relayed(_) => {}
         }
+        let direct = (way == Way::Direct).then(|| Arc::clone(&link.direct));
+        if let Some(direct) = &direct {
+            direct.fetch_add(1, Ordering::Relaxed);
+        }
+        link.failed_relay = link.failed_relay.filter(|relay| way != Way::Relayed(*relay));
         Counted {
             counts: Arc::clone(&self.counts),
             place,
+            direct,
         }
     }
 
@@ -155,6 +170,24 @@ impl Ways {
     /// A relay said that the node's machine refuses connections.
     pub(super) fn note_refused(&self, node: NodeId) {
         self.links.lock().entry(node).or_default().refused = Some(Instant::now());
+    }
+
+    /// A relay did not pass a connection to the node on, or did not answer.
+    pub(super) fn note_relay_failed(&self, node: NodeId, relay: NodeId) {
+        self.links.lock().entry(node).or_default().failed_relay = Some(relay);
+    }
+
+    /// Puts relays to a node into the order in which they are asked: first those to which a direct connection stands,
+    /// last the one that failed last.
+    pub(in crate::raft) fn sort_relays<T>(&self, node: NodeId, relays: &mut [(NodeId, T)]) {
+        let links = self.links.lock();
+        let failed = links.get(&node).and_then(|link| link.failed_relay);
+        relays.sort_by_key(|(relay, _)| {
+            let link = links.get(relay);
+            let stands = link.is_some_and(|link| link.direct.load(Ordering::Relaxed) > 0);
+            let relayed = link.is_some_and(|link| link.relayed);
+            (failed == Some(*relay), !stands, relayed, relay.0)
+        });
     }
 
     /// Whether a relay is asked at all.
@@ -248,5 +281,31 @@ mod tests {
         ways.note_refused(NODE);
         assert!(!ways.may_relay(NODE));
         assert!(ways.may_relay(NodeId(3)));
+    }
+
+    #[test]
+    fn r5_relays_that_are_reached_are_asked_first() {
+        let ways = Ways::default();
+        let order = || {
+            let mut relays = [5, 3, 4, 6].map(|relay| (NodeId(relay), ()));
+            ways.sort_relays(NODE, &mut relays);
+            relays.map(|(relay, ())| relay.0)
+        };
+        assert_eq!(order(), [3, 4, 5, 6]);
+        let direct = ways.established(NodeId(5), Way::Direct, ConnectionUse::Raft);
+        let _relayed = ways.established(NodeId(3), Way::Relayed(NodeId(5)), ConnectionUse::Raft);
+        assert_eq!(order(), [5, 4, 6, 3]);
+        ways.note_relay_failed(NODE, NodeId(5));
+        assert_eq!(order(), [4, 6, 3, 5]);
+        drop(ways.established(NODE, Way::Direct, ConnectionUse::Raft));
+        assert_eq!(
+            order(),
+            [4, 6, 3, 5],
+            "a direct connection says nothing of a relay"
+        );
+        drop(ways.established(NODE, Way::Relayed(NodeId(5)), ConnectionUse::Raft));
+        assert_eq!(order(), [5, 4, 6, 3]);
+        drop(direct);
+        assert_eq!(order(), [4, 5, 6, 3]);
     }
 }

@@ -350,6 +350,7 @@ fn only_the_right_hello_is_accepted() {
     };
     let (me, you) = (transport(7, 1, 1), NodeId(1));
     let hello = |cluster, node, incarnation| Some(transport(cluster, node, incarnation).hello_to(you));
+    me.record_start(NodeId(2), NodeIncarnation(4));
     assert_eq!(me.check_hello(hello(7, 2, 5), None).unwrap(), NodeId(2));
     assert_eq!(
         me.check_hello(hello(7, 2, 6), Some(NodeId(2))).unwrap(),
@@ -386,4 +387,30 @@ fn only_the_right_hello_is_accepted() {
         NodeId(2),
         "a newer version knows what this one speaks"
     );
+}
+
+/// What somebody says of a node's start does not keep the node out for good.
+#[test]
+fn only_starts_that_may_be_are_remembered_and_only_of_members() {
+    let transport = |node, incarnation| {
+        Transport::new(NodeIdentity {
+            cluster: 7,
+            node: NodeId(node),
+            incarnation: NodeIncarnation(incarnation),
+        })
+    };
+    let me = transport(1, 1);
+    let says = |node, incarnation| {
+        let hello = transport(node, incarnation).hello_to(NodeId(1));
+        me.check_hello(Some(hello), None).is_ok()
+    };
+    assert!(!says(2, u64::MAX));
+    assert!(says(2, 6) && says(2, 5), "it is not known as a member");
+    me.record_start(NodeId(2), NodeIncarnation(6));
+    assert!(!says(2, 5), "an earlier start than the recorded one");
+    assert!(!says(2, u64::MAX) && says(2, 7) && !says(2, 6));
+    assert!(me.may_be_at(NodeId(2), NodeIncarnation(8)));
+    assert!(!me.may_be_at(NodeId(2), NodeIncarnation(u64::MAX)));
+    me.forget_node(NodeId(2));
+    assert!(says(2, 5), "of a node that was removed nothing is remembered");
 }

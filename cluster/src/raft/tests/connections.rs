@@ -38,11 +38,24 @@ impl Drop for Node {
 }
 
 impl Node {
-    async fn start(node: u64) -> Self {
+    pub(super) async fn start(node: u64) -> Self {
         Self::start_with(7, node, None).await
     }
 
     pub(super) async fn start_with(cluster: u128, node: u64, tls: Option<Arc<PeerTls>>) -> Self {
+        Self::start_as(cluster, node, tls, Arc::new(Echo(node))).await
+    }
+
+    pub(super) async fn start_serving(node: u64, service: Arc<dyn Service>) -> Self {
+        Self::start_as(7, node, None, service).await
+    }
+
+    async fn start_as(
+        cluster: u128,
+        node: u64,
+        tls: Option<Arc<PeerTls>>,
+        service: Arc<dyn Service>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let identity = NodeIdentity {
@@ -51,7 +64,7 @@ impl Node {
             incarnation: NodeIncarnation(1),
         };
         let transport = Transport::with_tls(identity, tls.clone());
-        transport.set_service(Arc::new(Echo(node)));
+        transport.set_service(service);
         let incoming = PeerListener::new(listener, Some(Arc::clone(&transport)), tls);
         let server = server_builder().add_service(transport.service());
         let server = tokio::spawn(async move { server.serve_with_incoming(incoming).await.unwrap() });
@@ -175,6 +188,25 @@ async fn r5_what_cannot_be_reached_directly_is_reached_through_a_member() {
     assert!(one.ask(4, "this is not node 4").await.is_err());
 }
 
+/// A dead member whose number comes first costs a moment, not its whole time to answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r5_a_relay_that_does_not_answer_is_not_waited_for() {
+    let (one, two, four) = (Node::start(1).await, Node::start(2).await, Node::start(4).await);
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    one.knows(2, nowhere().await);
+    one.knows(3, silent.local_addr().unwrap());
+    one.knows(4, four.address);
+    four.knows(1, one.address);
+    four.knows(2, two.address);
+    let began = std::time::Instant::now();
+    assert_eq!(one.ask(2, "a").await.unwrap(), &b"\x02a"[..]);
+    assert!(
+        began.elapsed() < Duration::from_millis(900),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r5_a_cut_link_goes_over_to_a_relay_and_comes_back() {
     let (one, two, three) = (Node::start(1).await, Node::start(2).await, Node::start(3).await);
@@ -211,6 +243,40 @@ async fn r5_a_cut_link_goes_over_to_a_relay_and_comes_back() {
         }
     })
     .await;
+}
+
+/// A peer that is not the one is not called dozens of times a second; a new address is tried at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_not_the_peer_is_called_less_and_less_often() {
+    let (one, two) = (Node::start(1).await, Node::start(2).await);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    one.knows(2, listener.local_addr().unwrap());
+    let calls = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counting = {
+        let calls = Arc::clone(&calls);
+        tokio::spawn(async move {
+            while let Ok((mut caller, _)) = listener.accept().await {
+                calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                // Something that is no HTTP/2.
+                let _ = caller.write_all(b"SSH-2.0-x\r\n").await;
+            }
+        })
+    };
+    let began = std::time::Instant::now();
+    while began.elapsed() < Duration::from_millis(1_500) {
+        assert!(one.ask(2, "a").await.is_err());
+    }
+    let calls = calls.load(std::sync::atomic::Ordering::SeqCst);
+    assert!((3..=10).contains(&calls), "{calls} calls");
+    let moved = std::time::Instant::now();
+    one.knows(2, two.address);
+    assert_eq!(one.ask_until_answered(2, "b").await, &b"\x02b"[..]);
+    assert!(
+        moved.elapsed() < Duration::from_millis(500),
+        "{:?}",
+        moved.elapsed()
+    );
+    counting.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -272,6 +338,23 @@ async fn nonsense_at_the_port_is_closed() {
     }
     one.knows(2, two.address);
     assert_eq!(one.ask_until_answered(2, "a").await, &b"\x02a"[..]);
+}
+
+/// Far more connections than may be unknown do not keep a node out, and end by themselves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_who_say_nothing_keep_nobody_out() {
+    let (one, two) = (Node::start(1).await, Node::start(2).await);
+    let mut silent = Vec::new();
+    let began = std::time::Instant::now();
+    for _ in 0..400 {
+        silent.push(TcpStream::connect(two.address).await.unwrap());
+    }
+    one.knows(2, two.address);
+    assert_eq!(one.ask_until_answered(2, "a").await, &b"\x02a"[..]);
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    let last = silent.last_mut().unwrap();
+    assert_eq!(within(last.read(&mut [0])).await.unwrap_or(0), 0);
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
 }
 
 /// What a caller of another version sends.

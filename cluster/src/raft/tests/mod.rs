@@ -1,5 +1,6 @@
 //! Tests of this folder, over a log and a state store in memory unless they say otherwise.
 
+mod answers;
 mod checkpoints;
 mod cluster;
 mod connections;
