@@ -259,6 +259,40 @@ async fn who_waits_for_an_index_is_answered() {
     assert!(frame.unwrap().applied >= wanted);
 }
 
+/// A node that was let go waits to hear of it, however much the feed has to tell beside.
+#[tokio::test]
+async fn a_change_of_members_is_told_by_a_busy_feed() {
+    let node = TestNode::start().await;
+    let session = SessionId::new(GroupId(200), 1, 1);
+    let mut follower = Follower::begin(&node, &[session]).await;
+    let replica = node.home().replica().unwrap();
+    let publish = || {
+        let targets = vec![target(TargetQueue::Session(session), QoS::AtLeastOnce)];
+        publish(message("x"), targets)
+    };
+    within(node.home().propose_and_wait(&publish())).await;
+    let frame = within(node.home().answer_follow(other(), follower.ask.clone()))
+        .await
+        .unwrap();
+    follower.take(&node, frame, &mut Vec::new());
+    let (learner, address) = (NodeId(9), crate::raft::NodeAddress::default());
+    within(replica.add_learner(learner, address)).await.unwrap();
+    within(node.home().propose_and_wait(&publish())).await;
+    let frame = within(node.home().answer_follow(other(), follower.ask.clone()))
+        .await
+        .unwrap();
+    assert!(!frame.items.is_empty(), "it has something else to tell");
+    assert_eq!(frame.members, [1, 9]);
+    follower.take(&node, frame, &mut Vec::new());
+
+    within(replica.remove_learner(learner)).await.unwrap();
+    within(node.home().propose_and_wait(&publish())).await;
+    let frame = within(node.home().answer_follow(other(), follower.ask.clone()))
+        .await
+        .unwrap();
+    assert_eq!((frame.items.is_empty(), &frame.members[..]), (false, &[1][..]));
+}
+
 /// A source that is no replica any more says so, and keeps nothing for anybody.
 #[tokio::test]
 async fn a_source_without_replica_feeds_nobody() {
