@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use super::follower::FeedEnded;
 use super::told::{Beginning, Told};
 use crate::node::group::Standing;
-use crate::node::peers::proto;
+use crate::node::peers::{AnswerBody, RequestBody, proto};
 use crate::node::tests::{CLIENT, TestNode, eventually, message, publish, target};
 use crate::raft::PeerStart;
 use crate::raft::tests::within;
 use crate::state::*;
 use quorate_proto::codec::QoS;
 use quorate_storage::log::GroupId;
+use tokio::sync::{mpsc, oneshot, watch};
 
 const OTHER: (NodeId, NodeIncarnation) = (NodeId(2), NodeIncarnation(7));
 
@@ -257,6 +259,136 @@ async fn who_waits_for_an_index_is_answered() {
         .await
         .unwrap();
     assert!(frame.unwrap().applied >= wanted);
+}
+
+/// A node that follows another one; what it passes to its source is carried out by hand.
+struct Passed {
+    source: TestNode,
+    node: TestNode,
+    held: mpsc::UnboundedSender<(proto::Attach, oneshot::Sender<AnswerBody>)>,
+}
+
+impl Passed {
+    const HERE: PeerStart = PeerStart {
+        node: NodeId(1),
+        incarnation: NodeIncarnation(1),
+    };
+
+    /// The node, and what it passes.
+    async fn start() -> (
+        Self,
+        mpsc::UnboundedReceiver<(proto::Attach, oneshot::Sender<AnswerBody>)>,
+    ) {
+        let (source, node) = (TestNode::start().await, TestNode::start().await);
+        node.home().stand_on(Standing::Nothing);
+        let (held, passed) = mpsc::unbounded_channel();
+        (Self { source, node, held }, passed)
+    }
+
+    /// Ends when the feed does.
+    async fn follow(&self) -> FeedEnded {
+        let ask = |body| {
+            let (source, held) = (self.source.home().clone(), self.held.clone());
+            async move {
+                let not_here = AnswerBody::NotHere(proto::NotHere {});
+                Ok(match body {
+                    RequestBody::Follow(ask) => source
+                        .answer_follow(Self::HERE, ask)
+                        .await
+                        .map_or(not_here, AnswerBody::Followed),
+                    RequestBody::Attach(attach) => {
+                        let (answer, answered) = oneshot::channel();
+                        held.send((attach, answer)).unwrap();
+                        answered.await.unwrap_or(not_here)
+                    }
+                    other => panic!("{other:?}"),
+                })
+            }
+        };
+        let (_wanted, mut is_wanted) = watch::channel(true);
+        self.node
+            .home()
+            .try_follow(OTHER.0, &mut is_wanted, ask)
+            .await
+            .unwrap_err()
+    }
+
+    /// The source has something to tell, and it was taken.
+    async fn exchange(&self, session: SessionId) {
+        let targets = vec![target(TargetQueue::Session(session), QoS::AtLeastOnce)];
+        within(
+            self.source
+                .home()
+                .propose_and_wait(&publish(message("x"), targets)),
+        )
+        .await;
+        let index = self.source.home().known_index();
+        eventually(|| (self.node.home().following.applied() >= index).then_some(())).await;
+    }
+
+    fn carry_out(&self, attach: &proto::Attach) {
+        self.source.home().answer_attach(Self::HERE, attach).unwrap();
+    }
+}
+
+/// The source carries out each request in a task of its own: two at once could change places, and a session that has come
+/// back would be told of no more.
+#[tokio::test]
+async fn r20_what_is_passed_to_a_source_keeps_its_order() {
+    let (followed, mut passed) = Passed::start().await;
+    let session = SessionId::new(GroupId(200), 1, 1);
+    let attached = &followed.node.home().attached;
+    let script = async {
+        followed.exchange(session).await;
+        attached.set(session, true);
+        let (come, answer) = passed.recv().await.unwrap();
+        assert_eq!(come.attached, [session.0]);
+        attached.set(session, false);
+        for _ in 0..3 {
+            followed.exchange(session).await;
+        }
+        assert!(
+            passed.try_recv().is_err(),
+            "the first one is not known to be carried out"
+        );
+        followed.carry_out(&come);
+        answer.send(AnswerBody::Attached(proto::Attached {})).unwrap();
+        let (gone, answer) = passed.recv().await.unwrap();
+        assert_eq!(
+            (&gone.attached[..], &gone.detached[..]),
+            (&[][..], &[session.0][..])
+        );
+        attached.set(session, true);
+        followed.carry_out(&gone);
+        answer.send(AnswerBody::Attached(proto::Attached {})).unwrap();
+        let (back, _answer) = passed.recv().await.unwrap();
+        followed.carry_out(&back);
+        followed.exchange(session).await;
+        let queue = TargetQueue::Session(session);
+        assert_eq!(followed.node.home().queue_len(&queue), 5);
+    };
+    tokio::select! {
+        ended = followed.follow() => panic!("{ended}"),
+        () = script => {}
+    }
+}
+
+/// Whoever came or went and was not heard of is told of with a new feed.
+#[tokio::test]
+async fn a_feed_ends_where_the_source_does_not_carry_out_what_is_passed() {
+    let (followed, mut passed) = Passed::start().await;
+    let session = SessionId::new(GroupId(200), 1, 1);
+    let script = async {
+        followed.exchange(session).await;
+        followed.node.home().attached.set(session, true);
+        let (_, answer) = passed.recv().await.unwrap();
+        answer.send(AnswerBody::NotHere(proto::NotHere {})).unwrap();
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        ended = within(followed.follow()) => assert!(matches!(ended, FeedEnded::NoAnswer(_)), "{ended}"),
+        () = script => {}
+    }
 }
 
 /// A node that was let go waits to hear of it, however much the feed has to tell beside.
