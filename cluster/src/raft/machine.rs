@@ -24,9 +24,9 @@ use tokio::sync::{Notify, mpsc};
 use super::checkpoint::{CheckpointService, GroupCheckpoint, StateChanges, Written};
 use super::codec;
 use super::lease::GroupLeases;
+use super::outcome::AppliedBatch;
 use super::snapshot::{SnapshotData, StoredSnapshot};
 use super::types::{Applied, LogId, Payload, SnapshotMeta, StoredMembership, TypeConfig, position_of};
-use crate::state::BatchOutcome;
 
 /// What a group replicates.
 ///
@@ -39,7 +39,7 @@ pub trait ReplicatedState: Send + 'static {
     ///
     /// # Errors
     /// The entry cannot be decoded or contradicts the state.
-    fn apply(&mut self, index: u64, entry: &Bytes) -> Result<BatchOutcome, StateError>;
+    fn apply(&mut self, index: u64, entry: &Bytes) -> Result<AppliedBatch, StateError>;
 
     /// Takes the keys that changed since the last call or since `load`, with their present values (none: removed).
     fn changes(&mut self) -> StateChanges;

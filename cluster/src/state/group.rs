@@ -93,12 +93,21 @@ impl GroupState {
             };
             outcomes.push(self.command(place, batch, command, &mut events));
         }
-        self.proposers.record(batch, &outcomes);
+        self.proposers.record(index, batch, &outcomes);
         let deadline_now = self.next_deadline();
         if deadline_now.is_some() && deadline_now != deadline {
             events.push(Event::DeadlineChanged);
         }
         BatchOutcome::Applied(outcomes)
+    }
+
+    /// Index of the entry with which the batch that was given to [`apply`](Self::apply) last had its effect: an earlier
+    /// one where it was a repeat, none where that is not known.
+    pub fn applied_at(&self, batch: &Batch) -> Option<u64> {
+        match batch.number {
+            0 => Some(self.applied),
+            _ => self.proposers.applied_at(batch),
+        }
     }
 
     /// Remembered outcomes with what the sessions know.
