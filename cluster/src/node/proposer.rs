@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use quorate_storage::log::GroupId;
 use tokio::sync::{Notify, oneshot};
 
 use super::shares::Assignment;
@@ -45,17 +46,17 @@ pub(super) enum Due {
     Applied,
     /// When every node routes by it (R1).
     Routed,
-    /// When the topic's group has the retained message.
-    Retained,
+    /// When the group of its topic, which is this one, has the retained message.
+    Retained(GroupId),
     /// Nobody is told: it is the first part of the publish with this number, whose message is retained.
     Begun(u64),
-    /// When the topic's group has the retained message of this publish.
-    BegunRetained(u64),
+    /// When the group of its topic, which is this one, has the retained message of the publish with this number.
+    BegunRetained(u64, GroupId),
 }
 
 impl Due {
     fn is_retained(self) -> bool {
-        matches!(self, Self::Retained | Self::BegunRetained(_))
+        matches!(self, Self::Retained(_) | Self::BegunRetained(..))
     }
 }
 
@@ -405,21 +406,25 @@ impl<H: Host> Group<H> {
         let mut completions = Vec::with_capacity(committed.waiters.len());
         for (position, waiter, due, completion) in committed.waiters {
             match waiter {
-                Waiter::Ticket(ticket) if due == Due::Retained && is_stored(&completion) => match index {
-                    Some(index) => {
-                        let source = RetainedSource {
-                            group: self.id(),
-                            index,
-                            position,
-                        };
-                        self.wait_for_retained(source, ticket, completion);
+                Waiter::Ticket(ticket)
+                    if let (Due::Retained(topics), true) = (due, is_stored(&completion)) =>
+                {
+                    match index {
+                        Some(index) => {
+                            let source = RetainedSource {
+                                group: self.id(),
+                                index,
+                                position,
+                            };
+                            self.wait_for_retained(topics, source, ticket, completion);
+                        }
+                        // Where it stands is not known, so neither is whether its topic's group has it (R13).
+                        None => completions.push((ticket, Completion::Refused)),
                     }
-                    // Where it stands is not known, so neither is whether its topic's group has it (R13).
-                    None => completions.push((ticket, Completion::Refused)),
-                },
+                }
                 Waiter::Nobody if let Due::Begun(number) = due => self.retained_begun(number, &completion),
-                Waiter::Ticket(ticket) if let Due::BegunRetained(number) = due => {
-                    self.wait_for_begun(number, ticket, completion);
+                Waiter::Ticket(ticket) if let Due::BegunRetained(number, topics) = due => {
+                    self.wait_for_begun((number, topics), ticket, completion);
                 }
                 Waiter::Ticket(ticket) if due == Due::Routed && !self.routes.is_alone() => {
                     self.routes
@@ -427,9 +432,6 @@ impl<H: Host> Group<H> {
                 }
                 waiter => completions.extend(self.tell(waiter, completion)),
             }
-        }
-        if let Some(index) = index {
-            self.retained_asked(index);
         }
         if !completions.is_empty() {
             self.host.complete(completions);

@@ -83,8 +83,8 @@ impl<H: Host> ReplicatedState for Replica<H> {
         } else {
             // Another replica tells what this one is still catching up with. This much is said but once.
             for event in &self.events {
-                if let Event::RetainedTaken { up_to, refused } = event {
-                    group.retained_taken(*up_to, refused);
+                if let Event::RetainedTaken(told) = event {
+                    group.retained_taken(told);
                 }
             }
         }
@@ -127,5 +127,17 @@ impl<H: Host> ReplicatedState for Replica<H> {
             group.announce();
         }
         Ok(())
+    }
+
+    fn loaded(&mut self, index: u64) {
+        let group = &self.group;
+        let _nothing_else_is_applied = group.applying.lock();
+        if group.standing() == Standing::Replica {
+            group.retained_loaded(index);
+            group.applied(index);
+        } else if group.following.applied() < Some(index) {
+            // Who tells this node what the group does may not get there before this replica takes over.
+            group.retained_waits.lock().forget(group.id(), index);
+        }
     }
 }

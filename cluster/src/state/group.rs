@@ -181,6 +181,11 @@ impl GroupState {
                 self.set_retained(source, message, limits)
             }
             Command::RetainedTaken { up_to, refused } => self.retained_taken(up_to, refused, events),
+            Command::RetainedCarried {
+                topics,
+                writes,
+                refused,
+            } => self.retained_carried(*topics, writes, refused, events),
             Command::DropQueues { queues } => self.drop_queues(queues, events),
             Command::WillPublished { session, epoch } => self.will_published(*session, *epoch),
             Command::ForgetLiveWills { wills } => self.forget_live_wills(wills),
@@ -282,6 +287,7 @@ impl GroupState {
             .queues
             .iter()
             .flat_map(|(_, queue)| queue.iter_from(0).map(|reference| reference.slot));
+        self.outbox.check_invariants(&self.messages)?;
         let in_outbox = self.outbox.after(None).map(|(_, slot)| slot);
         let held = self.parts.iter().map(|(_, under_way)| under_way.slot);
         self.messages

@@ -321,6 +321,9 @@ impl<H: Host> Group<H> {
             feed.push_queue(&state, &queue);
         }
         drop(state);
+        for told in self.retained_now(feed.applied) {
+            feed.push(items::retained_item(&told), true);
+        }
         self.feeds.add(feed);
         Some(id)
     }

@@ -41,7 +41,7 @@ async fn r33_a_batch_that_was_not_applied_here_is_answered() {
         stored: 0,
         refused: 0,
     }]);
-    let waiters = vec![(Waiter::Ticket(1), Due::Retained)];
+    let waiters = vec![(Waiter::Ticket(1), Due::Retained(home.id()))];
     home.committed(77, waiters, proposed(outcome, index, Some(index)));
     propose_retained(home, &super::duties::retained("a", "x"), 2);
     for ticket in [1, 2] {
