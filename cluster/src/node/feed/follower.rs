@@ -112,6 +112,11 @@ impl Following {
             .is_some_and(|members| !members.contains(&node))
     }
 
+    /// What was told before may have changed since: nothing is deleted for it.
+    fn forget_members(&self) {
+        *self.members.lock() = None;
+    }
+
     /// Waits until everything up to `index` was told.
     pub(in crate::node) async fn reached(&self, index: u64) {
         let mut applied = self.applied.subscribe();
@@ -155,8 +160,14 @@ impl Following {
         (messages, self.retained_bytes.load(Ordering::Relaxed))
     }
 
-    /// The replica has taken over: takes back what was told of queues.
-    pub(in crate::node) fn withdraw(&self) -> Vec<Event> {
+    /// The replica has taken over.
+    pub(in crate::node) fn end(&self) -> Vec<Event> {
+        self.forget_members();
+        self.withdraw()
+    }
+
+    /// Takes back what was told of queues: it is known from elsewhere now.
+    fn withdraw(&self) -> Vec<Event> {
         let events = self.told.lock().withdraw_all();
         *self.told.lock() = Told::default();
         self.applied.send_replace(None);
@@ -246,6 +257,7 @@ impl<H: Host> Group<H> {
         let (attached, listener) = self.attached.listen();
         let mut beginning = Some(Beginning::at(&attached));
         let mut passing = Passing::default();
+        self.following.forget_members();
         let mut ask = proto::Follow {
             group: u32::from(self.id().0),
             after: self.known_index().unwrap_or(0),
@@ -389,7 +401,8 @@ impl<H: Host> Group<H> {
             return Ok(());
         }
         if self.standing() != Standing::Feed {
-            return Ok(());
+            // The replica took over since. Where a feed is wanted again already, it has to begin with everything.
+            return Err(FeedEnded::NotWanted);
         }
         let (mut events, mut batches) = (Vec::new(), Vec::new());
         {

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::follower::FeedEnded;
 use super::told::{Beginning, Told};
+use crate::node::Placement;
 use crate::node::group::Standing;
 use crate::node::peers::{AnswerBody, RequestBody, proto};
+use crate::node::tests::duties::{retained, topic_elsewhere};
 use crate::node::tests::{CLIENT, TestNode, eventually, message, publish, target};
 use crate::raft::PeerStart;
 use crate::raft::tests::within;
@@ -280,6 +282,10 @@ impl Passed {
         mpsc::UnboundedReceiver<(proto::Attach, oneshot::Sender<AnswerBody>)>,
     ) {
         let (source, node) = (TestNode::start().await, TestNode::start().await);
+        // So that its own replica, which is of another group in truth, never knows as much as it is told.
+        for _ in 0..50 {
+            within(source.home().propose_and_wait(&publish(message("x"), vec![]))).await;
+        }
         node.home().stand_on(Standing::Nothing);
         let (held, passed) = mpsc::unbounded_channel();
         (Self { source, node, held }, passed)
@@ -371,6 +377,99 @@ async fn r20_what_is_passed_to_a_source_keeps_its_order() {
         ended = followed.follow() => panic!("{ended}"),
         () = script => {}
     }
+}
+
+/// A node whose replica took over and that is placed away at once wants a feed again before the last one has ended: that one
+/// told the beginning long ago, and would be ignored for ever.
+#[tokio::test]
+async fn a_feed_does_not_outlive_the_replica_that_took_over() {
+    let (followed, _passed) = Passed::start().await;
+    let script = async {
+        followed.exchange(SessionId::new(GroupId(200), 1, 1)).await;
+        followed.node.home().stand_on(Standing::Replica);
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        ended = within(followed.follow()) => assert!(matches!(ended, FeedEnded::NotWanted), "{ended}"),
+        () = script => {}
+    }
+}
+
+/// What a source said of the members is of its time: a node that got a replica since, led with it and is placed away again is
+/// still needed, and deletes nothing for what it once heard.
+#[tokio::test]
+async fn what_was_heard_of_the_members_does_not_outlive_the_feed() {
+    let (followed, _passed) = Passed::start().await;
+    let node = followed.node.home();
+    let follow_until_told = async || {
+        tokio::select! {
+            ended = followed.follow() => panic!("{ended}"),
+            () = followed.exchange(SessionId::new(GroupId(200), 1, 1)) => {}
+        }
+        assert!(node.following.excludes(NodeId(9)));
+    };
+    follow_until_told().await;
+    let (_wanted, mut is_wanted) = watch::channel(true);
+    let silent = |_| std::future::pending();
+    let feed = node.try_follow(OTHER.0, &mut is_wanted, silent);
+    assert!(within(feed).await.is_err());
+    assert!(!node.following.excludes(NodeId(9)), "another feed has begun");
+    follow_until_told().await;
+    node.following.end();
+    assert!(!node.following.excludes(NodeId(9)), "a replica took over");
+}
+
+/// R33: a feed begins with what has become of retained writes: who waits for one that was taken before is answered.
+#[tokio::test]
+async fn r33_a_feed_begins_with_what_was_taken() {
+    let (followed, _passed) = Passed::start().await;
+    let source = followed.source.home();
+    let topic = topic_elsewhere();
+    let topics = Placement::data_of_topic(&topic);
+    within(source.propose_and_wait(&retained(&topic, "x"))).await;
+    let write = RetainedSource {
+        group: source.id(),
+        index: source.known_index().unwrap(),
+        position: 0,
+    };
+    eventually(|| (source.state().counts().outbox == 0).then_some(())).await;
+    let stored = |stored| {
+        crate::node::Completion::Applied(Outcome::Published {
+            duplicate: false,
+            stored,
+            refused: 0,
+        })
+    };
+    let node = followed.node.home();
+    node.wait_for_retained(topics, write, 1, stored(0));
+    tokio::select! {
+        ended = followed.follow() => panic!("{ended}"),
+        told = followed.node.completion(1) => assert_eq!(told, stored(0)),
+    }
+}
+
+#[test]
+fn all_refused_writes_that_a_beginning_tells_are_taken() {
+    let at = |index| RetainedSource {
+        group: crate::node::META,
+        index,
+        position: 0,
+    };
+    let taken = |up_to, refused: &[u64]| RetainedTaken {
+        topics: Some(GroupId(3)),
+        up_to: at(up_to),
+        refused: refused.iter().copied().map(at).collect(),
+        forgotten: (up_to == 5).then(|| at(2)),
+    };
+    let mut beginning = Beginning::at(&[]);
+    for told in [taken(5, &[4]), taken(7, &[6]), taken(8, &[])] {
+        let item = super::items::retained_item(&told);
+        beginning.take(crate::node::META, OTHER, item).unwrap();
+    }
+    let (_, events, _) = beginning.finish();
+    let mut all = taken(8, &[4, 6]);
+    all.forgotten = Some(at(2));
+    assert_eq!(events, [Event::RetainedTaken(all)]);
 }
 
 /// Whoever came or went and was not heard of is told of with a new feed.
