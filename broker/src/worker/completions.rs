@@ -302,7 +302,9 @@ fn publish_outcome(completion: &Completion, live: bool, answer: Answer) -> Resul
             PublishOutcome::Refused(ReasonCode::QUOTA_EXCEEDED)
         }),
         // Whoever had it live keeps it: what counts is that its durable subscribers will not get it.
-        Completion::TooLarge => Ok(PublishOutcome::Refused(ReasonCode::QUOTA_EXCEEDED)),
+        Completion::TooLarge | Completion::Applied(Outcome::Refused(RefusedReason::OutboxFull)) => {
+            Ok(PublishOutcome::Refused(ReasonCode::QUOTA_EXCEEDED))
+        }
         // Fenced, or the group refused: a later connection has the session.
         _ => Err(fenced()),
     }

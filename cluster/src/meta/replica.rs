@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Directory, MetaState};
-use crate::raft::{ReplicatedState, StateChanges, StateError};
+use crate::raft::{AppliedBatch, ReplicatedState, StateChanges, StateError};
 use crate::state::{BatchOutcome, Outcome};
 
 /// The replicated state of `meta`, kept in a directory.
@@ -27,17 +27,19 @@ impl MetaReplica {
 }
 
 impl ReplicatedState for MetaReplica {
-    fn apply(&mut self, index: u64, entry: &Bytes) -> Result<BatchOutcome, StateError> {
-        match self.directory.change(|state| state.apply(entry)) {
-            Ok(()) => Ok(BatchOutcome::Applied(vec![Outcome::Done])),
+    fn apply(&mut self, index: u64, entry: &Bytes) -> Result<AppliedBatch, StateError> {
+        let outcome = match self.directory.change(|state| state.apply(entry)) {
+            Ok(()) => BatchOutcome::Applied(vec![Outcome::Done]),
             Err(super::Rejected::Malformed) => {
-                Err(StateError::Corrupt(format!("entry {index} of meta is malformed")))
+                return Err(StateError::Corrupt(format!("entry {index} of meta is malformed")));
             }
             Err(rejected) => {
                 tracing::debug!(index, %rejected, "a command to meta has no effect");
-                Ok(BatchOutcome::Refused)
+                BatchOutcome::Refused
             }
-        }
+        };
+        let first_index = Some(index);
+        Ok(AppliedBatch { outcome, first_index })
     }
 
     /// The state is small: what differs from the last checkpoint is found by comparing.

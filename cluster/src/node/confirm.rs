@@ -1,25 +1,30 @@
 //! SUBACK and UNSUBACK mean that every node that serves routes by the change (R1).
 //!
-//! One round asks all nodes of the view for everything that waits and is over when each has confirmed or has left the
-//! view; what comes meanwhile waits for the next one. So a storm of subscriptions costs few messages. A node that is
+//! One round asks all nodes of the view for everything of a group that waits and is over when each has confirmed or has left
+//! the view; what comes meanwhile waits for the next one. So a storm of subscriptions costs few messages. A node that is
 //! gone holds up a round until its lease has run out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use quorate_storage::log::GroupId;
 use tokio::sync::Notify;
 
 use super::peers::Peers;
-use super::{Completion, Host};
+use super::{Completion, Host, Placement};
 use crate::meta::Directory;
 use crate::state::{NodeId, NodeIncarnation};
 
 /// Pause before a node is asked again that could not be reached.
 const RETRY: Duration = Duration::from_millis(20);
+
+/// Time between words on a node that does not confirm.
+const TELL_INTERVAL: Duration = Duration::from_secs(5);
 
 struct Change<T> {
     group: GroupId,
@@ -69,49 +74,68 @@ impl<H: Host> RouteConfirmations<H> {
         self.entered.notify_one();
     }
 
-    /// The task that asks.
+    /// The task that asks, for each group on its own: a node that lags in one holds up no changes of another.
     pub(super) async fn run(self: Arc<Self>) {
+        let mut waiting: BTreeMap<GroupId, Vec<Change<H::Ticket>>> = BTreeMap::new();
+        let mut asked = BTreeSet::new();
+        let mut rounds = FuturesUnordered::new();
         loop {
-            let changes = std::mem::take(&mut *self.waiting.lock());
-            if changes.is_empty() {
-                self.entered.notified().await;
-                continue;
+            for change in std::mem::take(&mut *self.waiting.lock()) {
+                waiting.entry(change.group).or_default().push(change);
             }
-            let mut watermarks: BTreeMap<GroupId, u64> = BTreeMap::new();
-            for change in &changes {
-                let watermark = watermarks.entry(change.group).or_default();
-                *watermark = (*watermark).max(change.index);
+            // Who is asked about a group already is asked about what came since when that is over.
+            let free = waiting.extract_if(.., |group, _| asked.insert(*group));
+            rounds.extend(free.map(|(group, changes)| self.round(group, changes)));
+            tokio::select! {
+                () = self.entered.notified() => {}
+                Some(group) = rounds.next() => drop(asked.remove(&group)),
             }
-            let watermarks: Vec<(GroupId, u64)> = watermarks.into_iter().collect();
-            self.round(&watermarks).await;
-            let completions = changes
-                .into_iter()
-                .map(|change| (change.ticket, change.completion));
-            self.host.complete(completions.collect());
         }
     }
 
     /// Asks everybody who is in the view now. A node that enters later applies, before it serves, what was committed
     /// before (R2).
-    async fn round(&self, watermarks: &[(GroupId, u64)]) {
+    async fn round(&self, group: GroupId, changes: Vec<Change<H::Ticket>>) -> GroupId {
         let this = self.peers.this_node();
+        let last = changes.iter().map(|change| change.index).max();
+        let watermark = (group, last.unwrap_or_default());
         let view = self.directory.read().view().clone();
         let asked = view.serving.into_iter().filter(|(node, _)| *node != this);
-        join_all(asked.map(|(node, serving)| self.ask(node, serving.incarnation, watermarks))).await;
+        join_all(asked.map(|(node, serving)| self.ask(node, serving.incarnation, watermark))).await;
+        let completions = changes
+            .into_iter()
+            .map(|change| (change.ticket, change.completion));
+        self.host.complete(completions.collect());
+        group
     }
 
-    async fn ask(&self, node: NodeId, incarnation: NodeIncarnation, watermarks: &[(GroupId, u64)]) {
+    async fn ask(&self, node: NodeId, incarnation: NodeIncarnation, watermark: (GroupId, u64)) {
         let confirmed = async {
-            while self.peers.confirm(node, watermarks).await.is_err() {
+            while self.peers.confirm(node, &[watermark]).await.is_err() {
                 tokio::time::sleep(RETRY).await;
             }
         };
         let left = self
             .directory
             .wait_for(|state| (!state.view().holds(node, incarnation)).then_some(()));
+        let began = Instant::now();
+        let tell = async {
+            loop {
+                tokio::time::sleep(TELL_INTERVAL).await;
+                let group = Placement::name(watermark.0);
+                let waited = began.elapsed();
+                tracing::warn!(
+                    node = node.0,
+                    group,
+                    ?waited,
+                    "a node that serves lags; SUBACKs wait for it"
+                );
+            }
+        };
         tokio::select! {
             () = confirmed => {}
             () = left => {}
+            () = tell => {}
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::group::Standing;
 use super::{Group, Host};
 use crate::raft::RaftGroup;
 use crate::state::{Command, NodeId, NodeIncarnation};
@@ -14,21 +15,27 @@ impl<H: Host> Group<H> {
     /// The task that wakes the duties of the leader when this node has come to lead. Ends with the replica.
     pub(super) async fn run_leadership(self: Arc<Self>, replica: RaftGroup) {
         let mut changes = replica.changes();
+        let mut standing = self.watch_standing();
         let mut leads = false;
         loop {
-            let led = std::mem::replace(&mut leads, replica.is_leader());
+            // A replica that another one still tells this node of has no duties yet.
+            let stands = *standing.borrow_and_update() == Standing::Replica;
+            let led = std::mem::replace(&mut leads, stands && replica.is_leader());
             if leads != led {
                 tracing::debug!(group = self.id().0, leads, "leadership has changed");
                 self.begin_dispatch(leads);
-                self.retained_waits.lock().leader_changed();
                 self.deadline_changed.notify_one();
                 self.will_due.notify_one();
                 self.outbox_filled.notify_one();
                 self.attend.notify_one();
             }
             self.feeds.wake_all();
-            if !changes.changed().await {
-                return;
+            tokio::select! {
+                goes_on = changes.changed() => if !goes_on {
+                    return;
+                },
+                // The sender lives as long as the group.
+                _ = standing.changed() => {}
             }
         }
     }

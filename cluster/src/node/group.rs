@@ -21,7 +21,7 @@ use super::proposer::{Due, Proposals, Waiter};
 use super::puller::{PullRequest, WaitingPull};
 use super::recall::Recalls;
 use super::remote::READS_MAX;
-use super::retained::RetainedWaits;
+use super::retained_waits::RetainedWaits;
 use super::shares::ShareDispatch;
 use super::{Backlog, Completion, GroupClock, Host, Placement};
 use crate::raft::{CheckpointStore, ProposeError, RaftGroup};
@@ -229,6 +229,11 @@ impl<H: Host> Group<H> {
         self.standing.send_replace(standing);
     }
 
+    /// Tells of each change of it.
+    pub(super) fn watch_standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
     pub(super) async fn stands_on(&self, standing: Standing) {
         // The sender lives as long as the group.
         let _ = self.standing.subscribe().wait_for(|now| *now == standing).await;
@@ -423,7 +428,7 @@ impl<H: Host> Group<H> {
             match event {
                 Event::WillDue { .. } => self.will_due.notify_one(),
                 Event::RetainedQueued => self.outbox_filled.notify_one(),
-                Event::RetainedTaken { up_to, refused } => self.retained_taken(*up_to, refused),
+                Event::RetainedTaken(told) => self.retained_taken(told),
                 Event::DeadlineChanged => self.deadline_changed.notify_one(),
                 Event::Queued {
                     queue: TargetQueue::Share(share),

@@ -18,7 +18,7 @@ use super::lease::{Lease, Leases};
 use super::placement::META;
 use super::{Host, Node};
 use crate::meta::{Directory, MetaCommand, MetaState};
-use crate::raft::{NodeAddress, ProposeError, RaftGroup};
+use crate::raft::{NodeAddress, ProposeError, Proposed, RaftGroup};
 use crate::state::{BatchOutcome, NodeId};
 
 /// Pause after something that could not be done yet.
@@ -86,10 +86,7 @@ impl<H: Host> Node<H> {
         }
     }
 
-    pub(super) async fn propose_meta_here(
-        &self,
-        command: &[u8],
-    ) -> Result<(BatchOutcome, u64), ProposeError> {
+    pub(super) async fn propose_meta_here(&self, command: &[u8]) -> Result<Proposed, ProposeError> {
         let meta = self.meta().ok_or(ProposeError::NotLeader { leader: None })?;
         meta.propose_patched(command, |_| ()).await
     }
@@ -118,8 +115,8 @@ impl<H: Host> Node<H> {
                 let answer = tokio::time::timeout(Duration::from_secs(1), answer).await;
                 answer.unwrap_or(Err(ProposeError::Unknown))
             };
-            if let Ok((outcome, _)) = proposed {
-                return Some(outcome != BatchOutcome::Refused);
+            if let Ok(proposed) = proposed {
+                return Some(proposed.outcome != BatchOutcome::Refused);
             }
         }
         None

@@ -42,6 +42,7 @@ mod replica;
 mod replicas;
 mod report;
 mod retained;
+mod retained_waits;
 mod seeds;
 mod service;
 mod shares;

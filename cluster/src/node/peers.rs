@@ -8,7 +8,7 @@ use quorate_storage::log::GroupId;
 
 use super::META;
 use super::beginnings::Beginnings;
-use crate::raft::{Answered, NoAnswer, ProposeError, Transport};
+use crate::raft::{Answered, NoAnswer, ProposeError, Proposed, Transport};
 use crate::state::{BatchOutcome, NodeId, NodeIncarnation};
 
 /// What `proto/proto/node.proto` declares.
@@ -125,7 +125,7 @@ impl Peers {
         node: NodeId,
         group: GroupId,
         batch: Bytes,
-    ) -> Result<(BatchOutcome, u64), ProposeError> {
+    ) -> Result<Proposed, ProposeError> {
         let group = u32::from(group.0);
         let size = batch.len();
         let answer = self
@@ -138,7 +138,11 @@ impl Peers {
                     false => BatchOutcome::decode(&proposed.outcomes)
                         .map_err(|error| ProposeError::Fatal(format!("node {}: {error}", node.0)))?,
                 };
-                Ok((outcome, proposed.index))
+                Ok(Proposed {
+                    outcome,
+                    index: proposed.index,
+                    first_index: (proposed.first_index > 0).then_some(proposed.first_index),
+                })
             }
             Ok(AnswerBody::NotLeader(_)) => Err(ProposeError::NotLeader { leader: None }),
             Ok(AnswerBody::TooLarge(_)) => Err(ProposeError::TooLarge(size)),

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use quorate_storage::log::GroupId;
 use tokio::sync::{Notify, oneshot};
 
 use super::shares::Assignment;
 use super::{Backlog, Completion, Group, Host};
-use crate::raft::{BATCH_BYTES_MAX, ProposeError};
+use crate::raft::{BATCH_BYTES_MAX, ProposeError, Proposed};
 use crate::state::codec::{batch_proposer, stamp_batch};
 use crate::state::{BatchHeader, BatchOutcome, Outcome, RetainedSource};
 
@@ -45,17 +46,17 @@ pub(super) enum Due {
     Applied,
     /// When every node routes by it (R1).
     Routed,
-    /// When the topic's group has the retained message.
-    Retained,
+    /// When the group of its topic, which is this one, has the retained message.
+    Retained(GroupId),
     /// Nobody is told: it is the first part of the publish with this number, whose message is retained.
     Begun(u64),
-    /// When the topic's group has the retained message of this publish.
-    BegunRetained(u64),
+    /// When the group of its topic, which is this one, has the retained message of the publish with this number.
+    BegunRetained(u64, GroupId),
 }
 
 impl Due {
     fn is_retained(self) -> bool {
-        matches!(self, Self::Retained | Self::BegunRetained(_))
+        matches!(self, Self::Retained(_) | Self::BegunRetained(..))
     }
 }
 
@@ -74,6 +75,8 @@ struct Pack<T> {
 struct Committed<T> {
     number: u64,
     index: u64,
+    /// Where the outcome is that of a repeat, the entry that had it first.
+    first_index: Option<u64>,
     waiters: Vec<(u32, Waiter<T>, Due, Completion)>,
 }
 
@@ -184,12 +187,13 @@ impl<T> Proposals<T> {
     /// The batch with this number was applied at `index`; a repeat of it has no effect and does not count.
     pub(super) fn note_applied(&self, number: u64, index: u64) {
         let mut applied = self.applied.lock();
-        if applied.0 != number {
+        // A replica that catches up is behind what another one has told.
+        if applied.0 < number {
             *applied = (number, index);
         }
     }
 
-    fn applied_at(&self, number: u64) -> Option<u64> {
+    pub(super) fn applied_at(&self, number: u64) -> Option<u64> {
         let applied = *self.applied.lock();
         (applied.0 == number).then_some(applied.1)
     }
@@ -214,13 +218,13 @@ impl<H: Host> Group<H> {
             let entry = self.entry(number, pack.waiters.len(), &pack.commands);
             let proposed = self.propose_until_known(entry).await;
             self.proposals.backlog.remove(pack.commands.len());
-            let Some((outcome, index)) = proposed else { return };
+            let Some(proposed) = proposed else { return };
             let count = pack.waiters.len() as u64;
             self.proposals.known.fetch_add(count, Ordering::Release);
             if !self.pulls.lock().is_empty() {
                 self.attend.notify_one();
             }
-            self.committed(number, index, pack.waiters, outcome);
+            self.committed(number, pack.waiters, proposed);
         }
     }
 
@@ -245,8 +249,7 @@ impl<H: Host> Group<H> {
     }
 
     /// Repeats an entry, at whichever node leads, until its outcome is known; `None` when the node is going down.
-    /// Returns the index of the entry that the outcome came with, which may be that of a repeat.
-    pub(super) async fn propose_until_known(&self, entry: Bytes) -> Option<(BatchOutcome, u64)> {
+    pub(super) async fn propose_until_known(&self, entry: Bytes) -> Option<Proposed> {
         let mut pause = PAUSE_MIN;
         loop {
             match self.propose_once(&entry).await {
@@ -258,7 +261,11 @@ impl<H: Host> Group<H> {
                 Err(error @ ProposeError::TooLarge(_)) => {
                     // The bounds of packs are to prevent it; a repeat would stop the group for good.
                     tracing::error!(group = self.id().0, %error, "commands are refused");
-                    return Some((BatchOutcome::Refused, 0));
+                    return Some(Proposed {
+                        outcome: BatchOutcome::Refused,
+                        index: 0,
+                        first_index: None,
+                    });
                 }
                 Err(error) => {
                     tracing::debug!(group = self.id().0, %error, "proposal is repeated");
@@ -270,7 +277,7 @@ impl<H: Host> Group<H> {
     }
 
     /// Proposes an entry at the group's leader. Gives up on a leader when there is another.
-    async fn propose_once(&self, entry: &Bytes) -> Result<(BatchOutcome, u64), ProposeError> {
+    async fn propose_once(&self, entry: &Bytes) -> Result<Proposed, ProposeError> {
         let leader = self.leader().await?;
         if leader == self.settings.node {
             return self.propose_here(entry).await;
@@ -282,7 +289,7 @@ impl<H: Host> Group<H> {
     }
 
     /// Proposes an entry of this or another node, which works only where this node leads.
-    pub(super) async fn propose_here(&self, entry: &[u8]) -> Result<(BatchOutcome, u64), ProposeError> {
+    pub(super) async fn propose_here(&self, entry: &[u8]) -> Result<Proposed, ProposeError> {
         let replica = self.replica().ok_or(ProposeError::NotLeader { leader: None })?;
         // A batch that another version has made is refused before anybody applies it.
         batch_proposer(entry).map_err(|error| {
@@ -298,13 +305,12 @@ impl<H: Host> Group<H> {
     }
 
     /// An entry's outcome is known. Who need not wait until this node has applied it is told.
-    pub(super) fn committed(
-        &self,
-        number: u64,
-        index: u64,
-        waiters: Waiters<H::Ticket>,
-        outcome: BatchOutcome,
-    ) {
+    pub(super) fn committed(&self, number: u64, waiters: Waiters<H::Ticket>, proposed: Proposed) {
+        let Proposed {
+            outcome,
+            index,
+            first_index,
+        } = proposed;
         let mut outcomes = match outcome {
             BatchOutcome::Applied(outcomes) => outcomes.into_iter(),
             BatchOutcome::Refused => Vec::new().into_iter(),
@@ -338,6 +344,7 @@ impl<H: Host> Group<H> {
         let committed = Committed {
             number,
             index,
+            first_index,
             waiters: waiting,
         };
         if is_applied {
@@ -393,25 +400,31 @@ impl<H: Host> Group<H> {
 
     /// Tells the waiters of an entry that is applied here, unless they wait for more.
     fn complete(&self, committed: Committed<H::Ticket>) {
-        let index = self.proposals.applied_at(committed.number);
+        // The leader may have come to its state by a snapshot, and this node may have applied the first one.
+        let noted = || self.proposals.applied_at(committed.number);
+        let index = committed.first_index.or_else(noted);
         let mut completions = Vec::with_capacity(committed.waiters.len());
         for (position, waiter, due, completion) in committed.waiters {
             match waiter {
-                Waiter::Ticket(ticket) if due == Due::Retained && is_stored(&completion) => match index {
-                    Some(index) => {
-                        let source = RetainedSource {
-                            group: self.id(),
-                            index,
-                            position,
-                        };
-                        self.wait_for_retained(source, ticket, completion);
+                Waiter::Ticket(ticket)
+                    if let (Due::Retained(topics), true) = (due, is_stored(&completion)) =>
+                {
+                    match index {
+                        Some(index) => {
+                            let source = RetainedSource {
+                                group: self.id(),
+                                index,
+                                position,
+                            };
+                            self.wait_for_retained(topics, source, ticket, completion);
+                        }
+                        // Where it stands is not known, so neither is whether its topic's group has it (R13).
+                        None => completions.push((ticket, Completion::Refused)),
                     }
-                    // Not applied here: whether its topic's group has it cannot be known (R13).
-                    None => completions.push((ticket, Completion::Refused)),
-                },
+                }
                 Waiter::Nobody if let Due::Begun(number) = due => self.retained_begun(number, &completion),
-                Waiter::Ticket(ticket) if let Due::BegunRetained(number) = due => {
-                    self.wait_for_begun(number, ticket, completion);
+                Waiter::Ticket(ticket) if let Due::BegunRetained(number, topics) = due => {
+                    self.wait_for_begun((number, topics), ticket, completion);
                 }
                 Waiter::Ticket(ticket) if due == Due::Routed && !self.routes.is_alone() => {
                     self.routes
@@ -419,9 +432,6 @@ impl<H: Host> Group<H> {
                 }
                 waiter => completions.extend(self.tell(waiter, completion)),
             }
-        }
-        if let Some(index) = index {
-            self.retained_asked(index);
         }
         if !completions.is_empty() {
             self.host.complete(completions);

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
 use super::proposer::{Due, Waiter};
-use super::{Completion, Group, Host};
+use super::{Completion, Group, Host, Placement};
 use crate::state::{
     MessageParts, Origin, Target, TargetQueue, encode_publish, encode_publish_first, encode_publish_more,
 };
@@ -107,7 +107,7 @@ impl<H: Host> Group<H> {
     pub fn propose_publish(&self, publish: &Publish<'_>, ticket: Option<H::Ticket>) {
         let waiter = ticket.map_or(Waiter::Nobody, Waiter::Ticket);
         let due = match publish.set_retained {
-            true => Due::Retained,
+            true => Due::Retained(Placement::data_of_topic(publish.message.topic)),
             false => Due::Committed,
         };
         self.push_publish(publish, waiter, due);
@@ -128,7 +128,7 @@ impl<H: Host> Group<H> {
         let number = self.proposals.publishes.fetch_add(1, Ordering::Relaxed) + 1;
         // The message's place, by which its retained write is known, is that of the first part.
         let (first_due, last_due) = match due {
-            Due::Retained => (Due::Begun(number), Due::BegunRetained(number)),
+            Due::Retained(topics) => (Due::Begun(number), Due::BegunRetained(number, topics)),
             due => (Due::Committed, due),
         };
         let mut begin = cut.ends[0];

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::checkpoints::UNSAVED_BYTES_MAX;
 use super::group::Standing;
 use super::{Group, Host};
-use crate::raft::{ReplicatedState, StateChanges, StateError};
-use crate::state::{Batch, BatchOutcome, Event};
+use crate::raft::{AppliedBatch, ReplicatedState, StateChanges, StateError};
+use crate::state::{Batch, Event};
 
 /// The replicated state of a group with this node around it.
 pub(super) struct Replica<H: Host> {
@@ -59,13 +59,14 @@ impl<H: Host> Group<H> {
 }
 
 impl<H: Host> ReplicatedState for Replica<H> {
-    fn apply(&mut self, index: u64, entry: &Bytes) -> Result<BatchOutcome, StateError> {
+    fn apply(&mut self, index: u64, entry: &Bytes) -> Result<AppliedBatch, StateError> {
         let batch =
             Batch::decode(entry).map_err(|error| StateError::Corrupt(format!("entry {index}: {error}")))?;
         let group = &self.group;
         let _nothing_else_is_applied = group.applying.lock();
         let mut state = group.state();
         let outcome = state.apply(index, &batch, &mut self.events);
+        let first_index = state.applied_at(&batch);
         let unsaved = state.unsaved_bytes();
         drop(state);
         if unsaved >= UNSAVED_BYTES_MAX {
@@ -82,13 +83,13 @@ impl<H: Host> ReplicatedState for Replica<H> {
         } else {
             // Another replica tells what this one is still catching up with. This much is said but once.
             for event in &self.events {
-                if let Event::RetainedTaken { up_to, refused } = event {
-                    group.retained_taken(*up_to, refused);
+                if let Event::RetainedTaken(told) = event {
+                    group.retained_taken(told);
                 }
             }
         }
         self.events.clear();
-        Ok(outcome)
+        Ok(AppliedBatch { outcome, first_index })
     }
 
     fn changes(&mut self) -> StateChanges {
@@ -126,5 +127,17 @@ impl<H: Host> ReplicatedState for Replica<H> {
             group.announce();
         }
         Ok(())
+    }
+
+    fn loaded(&mut self, index: u64) {
+        let group = &self.group;
+        let _nothing_else_is_applied = group.applying.lock();
+        if group.standing() == Standing::Replica {
+            group.retained_loaded(index);
+            group.applied(index);
+        } else if group.following.applied() < Some(index) {
+            // Who tells this node what the group does may not get there before this replica takes over.
+            group.retained_waits.lock().forget(group.id(), index);
+        }
     }
 }

@@ -16,7 +16,7 @@ use super::replica::Replica;
 use super::start::{StartError, stopped};
 use super::{Group, GroupKind, Host, Node, Placement};
 use crate::meta::GroupPlacement;
-use crate::raft::{self, RaftGroup};
+use crate::raft::{self, GroupRole, RaftGroup};
 use crate::state::GroupState;
 
 /// Time between looks at where the groups are to be.
@@ -63,9 +63,7 @@ impl<H: Host> Node<H> {
             self.spawn(group.clone().run_wills(Arc::downgrade(self)));
             self.spawn(group.clone().run_outbox(Arc::downgrade(self)));
             self.spawn(group.clone().run_follower(self.directory().clone()));
-            if let Some(replica) = group.replica() {
-                self.spawn(group.clone().run_leadership(replica));
-            }
+            self.spawn_leadership(group);
             if Placement::kind(group.id()) == GroupKind::Data {
                 // A task of its own: it waits for other groups.
                 self.spawn(group.clone().run_live_wills(Arc::downgrade(self)));
@@ -73,6 +71,13 @@ impl<H: Host> Node<H> {
         }
         self.spawn(Self::run_replicas(Arc::downgrade(self)));
         Ok(())
+    }
+
+    /// Once for each replica: two tasks would begin the leader's duties twice.
+    fn spawn_leadership(&self, group: &Arc<Group<H>>) {
+        if let Some(replica) = group.replica() {
+            self.spawn(group.clone().run_leadership(replica));
+        }
     }
 
     /// Whether this node is to have a replica of the group.
@@ -205,7 +210,10 @@ impl<H: Host> Node<H> {
                     Err(error) => Err(error),
                 };
                 match started {
-                    Ok(_) => tracing::info!(group = name, "this node gets a replica"),
+                    Ok(_) => {
+                        tracing::info!(group = name, "this node gets a replica");
+                        self.spawn_leadership(group);
+                    }
                     Err(error) => self.host().fatal(error.to_string()),
                 }
             }
@@ -217,17 +225,39 @@ impl<H: Host> Node<H> {
                         group = Placement::name(group.id()),
                         "this node's replica has caught up"
                     );
-                    self.spawn(group.clone().run_leadership(replica));
                 }
             }
             // A group that placed its replica here again goes on with it.
             (true, Some(_), Standing::Replica) => group.following.want(false),
             (false, Some(replica), Standing::Replica) => group.following.want(!replica.is_leader()),
             (false, Some(replica), Standing::Feed) if group.following.excludes(self.this_node()) => {
-                self.end_replica(group, &replica).await;
+                let asked = tokio::time::timeout(STEP_MAX, self.is_let_go(group));
+                if asked.await == Ok(true) {
+                    self.end_replica(group, &replica).await;
+                }
             }
             _ => {}
         }
+    }
+
+    /// Whether the group has no use for this node's replica any more: its leader says so, and led all the time between two
+    /// answers, so no vote of this node can count in either of two configurations.
+    async fn is_let_go(&self, group: &Group<H>) -> bool {
+        let this = self.this_node();
+        let Some(leader) = group.known_leader().filter(|leader| *leader != this) else {
+            return false;
+        };
+        let ask = || async {
+            let report = self.ask_report(leader).await.ok()?;
+            let replica = report.groups.into_iter().find(|of| of.group == group.id())?;
+            let is_member = replica.members.iter().any(|member| member.node == this);
+            (replica.role == GroupRole::Leader && !is_member).then_some(replica.term)
+        };
+        let Some(term) = ask().await else {
+            return false;
+        };
+        let shows_that_it_leads = self.peers().read_index(leader, group.id()).await.is_ok();
+        shows_that_it_leads && ask().await == Some(term)
     }
 
     /// The group goes on without this node's replica.
@@ -269,7 +299,7 @@ impl<H: Host> Group<H> {
         if self.standing() == Standing::Replica || replica.applied_index() < self.known_index() {
             return false;
         }
-        let withdrawn = self.following.withdraw();
+        let withdrawn = self.following.end();
         self.host.handle_events(self.id(), &withdrawn);
         self.stand_on(Standing::Replica);
         self.announce();

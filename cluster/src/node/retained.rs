@@ -2,16 +2,19 @@
 //! (R33, R35), and holds the publishers' acknowledgements until then.
 //!
 //! Invariants: a publisher is answered by what became of its own write; a write is taken off the outbox when its
-//! topic's group has it or has refused it for good, in the order of the outbox.
+//! topic's group has it or has refused it for good, in the order of the outbox among those to topics of one group.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use quorate_storage::log::GroupId;
 
 use super::{Completion, Group, Host, Node, Placement};
-use crate::state::{Command, OutboxWrite, Outcome, RefusedReason, RetainedSource};
+use crate::state::{Command, OutboxWrite, Outcome, RefusedReason, RetainedSource, RetainedTaken};
 
 /// Retained writes carried at once.
 const OUTBOX_BATCH: usize = 256;
@@ -20,84 +23,135 @@ const OUTBOX_BYTES_MAX: usize = 1 << 20;
 /// Pause after a topic's group did not take a write.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Publishers of retained messages that wait for the topic's group.
-#[derive(Debug)]
-pub(super) struct RetainedWaits<T> {
-    waiting: BTreeMap<RetainedSource, (T, Completion)>,
-    taken: Option<RetainedSource>,
-    /// Writes that their topics' groups refused and that a publisher may still ask for.
-    refused: BTreeSet<RetainedSource>,
-    /// All publishers of entries up to this index have asked, but for those of `begun`.
-    asked_to: u64,
-    /// Publishes in parts whose last one is missing, and where the writes of their first parts stand.
-    begun: BTreeMap<u64, RetainedSource>,
+/// What a leader has found in its outbox and not carried yet.
+#[derive(Debug, Default)]
+pub(super) struct Outgoing {
+    looked_at: Option<RetainedSource>,
+    waiting: BTreeMap<GroupId, VecDeque<RetainedSource>>,
+    /// Groups of topics that writes are on their way to: what they are sent next has to come behind.
+    busy: BTreeSet<GroupId>,
 }
 
-impl<T> Default for RetainedWaits<T> {
-    fn default() -> Self {
-        Self {
-            waiting: BTreeMap::new(),
-            taken: None,
-            refused: BTreeSet::new(),
-            asked_to: 0,
-            begun: BTreeMap::new(),
+impl Outgoing {
+    /// Another node leads.
+    pub(super) fn give_up(&mut self) {
+        self.looked_at = None;
+        self.waiting.clear();
+    }
+
+    /// Behind all that was found before.
+    pub(super) fn find(&mut self, source: RetainedSource, topics: GroupId) {
+        self.looked_at = Some(source);
+        self.waiting.entry(topics).or_default().push_back(source);
+    }
+
+    /// The next writes for some group of topics that is not busy; it is from now on.
+    pub(super) fn next(&mut self) -> Option<(GroupId, Vec<RetainedSource>)> {
+        let busy = &self.busy;
+        let is_free = |topics: &GroupId| !busy.contains(topics);
+        let (topics, waiting) = self.waiting.iter_mut().find(|(topics, _)| is_free(topics))?;
+        let (topics, count) = (*topics, waiting.len().min(OUTBOX_BATCH));
+        let writes = waiting.drain(..count).collect();
+        if waiting.is_empty() {
+            self.waiting.remove(&topics);
         }
+        self.busy.insert(topics);
+        Some((topics, writes))
     }
-}
 
-impl<T> RetainedWaits<T> {
-    /// `completion`, unless it said that the message is stored in the outbox alone and the topic's group refused it:
-    /// then it is final that nothing holds it (R13).
-    fn judge(&self, source: RetainedSource, completion: Completion) -> Completion {
-        let stored_nowhere = matches!(
-            completion,
-            Completion::Applied(Outcome::Published { stored: 0, .. })
-        );
-        if stored_nowhere && self.refused.contains(&source) {
-            Completion::Applied(Outcome::Refused(RefusedReason::LimitReached))
-        } else {
-            completion
+    /// A group of topics has had its turn and left these.
+    pub(super) fn left(&mut self, topics: GroupId, left: Vec<RetainedSource>) {
+        self.busy.remove(&topics);
+        let waiting = self.waiting.entry(topics).or_default();
+        let first = waiting.front().copied();
+        for source in left.into_iter().rev() {
+            // What has been found again since, or will be, stands there.
+            if Some(source) <= self.looked_at && first.is_none_or(|first| source < first) {
+                waiting.push_front(source);
+            }
         }
-    }
-
-    /// Another leader carries on, or this one begins: with what stands in the outbox.
-    pub(super) fn leader_changed(&mut self) {
-        self.refused.clear();
-    }
-
-    fn forget_refused(&mut self) {
-        let (taken, asked_to, begun) = (self.taken, self.asked_to, &self.begun);
-        self.refused.retain(|source| {
-            Some(*source) > taken || source.index > asked_to || begun.values().any(|begun| begun == source)
-        });
+        if waiting.is_empty() {
+            self.waiting.remove(&topics);
+        }
     }
 }
 
 impl<H: Host> Group<H> {
-    /// The task that carries retained writes.
+    /// The task that carries retained writes, to each group of topics on its own: one without leader holds up its own
+    /// topics alone.
     pub(super) async fn run_outbox(self: Arc<Self>, node: Weak<Node<H>>) {
+        let mut outgoing = Outgoing::default();
+        let mut on_their_way = FuturesUnordered::new();
+        let mut was_full = false;
         loop {
-            let Some(node) = node.upgrade() else { return };
-            let taken = self.retained_waits.lock().taken;
-            let mut writes = match self.leads() {
-                true => self.state().outbox(taken, OUTBOX_BATCH),
-                false => Vec::new(),
-            };
-            let is_idle = writes.is_empty();
-            limit_bytes(&mut writes);
-            let count = writes.len();
-            let Some(writes) = self.recall_writes(writes).await else {
-                return;
-            };
-            let all_there = writes.len() == count;
-            let all_taken = self.carry_retained(&node, writes).await && all_there;
-            drop(node);
-            if is_idle {
-                self.outbox_filled.notified().await;
-            } else if !all_taken {
-                tokio::time::sleep(RETRY).await;
+            match self.leads() {
+                true => self.look_into_outbox(&mut outgoing),
+                false => outgoing.give_up(),
+            }
+            self.tell_full(&outgoing, &mut was_full);
+            while let Some((topics, sources)) = outgoing.next() {
+                on_their_way.push(self.carry(&node, topics, sources));
+            }
+            tokio::select! {
+                () = self.outbox_filled.notified() => {}
+                Some((topics, left)) = on_their_way.next() => outgoing.left(topics, left),
             }
         }
+    }
+
+    fn look_into_outbox(&self, outgoing: &mut Outgoing) {
+        let state = self.state();
+        for (source, topic) in state.outbox_topics(outgoing.looked_at) {
+            outgoing.find(source, Placement::data_of_topic(topic));
+        }
+    }
+
+    fn tell_full(&self, outgoing: &Outgoing, was_full: &mut bool) {
+        let is_full = self.leads() && self.state().outbox_is_full();
+        if is_full && !std::mem::replace(was_full, is_full) {
+            let group = Placement::name(self.id());
+            let topics: Vec<String> = outgoing.busy.iter().copied().map(Placement::name).collect();
+            tracing::warn!(
+                group,
+                ?topics,
+                "retained messages are refused: groups do not take those of their topics"
+            );
+        }
+        *was_full = is_full;
+    }
+
+    /// Carries writes to the group of their topics. Returns that group and the writes that have to be carried again.
+    async fn carry(
+        self: &Arc<Self>,
+        node: &Weak<Node<H>>,
+        topics: GroupId,
+        mut sources: Vec<RetainedSource>,
+    ) -> (GroupId, Vec<RetainedSource>) {
+        let Some(to) = node.upgrade().map(|node| node.group(topics).clone()) else {
+            return (topics, Vec::new());
+        };
+        let mut writes: Vec<OutboxWrite> = {
+            let state = self.state();
+            sources
+                .iter()
+                .filter_map(|source| state.outbox_write(*source))
+                .collect()
+        };
+        if writes.is_empty() {
+            return (topics, Vec::new());
+        }
+        limit_bytes(&mut writes);
+        let count = writes.len();
+        let Some(writes) = self.recall_writes(writes).await else {
+            return std::future::pending().await;
+        };
+        let all_there = writes.len() == count;
+        let (taken, all_taken) = self.carry_retained(&to, writes).await;
+        if !(all_there && all_taken) {
+            tokio::time::sleep(RETRY).await;
+        }
+        sources.retain(|source| Some(*source) > taken);
+        (topics, sources)
     }
 
     /// Reads the messages that are not in memory; `None` when that cannot go on.
@@ -123,136 +177,172 @@ impl<H: Host> Group<H> {
         Some(writes)
     }
 
-    /// Completes `ticket` once the write at `source` is with its topic's group.
+    /// Completes `ticket` once the write at `source` is with the group of its topic.
     pub(super) fn wait_for_retained(
         &self,
+        topics: GroupId,
         source: RetainedSource,
         ticket: H::Ticket,
         completion: Completion,
     ) {
-        let mut waits = self.retained_waits.lock();
-        if waits.taken < Some(source) {
-            waits.waiting.insert(source, (ticket, completion));
-            return;
+        let told = self
+            .retained_waits
+            .lock()
+            .wait(topics, source, ticket, completion);
+        if let Some(told) = told {
+            self.host.complete(vec![told]);
         }
-        let completion = waits.judge(source, completion);
-        drop(waits);
-        self.host.complete(vec![(ticket, completion)]);
     }
 
     /// The first part of a publish has its place; where an earlier attempt stored the message, that one's.
     pub(super) fn retained_begun(&self, number: u64, completion: &Completion) {
-        if let Completion::Applied(Outcome::Begun { index, position }) = *completion {
-            let source = RetainedSource {
+        let source = match *completion {
+            Completion::Applied(Outcome::Begun { index, position }) => Some(RetainedSource {
                 group: self.id(),
                 index,
                 position,
-            };
-            self.retained_waits.lock().begun.insert(number, source);
-        }
+            }),
+            Completion::Applied(Outcome::Refused(RefusedReason::OutboxFull)) => None,
+            _ => return,
+        };
+        self.retained_waits.lock().begin(number, source);
     }
 
-    /// The last part of a publish is there: completes `ticket` once the write of its first part is with its topic's group.
-    pub(super) fn wait_for_begun(&self, number: u64, ticket: H::Ticket, completion: Completion) {
-        let begun = self.retained_waits.lock().begun.remove(&number);
+    /// The last part of a publish is there: completes `ticket` once the write of its first part is with the group of
+    /// its topic.
+    pub(super) fn wait_for_begun(
+        &self,
+        (number, topics): (u64, GroupId),
+        ticket: H::Ticket,
+        completion: Completion,
+    ) {
+        let begun = self.retained_waits.lock().end(number);
         let is_stored = matches!(
             completion,
             Completion::Applied(Outcome::Published { duplicate: false, .. })
         );
-        let Some(source) = begun.filter(|_| is_stored) else {
-            // It says itself what became of it, or is not answered: its first part was not.
-            let completion = if is_stored {
-                Completion::Refused
-            } else {
-                completion
-            };
-            self.host.complete(vec![(ticket, completion)]);
-            return;
+        let completion = match (is_stored, begun) {
+            (true, Some(Some(source))) => return self.wait_for_retained(topics, source, ticket, completion),
+            // Its first part found no room, so nothing of it is stored.
+            (false, Some(None)) => Completion::Applied(Outcome::Refused(RefusedReason::OutboxFull)),
+            // It is not answered: its first part was not.
+            (true, _) => Completion::Refused,
+            // It says itself what became of it.
+            (false, _) => completion,
         };
-        // That of an earlier attempt may have been taken before this start of the node could hear of it.
-        let first = self.state().outbox(None, 1).first().map(|write| write.source);
-        if first.is_none_or(|first| first > source) {
-            let completion = self.retained_waits.lock().judge(source, completion);
-            self.host.complete(vec![(ticket, completion)]);
-            return;
-        }
-        self.wait_for_retained(source, ticket, completion);
+        self.host.complete(vec![(ticket, completion)]);
     }
 
-    /// All publishers of the entry at `index` have asked for their writes.
-    pub(super) fn retained_asked(&self, index: u64) {
-        let mut waits = self.retained_waits.lock();
-        waits.asked_to = index;
-        if !waits.refused.is_empty() {
-            waits.forget_refused();
-        }
-    }
-
-    /// Carries writes to their topics' groups; whether all of them were taken.
-    async fn carry_retained(&self, node: &Node<H>, writes: Vec<OutboxWrite>) -> bool {
+    /// Carries writes to the group of their topics: the last one that was taken, and whether all of them were.
+    async fn carry_retained(
+        &self,
+        to: &Group<H>,
+        writes: Vec<OutboxWrite>,
+    ) -> (Option<RetainedSource>, bool) {
         let sources: Vec<RetainedSource> = writes.iter().map(|write| write.source).collect();
         let answers = writes.into_iter().map(|write| {
-            let OutboxWrite { source, message, .. } = write;
-            let topic_group = node.group(Placement::data_of_topic(message.topic()));
-            topic_group.submit(&Command::SetRetained {
-                source,
-                message,
+            to.submit(&Command::SetRetained {
+                source: write.source,
+                message: write.message,
                 messages_max: self.settings.retained_messages_max,
                 bytes_max: self.settings.retained_bytes_max,
             })
         });
         // Proposed in their order, before the first answer is waited for.
         let answers: Vec<_> = answers.collect();
-        let mut taken = None;
+        let mut taken = Vec::new();
         let mut refused = Vec::new();
         let mut all_taken = true;
         for (source, answer) in sources.into_iter().zip(join_all(answers).await) {
             match answer.unwrap_or(Completion::Refused) {
-                // A repeat of a refused write would be answered as done.
-                Completion::Applied(Outcome::Refused(_)) | Completion::TooLarge => {
-                    self.retained_waits.lock().refused.insert(source);
-                    refused.push(source);
-                }
-                Completion::Applied(_) => {}
                 Completion::Refused => all_taken = false,
-            }
-            if all_taken {
-                taken = Some(source);
+                _ if !all_taken => {}
+                Completion::Applied(Outcome::Refused(_)) | Completion::TooLarge => {
+                    refused.push(source);
+                    taken.push(source);
+                }
+                Completion::Applied(_) => taken.push(source),
             }
         }
-        if let Some(up_to) = taken {
-            refused.retain(|source| *source <= up_to);
-            self.propose(&Command::RetainedTaken { up_to, refused }, None);
-            // Publishers at other nodes are told when that is applied there.
-            self.complete_retained(up_to);
-        }
-        all_taken
+        let Some(up_to) = taken.last().copied() else {
+            return (None, all_taken);
+        };
+        self.propose(
+            &Command::RetainedCarried {
+                topics: to.id(),
+                writes: taken,
+                refused: refused.clone(),
+            },
+            None,
+        );
+        // Publishers at other nodes are told when that is applied there.
+        self.retained_taken(&RetainedTaken {
+            topics: Some(to.id()),
+            up_to,
+            refused,
+            forgotten: None,
+        });
+        (Some(up_to), all_taken)
     }
 
     /// The leader of this group, whoever it is, has passed writes on.
-    pub(super) fn retained_taken(&self, up_to: RetainedSource, refused: &[RetainedSource]) {
-        self.retained_waits.lock().refused.extend(refused);
-        self.complete_retained(up_to);
-    }
-
-    fn complete_retained(&self, taken: RetainedSource) {
-        let mut waits = self.retained_waits.lock();
-        if waits.taken >= Some(taken) {
-            return;
-        }
-        waits.taken = Some(taken);
-        let mut completions = Vec::new();
-        while let Some(first) = waits.waiting.first_entry()
-            && *first.key() <= taken
-        {
-            let (source, (ticket, completion)) = first.remove_entry();
-            completions.push((ticket, waits.judge(source, completion)));
-        }
-        waits.forget_refused();
-        drop(waits);
+    pub(super) fn retained_taken(&self, told: &RetainedTaken) {
+        let completions = self.retained_waits.lock().note(told);
         if !completions.is_empty() {
             self.host.complete(completions);
         }
+    }
+
+    /// What this replica's state, as of `index`, says of writes that have left the outbox. Which of them were refused is
+    /// known as far as this node remembers it.
+    pub(super) fn retained_now(&self, index: u64) -> Vec<RetainedTaken> {
+        let mut first: BTreeMap<GroupId, RetainedSource> = BTreeMap::new();
+        let applied = {
+            let state = self.state();
+            for (source, topic) in state.outbox_topics(None) {
+                first.entry(Placement::data_of_topic(topic)).or_insert(source);
+            }
+            state.applied().max(index)
+        };
+        let last = RetainedSource {
+            group: self.id(),
+            index: applied,
+            position: u32::MAX,
+        };
+        let waits = self.retained_waits.lock();
+        Placement::data_groups()
+            .map(|topics| {
+                let (refused, forgotten) = waits.refused(topics);
+                let up_to = first.get(&topics).map_or(last, before);
+                RetainedTaken {
+                    topics: Some(topics),
+                    up_to,
+                    refused,
+                    forgotten,
+                }
+            })
+            .collect()
+    }
+
+    /// The state was replaced by one as of `index`, which does not say what was refused before.
+    pub(super) fn retained_loaded(&self, index: u64) {
+        for mut told in self.retained_now(index) {
+            told.forgotten = Some(told.up_to);
+            self.retained_taken(&told);
+        }
+    }
+}
+
+/// Where the write before this one could stand at most.
+fn before(source: &RetainedSource) -> RetainedSource {
+    let (index, position) = match source.position.checked_sub(1) {
+        Some(position) => (source.index, position),
+        None => (source.index.saturating_sub(1), u32::MAX),
+    };
+    RetainedSource {
+        group: source.group,
+        index,
+        position,
     }
 }
 

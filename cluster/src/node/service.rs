@@ -11,7 +11,7 @@ use quorate_storage::log::GroupId;
 use super::peers::{AnswerBody, RequestBody, encode_answer, group_of, proto};
 use super::placement::META;
 use super::{Host, Node};
-use crate::raft::{LargeAnswer, PeerStart, ProposeError, Reply, Service};
+use crate::raft::{LargeAnswer, PeerStart, ProposeError, Proposed, Reply, Service};
 use crate::state::{BatchOutcome, NodeIncarnation};
 
 /// Answers the peers of a node.
@@ -137,7 +137,11 @@ impl<H: Host> Node<H> {
             },
         };
         match proposed {
-            Ok((outcome, index)) => {
+            Ok(Proposed {
+                outcome,
+                index,
+                first_index,
+            }) => {
                 let mut outcomes = Vec::new();
                 let refused = outcome == BatchOutcome::Refused;
                 outcome.encode(&mut outcomes);
@@ -145,6 +149,7 @@ impl<H: Host> Node<H> {
                     index,
                     refused,
                     outcomes: outcomes.into(),
+                    first_index: first_index.unwrap_or(0),
                 })
             }
             Err(ProposeError::TooLarge(_)) => AnswerBody::TooLarge(proto::TooLarge {}),

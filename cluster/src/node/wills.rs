@@ -1,10 +1,14 @@
 //! Publishes the wills that a group holds as due (R31).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use quorate_proto::message::Message;
+use quorate_storage::log::GroupId;
 use tokio::sync::oneshot;
 
 use super::{Completion, Group, GroupKind, Host, Node, Placement, Publish};
@@ -20,26 +24,65 @@ const RETRY: Duration = Duration::from_millis(500);
 impl<H: Host> Group<H> {
     /// The task that publishes wills.
     pub(super) async fn run_wills(self: Arc<Self>, node: Weak<Node<H>>) {
+        let mut busy = BTreeSet::new();
+        let mut on_their_way = FuturesUnordered::new();
         loop {
-            let Some(node) = node.upgrade() else { return };
-            let due: Vec<DueWill> = match self.leads() {
-                true => self.state().due_wills().take(WILLS_BATCH).collect(),
-                false => Vec::new(),
-            };
-            let is_idle = due.is_empty();
-            let all_taken = self.publish_wills(&node, due).await;
-            drop(node);
-            if is_idle {
-                self.will_due.notified().await;
-            } else if !all_taken {
-                tokio::time::sleep(RETRY).await;
+            if self.leads() {
+                for (home, due) in self.due_wills_but_of(&busy) {
+                    busy.insert(home);
+                    on_their_way.push(self.publish_to(home, &node, due));
+                }
+            }
+            tokio::select! {
+                () = self.will_due.notified() => {}
+                Some(home) = on_their_way.next() => drop(busy.remove(&home)),
             }
         }
     }
 
-    /// Publishes wills; whether none of them has to be tried again.
-    async fn publish_wills(&self, node: &Node<H>, due: Vec<DueWill>) -> bool {
-        let publishing: Vec<_> = due.iter().map(|will| self.submit_will(node, will)).collect();
+    /// The first wills for each group that is to hold them, but for these groups: one without leader holds up its own
+    /// wills alone.
+    fn due_wills_but_of(&self, busy: &BTreeSet<GroupId>) -> BTreeMap<GroupId, Vec<DueWill>> {
+        let mut due: BTreeMap<GroupId, Vec<DueWill>> = BTreeMap::new();
+        let state = self.state();
+        for (session, epoch, message) in state.due_will_messages() {
+            let home = self.home_of_will(message);
+            if busy.contains(&home) {
+                continue;
+            }
+            let due = due.entry(home).or_default();
+            if due.len() < WILLS_BATCH {
+                due.push(DueWill {
+                    session,
+                    epoch,
+                    message: message.clone(),
+                });
+            }
+        }
+        due
+    }
+
+    async fn publish_to(&self, home: GroupId, node: &Weak<Node<H>>, due: Vec<DueWill>) -> GroupId {
+        let to = node.upgrade().map(|node| node.group(home).clone());
+        if let Some(to) = to
+            && !self.publish_wills(&to, due).await
+        {
+            tokio::time::sleep(RETRY).await;
+        }
+        home
+    }
+
+    /// Which group is to hold a will for durable sessions. A live group cannot hold messages.
+    fn home_of_will(&self, message: &Message) -> GroupId {
+        match Placement::kind(self.id()) {
+            GroupKind::Data | GroupKind::Memory | GroupKind::Meta => self.id(),
+            GroupKind::Live => Placement::data_of_topic(message.topic()),
+        }
+    }
+
+    /// Publishes wills that group `to` is to hold; whether none of them has to be tried again.
+    async fn publish_wills(&self, to: &Group<H>, due: Vec<DueWill>) -> bool {
+        let publishing: Vec<_> = due.iter().map(|will| self.submit_will(to, will)).collect();
         let answers = join_all(publishing.into_iter().map(|answer| async {
             match answer {
                 Some(answer) => answer.await.unwrap_or(Completion::Refused),
@@ -76,26 +119,20 @@ impl<H: Host> Group<H> {
     }
 
     /// Proposes a will to the group that is to hold it for durable sessions; none where nobody needs that.
-    fn submit_will(&self, node: &Node<H>, due: &DueWill) -> Option<oneshot::Receiver<Completion>> {
+    fn submit_will(&self, to: &Group<H>, due: &DueWill) -> Option<oneshot::Receiver<Completion>> {
         let DueWill {
             session,
             epoch,
             message,
         } = due;
-        let (home, origin) = match Placement::kind(self.id()) {
-            GroupKind::Data | GroupKind::Memory | GroupKind::Meta => {
-                let (session, epoch) = (*session, *epoch);
-                (self.id(), Origin::Will { session, epoch })
-            }
-            // A live group cannot hold messages. The data group remembers whose will it has published.
-            GroupKind::Live => {
-                let (session, epoch) = (*session, *epoch);
-                let home = Placement::data_of_topic(message.topic());
-                (home, Origin::LiveWill { session, epoch })
-            }
+        let (session, epoch) = (*session, *epoch);
+        let origin = match Placement::kind(self.id()) {
+            GroupKind::Data | GroupKind::Memory | GroupKind::Meta => Origin::Will { session, epoch },
+            // The data group remembers whose will it has published.
+            GroupKind::Live => Origin::LiveWill { session, epoch },
         };
-        let targets = self.host.will_targets(*session, message);
-        if home != self.id() && targets.is_empty() && !message.retain {
+        let targets = self.host.will_targets(session, message);
+        if to.id() != self.id() && targets.is_empty() && !message.retain {
             return None;
         }
         let publish = Publish {
@@ -105,7 +142,7 @@ impl<H: Host> Group<H> {
             set_retained: message.retain,
             taken_live: false,
         };
-        Some(node.group(home).submit_publish(&publish))
+        Some(to.submit_publish(&publish))
     }
 
     /// Forgets wills of live groups that those do not hold any more (R31). Not as soon as they are published: what a

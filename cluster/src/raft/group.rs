@@ -24,6 +24,7 @@ use super::errors::{GroupStopped, MembershipError, ProposeError, StartError};
 use super::log::GroupLog;
 use super::machine::{AppliedIndex, Machine, ReplicatedState};
 use super::network::PeerFactory;
+use super::outcome::{AppliedBatch, Proposed};
 use super::settings::GroupSettings;
 use super::status::GroupStatus;
 use super::transport::Transport;
@@ -242,10 +243,10 @@ impl RaftGroup {
     pub async fn propose(&self, batch: &[u8]) -> Result<BatchOutcome, ProposeError> {
         self.propose_patched(batch, |_| ())
             .await
-            .map(|(outcome, _)| outcome)
+            .map(|proposed| proposed.outcome)
     }
 
-    /// As [`Self::propose`], with what `patch` makes of the batch; answers the index of the entry as well.
+    /// As [`Self::propose`], with what `patch` makes of the batch; answers where it was applied as well.
     ///
     /// # Errors
     /// As [`Self::propose`].
@@ -253,7 +254,7 @@ impl RaftGroup {
         &self,
         batch: &[u8],
         patch: impl FnOnce(&mut [u8]),
-    ) -> Result<(BatchOutcome, u64), ProposeError> {
+    ) -> Result<Proposed, ProposeError> {
         if batch.len() > BATCH_BYTES_MAX {
             return Err(ProposeError::TooLarge(batch.len()));
         }
@@ -266,7 +267,11 @@ impl RaftGroup {
         submitted.map_err(|fatal| ProposeError::Fatal(fatal.to_string()))?;
         match outcome.await {
             Ok(Ok(written)) => match written.data {
-                Applied::Batch(outcome) => Ok((outcome, written.log_id.index)),
+                Applied::Batch(AppliedBatch { outcome, first_index }) => Ok(Proposed {
+                    outcome,
+                    index: written.log_id.index,
+                    first_index,
+                }),
                 Applied::NoBatch => Err(ProposeError::Fatal(
                     "a batch was applied as something else".to_owned(),
                 )),

@@ -24,9 +24,9 @@ use tokio::sync::{Notify, mpsc};
 use super::checkpoint::{CheckpointService, GroupCheckpoint, StateChanges, Written};
 use super::codec;
 use super::lease::GroupLeases;
+use super::outcome::AppliedBatch;
 use super::snapshot::{SnapshotData, StoredSnapshot};
 use super::types::{Applied, LogId, Payload, SnapshotMeta, StoredMembership, TypeConfig, position_of};
-use crate::state::BatchOutcome;
 
 /// What a group replicates.
 ///
@@ -39,7 +39,7 @@ pub trait ReplicatedState: Send + 'static {
     ///
     /// # Errors
     /// The entry cannot be decoded or contradicts the state.
-    fn apply(&mut self, index: u64, entry: &Bytes) -> Result<BatchOutcome, StateError>;
+    fn apply(&mut self, index: u64, entry: &Bytes) -> Result<AppliedBatch, StateError>;
 
     /// Takes the keys that changed since the last call or since `load`, with their present values (none: removed).
     fn changes(&mut self) -> StateChanges;
@@ -52,6 +52,11 @@ pub trait ReplicatedState: Send + 'static {
         &mut self,
         entries: &mut dyn Iterator<Item = Result<(Vec<u8>, Vec<u8>), StateError>>,
     ) -> Result<(), StateError>;
+
+    /// What was loaded is the state as of the entry at `index`, and counts as applied.
+    fn loaded(&mut self, index: u64) {
+        let _ = index;
+    }
 }
 
 /// Why a replica cannot go on. Each of these stops the group.
@@ -250,10 +255,13 @@ impl Machine {
         let state = loading
             .await
             .map_err(|_| StateError::Corrupt("loading the stored state panicked".to_owned()))??;
-        *self.state.get_mut() = Some(state);
+        let state = self.state.get_mut().insert(state);
         self.last_applied = meta.last_log_id;
         self.last_membership = meta.last_membership.clone();
         self.applied.set(self.last_applied);
+        if let Some(log_id) = self.last_applied {
+            state.loaded(log_id.index);
+        }
         Ok(())
     }
 

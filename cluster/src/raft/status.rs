@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Instant, RaftMetrics, ServerState};
 
+use super::group::RaftGroup;
 use super::types::{NodeAddress, TypeConfig};
 use crate::state::NodeId;
 
@@ -105,5 +107,16 @@ impl GroupStatus {
                 _ => None,
             },
         }
+    }
+}
+
+impl RaftGroup {
+    /// The members as this replica knows them, whether they vote or not; `None` while they are being changed.
+    pub(crate) fn settled_members(&self) -> Option<Vec<NodeId>> {
+        let metrics = self.raft().server_metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let is_settled = membership.get_joint_config().len() <= 1;
+        is_settled.then(|| membership.nodes().map(|(node, _)| NodeId(*node)).collect())
     }
 }

@@ -12,7 +12,7 @@ use quorate_storage::log::{GroupId, LogEntry, LogPosition};
 use tokio::sync::oneshot;
 
 use super::codec::{self, CodecError};
-use crate::state::BatchOutcome;
+use super::outcome::AppliedBatch;
 
 /// openraft's types in this crate. Written out because its macro cannot name a responder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,8 +127,8 @@ pub(super) enum Applied {
     /// The entry held no batch: a new leader's first entry, or a change of membership.
     #[default]
     NoBatch,
-    /// The batch's outcome.
-    Batch(BatchOutcome),
+    /// What the batch did.
+    Batch(AppliedBatch),
 }
 
 /// Carries openraft's answer to whoever waits; a waiter that has gone is not an event worth a log line, which is what

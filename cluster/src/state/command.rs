@@ -250,11 +250,21 @@ pub enum Command {
         /// Bytes.
         bytes_max: u64,
     },
-    /// The retained writes of this group's outbox up to here were taken by their topics' groups.
+    /// The retained writes of this group's outbox up to here were taken by their topics' groups. Logs of versions before
+    /// [`Self::RetainedCarried`] hold it.
     RetainedTaken {
         /// Last one taken.
         up_to: RetainedSource,
         /// Those among them that their topics' groups refused: their publishers may be on any node.
+        refused: Vec<RetainedSource>,
+    },
+    /// The group of some topics has these retained writes of this group's outbox.
+    RetainedCarried {
+        /// Home of their topics: all earlier writes to topics of that group were taken before.
+        topics: GroupId,
+        /// The writes.
+        writes: Vec<RetainedSource>,
+        /// Those among them that were refused: their publishers may be on any node.
         refused: Vec<RetainedSource>,
     },
     /// The will of (session, epoch) that this group held as due was published by its leader.

@@ -1,6 +1,7 @@
 //! References from their queues to the end, and the way of retained writes.
 
 use quorate_proto::message::Message;
+use quorate_storage::log::GroupId;
 
 use super::group::Events;
 use super::messages::MessageKey;
@@ -8,8 +9,8 @@ use super::queue::Delivery;
 use super::retained::RetainedLimits;
 use super::timers::Timer;
 use super::{
-    Event, GroupState, Outcome, QueueLimits, RefusedReason, RetainedSource, Sequence, SessionId, ShareKey,
-    TargetQueue,
+    Event, GroupState, Outcome, QueueLimits, RefusedReason, RetainedSource, RetainedTaken, Sequence,
+    SessionId, ShareKey, TargetQueue,
 };
 
 /// A member's queue takes what is assigned to it: the message has its place in the group already, and the leader assigns
@@ -126,16 +127,46 @@ impl GroupState {
         events: &mut Events<'_>,
     ) -> Outcome {
         if up_to.group == self.group {
-            events.push(Event::RetainedTaken {
+            events.push(Event::RetainedTaken(RetainedTaken {
+                topics: None,
                 up_to: *up_to,
                 refused: refused.to_vec(),
-            });
+                forgotten: None,
+            }));
             let up_to = MessageKey {
                 index: up_to.index,
                 position: up_to.position,
             };
             self.outbox.taken(up_to, &mut self.messages);
         }
+        Outcome::Done
+    }
+
+    /// The group of some topics has these writes. Those to other topics stay, whatever their order.
+    pub(super) fn retained_carried(
+        &mut self,
+        topics: GroupId,
+        writes: &[RetainedSource],
+        refused: &[RetainedSource],
+        events: &mut Events<'_>,
+    ) -> Outcome {
+        let writes = || writes.iter().filter(|write| write.group == self.group);
+        let Some(up_to) = writes().max().copied() else {
+            return Outcome::Done;
+        };
+        for write in writes() {
+            let key = MessageKey {
+                index: write.index,
+                position: write.position,
+            };
+            self.outbox.remove(key, &mut self.messages);
+        }
+        events.push(Event::RetainedTaken(RetainedTaken {
+            topics: Some(topics),
+            up_to,
+            refused: refused.to_vec(),
+            forgotten: None,
+        }));
         Outcome::Done
     }
 }

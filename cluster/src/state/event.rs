@@ -2,7 +2,31 @@
 //!
 //! Events say what the state says already; a node that starts rebuilds the same knowledge from the state.
 
+use quorate_storage::log::GroupId;
+
 use super::{ClientId, Epoch, Owner, RetainedSource, Sequence, SessionId, Subscription, TargetQueue};
+
+/// How far the retained writes of this group have come.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetainedTaken {
+    /// Those to topics of this group; none for all.
+    pub topics: Option<GroupId>,
+    /// The last one.
+    pub up_to: RetainedSource,
+    /// Those that were refused.
+    pub refused: Vec<RetainedSource>,
+    /// Of writes up to this one it is not known which were refused. Said where a whole state is told again, never by apply.
+    pub forgotten: Option<RetainedSource>,
+}
+
+impl RetainedTaken {
+    /// Adds what was told of the same topics later.
+    pub(crate) fn merge(&mut self, later: Self) {
+        self.up_to = self.up_to.max(later.up_to);
+        self.refused.extend(later.refused);
+        self.forgotten = self.forgotten.max(later.forgotten);
+    }
+}
 
 /// Something that apply did.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,13 +102,8 @@ pub enum Event {
     },
     /// The retained outbox got a write: the leader passes it to the topic's group.
     RetainedQueued,
-    /// Retained writes up to this one are with their topics' groups, or refused by them: their publishers can be told.
-    RetainedTaken {
-        /// The last one.
-        up_to: RetainedSource,
-        /// Those that were refused.
-        refused: Vec<RetainedSource>,
-    },
+    /// Retained writes are with their topics' groups, or refused by them: their publishers can be told.
+    RetainedTaken(RetainedTaken),
     /// The deadline the leader has to tick at may have come nearer.
     DeadlineChanged,
 }

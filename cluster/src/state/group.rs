@@ -93,12 +93,21 @@ impl GroupState {
             };
             outcomes.push(self.command(place, batch, command, &mut events));
         }
-        self.proposers.record(batch, &outcomes);
+        self.proposers.record(index, batch, &outcomes);
         let deadline_now = self.next_deadline();
         if deadline_now.is_some() && deadline_now != deadline {
             events.push(Event::DeadlineChanged);
         }
         BatchOutcome::Applied(outcomes)
+    }
+
+    /// Index of the entry with which the batch that was given to [`apply`](Self::apply) last had its effect: an earlier
+    /// one where it was a repeat, none where that is not known.
+    pub fn applied_at(&self, batch: &Batch) -> Option<u64> {
+        match batch.number {
+            0 => Some(self.applied),
+            _ => self.proposers.applied_at(batch),
+        }
     }
 
     /// Remembered outcomes with what the sessions know.
@@ -172,6 +181,11 @@ impl GroupState {
                 self.set_retained(source, message, limits)
             }
             Command::RetainedTaken { up_to, refused } => self.retained_taken(up_to, refused, events),
+            Command::RetainedCarried {
+                topics,
+                writes,
+                refused,
+            } => self.retained_carried(*topics, writes, refused, events),
             Command::DropQueues { queues } => self.drop_queues(queues, events),
             Command::WillPublished { session, epoch } => self.will_published(*session, *epoch),
             Command::ForgetLiveWills { wills } => self.forget_live_wills(wills),
@@ -273,6 +287,7 @@ impl GroupState {
             .queues
             .iter()
             .flat_map(|(_, queue)| queue.iter_from(0).map(|reference| reference.slot));
+        self.outbox.check_invariants(&self.messages)?;
         let in_outbox = self.outbox.after(None).map(|(_, slot)| slot);
         let held = self.parts.iter().map(|(_, under_way)| under_way.slot);
         self.messages

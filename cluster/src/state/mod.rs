@@ -53,7 +53,7 @@ pub use command::{
     PublishPart, QueueLimits, RetainedSource, Sequence, SessionId, SessionLimits, ShareKey, Subscription,
     Target, TargetQueue, WillMessage,
 };
-pub use event::Event;
+pub use event::{Event, RetainedTaken};
 pub use group::GroupState;
 pub use messages::{StoredMessage, counted_bytes};
 pub use outcome::{BatchOutcome, Outcome, RefusedReason, SubscribeResult};

@@ -7,16 +7,32 @@ use std::ops::Bound;
 use super::messages::{MessageKey, Messages, Slot};
 use super::records::{Dirty, Key, Kind, RecordSink};
 
+/// Writes and bytes from which on the writes of clients are turned away. Constants of the format: all replicas have to
+/// judge alike (R28).
+pub(super) const WRITES_MAX: usize = 65_536;
+const BYTES_MAX: u64 = 64 << 20;
+
 /// The writes by where they stand in the log.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     writes: BTreeMap<MessageKey, Slot>,
+    /// Of their messages.
+    bytes: u64,
     dirty: Dirty<MessageKey>,
 }
 
 impl Outbox {
     pub(super) fn len(&self) -> usize {
         self.writes.len()
+    }
+
+    /// Whether what clients publish is turned away: the group of some topics takes nothing.
+    pub(super) fn is_full(&self) -> bool {
+        self.writes.len() >= WRITES_MAX || self.bytes >= BYTES_MAX
+    }
+
+    pub(super) fn get(&self, key: MessageKey) -> Option<Slot> {
+        self.writes.get(&key).copied()
     }
 
     /// Writes behind `after`, in order.
@@ -28,8 +44,8 @@ impl Outbox {
     }
 
     /// Adds a write whose message already has the reference for it.
-    pub(super) fn push(&mut self, key: MessageKey, slot: Slot) {
-        self.writes.insert(key, slot);
+    pub(super) fn push(&mut self, key: MessageKey, slot: Slot, messages: &Messages) {
+        self.load(key, slot, messages);
         self.dirty.insert(key);
     }
 
@@ -38,10 +54,27 @@ impl Outbox {
         while let Some(first) = self.writes.first_entry()
             && *first.key() <= up_to
         {
-            let (key, slot) = first.remove_entry();
-            messages.release(slot);
-            // What no checkpoint has yet needs no record of its end.
-            self.dirty.toggle(key);
+            let key = *first.key();
+            self.remove(key, messages);
+        }
+    }
+
+    /// Removes a write, if it is there.
+    pub(super) fn remove(&mut self, key: MessageKey, messages: &mut Messages) {
+        let Some(slot) = self.writes.remove(&key) else {
+            return;
+        };
+        self.bytes -= messages.size(slot);
+        messages.release(slot);
+        // What no checkpoint has yet needs no record of its end.
+        self.dirty.toggle(key);
+    }
+
+    pub(super) fn check_invariants(&self, messages: &Messages) -> Result<(), String> {
+        let bytes: u64 = self.writes.values().map(|slot| messages.size(*slot)).sum();
+        match bytes == self.bytes {
+            true => Ok(()),
+            false => Err(format!("outbox: {bytes} bytes, counted {}", self.bytes)),
         }
     }
 
@@ -60,7 +93,8 @@ impl Outbox {
         }
     }
 
-    pub(super) fn load(&mut self, key: MessageKey, slot: Slot) {
+    pub(super) fn load(&mut self, key: MessageKey, slot: Slot, messages: &Messages) {
+        self.bytes += messages.size(slot);
         self.writes.insert(key, slot);
     }
 }

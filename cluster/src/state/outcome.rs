@@ -76,4 +76,6 @@ pub enum RefusedReason {
     Fenced,
     /// A limit on sessions or retained messages is reached (R30).
     LimitReached,
+    /// Too many retained messages wait for their topics' groups: nothing of this one is stored, for nobody.
+    OutboxFull,
 }

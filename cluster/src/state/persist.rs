@@ -262,7 +262,7 @@ impl Loader {
                 let message_key = read_message_key(&mut key)?;
                 parse(fields, |_| Ok(()))?;
                 let slot = self.refer(message_key)?;
-                self.state.outbox.load(message_key, slot);
+                self.state.outbox.load(message_key, slot, &self.state.messages);
             }
             Kind::Queue => {
                 let queue = key.queue()?;

@@ -20,6 +20,9 @@ pub(super) struct Proposer {
     number: u64,
     /// What that batch was answered, without what the sessions still tell ([`remembered`]).
     outcomes: Vec<Outcome>,
+    /// Index of the entry that it came with; none where that was before the state was loaded. Not part of what is
+    /// replicated.
+    index: Option<u64>,
 }
 
 /// What is kept of an outcome. The packet identifiers of an opened session are still in the session when the answer is
@@ -58,6 +61,7 @@ impl Proposer {
             lost: reader.bool("lost")?,
             number: reader.varint("batch number")?,
             outcomes: read_outcomes(reader)?,
+            index: None,
         })
     }
 }
@@ -100,8 +104,8 @@ impl Proposers {
         Admission::New
     }
 
-    /// Notes what an admitted batch was answered.
-    pub(super) fn record(&mut self, batch: &Batch, outcomes: &[Outcome]) {
+    /// Notes what an admitted batch, of the entry at `index`, was answered.
+    pub(super) fn record(&mut self, index: u64, batch: &Batch, outcomes: &[Outcome]) {
         if batch.number == 0 || self.is_lost(batch.node, batch.incarnation) {
             return;
         }
@@ -110,13 +114,22 @@ impl Proposers {
             lost: false,
             number: 0,
             outcomes: Vec::new(),
+            index: None,
         });
         record.incarnation = batch.incarnation;
         record.lost = false;
         record.number = batch.number;
+        record.index = Some(index);
         record.outcomes.clear();
         record.outcomes.extend(outcomes.iter().map(remembered));
         self.dirty.insert(batch.node);
+    }
+
+    /// Index of the entry that a batch was applied with, if it is its proposer's last one.
+    pub(super) fn applied_at(&self, batch: &Batch) -> Option<u64> {
+        let last = self.by_node.get(&batch.node)?;
+        let is_last = (last.incarnation, last.number) == (batch.incarnation, batch.number);
+        last.index.filter(|_| is_last && batch.number > 0)
     }
 
     /// Whether this start of the node was declared lost, or a newer one is known.
@@ -157,6 +170,7 @@ impl Proposers {
                 lost: true,
                 number: 0,
                 outcomes: Vec::new(),
+                index: None,
             },
         );
         self.dirty.insert(node);

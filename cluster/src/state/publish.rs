@@ -40,6 +40,11 @@ impl GroupState {
             Some(UnderWay { slot, progress }) => (Some(slot), progress),
             None => (None, Progress::default()),
         };
+        if publish.set_retained && held.is_none() && self.outbox.is_full() && is_of_a_client(&publish.origin)
+        {
+            // Nothing of it is stored: it will have to be published again.
+            return Outcome::Refused(RefusedReason::OutboxFull);
+        }
         progress.taken |= publish.set_retained || publish.taken_live;
         let mut incoming = Incoming {
             place,
@@ -55,7 +60,8 @@ impl GroupState {
         let limits = &batch.queue_limits;
         self.store(&publish.targets, limits, size, &mut progress, refer, events);
         if publish.set_retained && held.is_none() {
-            self.outbox.push(place, incoming.refer(&mut self.messages));
+            let slot = incoming.refer(&mut self.messages);
+            self.outbox.push(place, slot, &self.messages);
             events.push(Event::RetainedQueued);
         }
         match (key, number) {
@@ -219,6 +225,11 @@ impl GroupState {
             refused: progress.refused,
         }
     }
+}
+
+/// Whether a client publishes it now and can be told to come again. A will cannot.
+fn is_of_a_client(origin: &Origin) -> bool {
+    matches!(origin, Origin::Session { .. } | Origin::Live { .. })
 }
 
 /// A message that comes with its command, and is stored with its first reference.

@@ -10,7 +10,7 @@ use quorate_proto::codec::{PacketId, QoS};
 use quorate_proto::message::Message;
 use quorate_storage::log::GroupId;
 
-use super::messages::{MessageKey, Stored, StoredMessage};
+use super::messages::{MessageKey, Slot, Stored, StoredMessage};
 use super::queue::Queue;
 use super::sessions::Session;
 use super::{
@@ -333,6 +333,11 @@ impl GroupState {
     }
 
     /// Wills to be published, in the order of their sessions.
+    pub fn due_will_messages(&self) -> impl Iterator<Item = (SessionId, Epoch, &Message)> {
+        self.wills.due()
+    }
+
+    /// As [`Self::due_will_messages`].
     pub fn due_wills(&self) -> impl Iterator<Item = DueWill> {
         self.wills.due().map(|(session, epoch, message)| DueWill {
             session,
@@ -352,25 +357,53 @@ impl GroupState {
 
     /// Retained writes behind `after`, in order, at most `count_max`.
     pub fn outbox(&self, after: Option<RetainedSource>, count_max: usize) -> Vec<OutboxWrite> {
-        let after = after.map(|source| MessageKey {
-            index: source.index,
-            position: source.position,
-        });
-        let write = |(key, slot): (MessageKey, _)| {
-            let stored = self.messages.get(slot);
-            OutboxWrite {
-                source: RetainedSource {
-                    group: self.group,
-                    index: key.index,
-                    position: key.position,
-                },
-                message: stored.message.clone(),
-                stored: self.messages.stored(slot),
-                received_at: stored.received_at,
-                expires_at: stored.expires_at,
-            }
-        };
-        self.outbox.after(after).take(count_max).map(write).collect()
+        let after = after.map(message_key);
+        let writes = self.outbox.after(after).take(count_max);
+        writes.map(|(key, slot)| self.write(key, slot)).collect()
+    }
+
+    /// A write of the outbox, if it is still there.
+    pub fn outbox_write(&self, source: RetainedSource) -> Option<OutboxWrite> {
+        let key = message_key(source);
+        Some(self.write(key, self.outbox.get(key)?))
+    }
+
+    /// Where the outbox's writes behind `after` stand and what topics they are to, in order.
+    pub fn outbox_topics(
+        &self,
+        after: Option<RetainedSource>,
+    ) -> impl Iterator<Item = (RetainedSource, &str)> {
+        let writes = self.outbox.after(after.map(message_key));
+        writes.map(|(key, slot)| (self.source(key), self.messages.get(slot).message.topic()))
+    }
+
+    /// Whether the retained messages of clients are turned away for now.
+    pub fn outbox_is_full(&self) -> bool {
+        self.outbox.is_full()
+    }
+
+    fn write(&self, key: MessageKey, slot: Slot) -> OutboxWrite {
+        let stored = self.messages.get(slot);
+        OutboxWrite {
+            source: self.source(key),
+            message: stored.message.clone(),
+            stored: self.messages.stored(slot),
+            received_at: stored.received_at,
+            expires_at: stored.expires_at,
+        }
+    }
+
+    fn source(&self, key: MessageKey) -> RetainedSource {
+        RetainedSource {
+            group: self.group,
+            index: key.index,
+            position: key.position,
+        }
+    }
+
+    /// Index of the last batch that was applied since the state was loaded; 0 for none.
+    pub fn applied(&self) -> u64 {
+        self.applied
     }
 
     /// The retained message of a topic, unless it has expired.
@@ -479,5 +512,12 @@ fn retained_view(stored: &Stored) -> RetainedView {
         message: stored.message.clone(),
         received_at: stored.received_at,
         expires_at: stored.expires_at,
+    }
+}
+
+fn message_key(source: RetainedSource) -> MessageKey {
+    MessageKey {
+        index: source.index,
+        position: source.position,
     }
 }

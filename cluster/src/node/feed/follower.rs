@@ -14,6 +14,7 @@ use super::super::peers::{AnswerBody, AskError, RequestBody, proto};
 use super::super::{Group, Host};
 use super::SILENCE_MAX;
 use super::attached::Listener;
+use super::passing::Passing;
 use super::told::{Beginning, OwnBatch, Told};
 use crate::meta::Directory;
 use crate::state::{Event, GroupTime, NodeId, SessionId, SessionView, TargetQueue};
@@ -61,7 +62,7 @@ impl Default for Following {
 
 /// Why a feed ended.
 #[derive(Debug, thiserror::Error)]
-enum FeedEnded {
+pub(super) enum FeedEnded {
     #[error("it is not needed any more")]
     NotWanted,
     #[error("the replica was silent")]
@@ -111,6 +112,11 @@ impl Following {
             .is_some_and(|members| !members.contains(&node))
     }
 
+    /// What was told before may have changed since: nothing is deleted for it.
+    fn forget_members(&self) {
+        *self.members.lock() = None;
+    }
+
     /// Waits until everything up to `index` was told.
     pub(in crate::node) async fn reached(&self, index: u64) {
         let mut applied = self.applied.subscribe();
@@ -154,8 +160,14 @@ impl Following {
         (messages, self.retained_bytes.load(Ordering::Relaxed))
     }
 
-    /// The replica has taken over: takes back what was told of queues.
-    pub(in crate::node) fn withdraw(&self) -> Vec<Event> {
+    /// The replica has taken over.
+    pub(in crate::node) fn end(&self) -> Vec<Event> {
+        self.forget_members();
+        self.withdraw()
+    }
+
+    /// Takes back what was told of queues: it is known from elsewhere now.
+    fn withdraw(&self) -> Vec<Event> {
         let events = self.told.lock().withdraw_all();
         *self.told.lock() = Told::default();
         self.applied.send_replace(None);
@@ -225,19 +237,27 @@ impl<H: Host> Group<H> {
     }
 
     async fn follow(self: &Arc<Self>, source: NodeId, wanted: &mut watch::Receiver<bool>) -> FeedEnded {
-        match self.try_follow(source, wanted).await {
+        let ask = |body| self.peers.ask(source, body);
+        match self.try_follow(source, wanted, ask).await {
             Ok(()) => FeedEnded::NotWanted,
             Err(ended) => ended,
         }
     }
 
-    async fn try_follow(
+    /// Keeps a feed from `source`, which `ask` reaches, as long as it is wanted.
+    pub(super) async fn try_follow<A>(
         self: &Arc<Self>,
         source: NodeId,
         wanted: &mut watch::Receiver<bool>,
-    ) -> Result<(), FeedEnded> {
+        ask_source: impl Fn(RequestBody) -> A,
+    ) -> Result<(), FeedEnded>
+    where
+        A: Future<Output = Result<AnswerBody, AskError>> + Send + 'static,
+    {
         let (attached, listener) = self.attached.listen();
         let mut beginning = Some(Beginning::at(&attached));
+        let mut passing = Passing::default();
+        self.following.forget_members();
         let mut ask = proto::Follow {
             group: u32::from(self.id().0),
             after: self.known_index().unwrap_or(0),
@@ -245,16 +265,21 @@ impl<H: Host> Group<H> {
             ..proto::Follow::default()
         };
         while *wanted.borrow_and_update() {
-            let answer = self.peers.ask(source, RequestBody::Follow(ask.clone()));
+            let answer = ask_source(RequestBody::Follow(ask.clone()));
             let answer = tokio::time::timeout(SILENCE_MAX, answer);
             tokio::pin!(answer);
             let answer = loop {
+                let may_pass = ask.feed != 0 && passing.is_idle();
                 tokio::select! {
                     answer = &mut answer => break answer.map_err(|_| FeedEnded::Silent)??,
-                    () = listener.changed.notified(), if ask.feed != 0 => {
-                        self.pass_attached(source, ask.feed, &listener, &mut beginning);
+                    passed = passing.passed() => passed?,
+                    () = listener.changed.notified(), if may_pass => {
+                        let attach = self.changes_of_attached(ask.feed, &listener, &mut beginning);
+                        passing.pass(attach, &ask_source);
                     }
-                    () = self.following.ask.notified(), if ask.feed != 0 => self.pass_wanted(source, ask.feed),
+                    () = self.following.ask.notified(), if may_pass => {
+                        passing.pass(self.wanted_index(ask.feed), &ask_source);
+                    }
                 }
             };
             let AnswerBody::Followed(frame) = answer else {
@@ -277,17 +302,16 @@ impl<H: Host> Group<H> {
         Ok(())
     }
 
-    /// Tells the source who has come and gone.
-    fn pass_attached(
+    /// Who has come and gone since the source was told.
+    fn changes_of_attached(
         &self,
-        source: NodeId,
         feed: u64,
         listener: &Listener,
         beginning: &mut Option<Beginning>,
-    ) {
+    ) -> Option<proto::Attach> {
         let changes = listener.take();
         if changes.is_empty() {
-            return;
+            return None;
         }
         let mut attach = proto::Attach {
             group: u32::from(self.id().0),
@@ -320,28 +344,18 @@ impl<H: Host> Group<H> {
         if !events.is_empty() {
             self.handle_events(&events);
         }
-        self.send_attach(source, attach);
+        Some(attach)
     }
 
-    fn pass_wanted(&self, source: NodeId, feed: u64) {
-        let Some(wanted) = self.following.asked.lock().0.take() else {
-            return;
-        };
-        self.send_attach(
-            source,
-            proto::Attach {
-                group: u32::from(self.id().0),
-                feed,
-                wanted,
-                ..proto::Attach::default()
-            },
-        );
-    }
-
-    /// Where it does not arrive the feed ends as well.
-    fn send_attach(&self, source: NodeId, attach: proto::Attach) {
-        let asked = self.peers.ask(source, RequestBody::Attach(attach));
-        tokio::spawn(async move { drop(asked.await) });
+    /// The index that somebody waits for.
+    fn wanted_index(&self, feed: u64) -> Option<proto::Attach> {
+        let wanted = self.following.asked.lock().0.take()?;
+        Some(proto::Attach {
+            group: u32::from(self.id().0),
+            feed,
+            wanted,
+            ..proto::Attach::default()
+        })
     }
 
     fn take_frame(
@@ -387,7 +401,8 @@ impl<H: Host> Group<H> {
             return Ok(());
         }
         if self.standing() != Standing::Feed {
-            return Ok(());
+            // The replica took over since. Where a feed is wanted again already, it has to begin with everything.
+            return Err(FeedEnded::NotWanted);
         }
         let (mut events, mut batches) = (Vec::new(), Vec::new());
         {

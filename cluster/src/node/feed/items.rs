@@ -7,8 +7,8 @@ use quorate_storage::log::GroupId;
 use super::super::peers::proto;
 use crate::state::codec::{options_byte, read_options};
 use crate::state::{
-    CodecError, Epoch, Event, GroupTime, NodeId, NodeIncarnation, Owner, RetainedSource, Sequence, SessionId,
-    SessionView, Subscription, TargetQueue,
+    CodecError, Epoch, Event, GroupTime, NodeId, NodeIncarnation, Owner, RetainedSource, RetainedTaken,
+    Sequence, SessionId, SessionView, Subscription, TargetQueue,
 };
 
 pub(super) use proto::feed_item::Body;
@@ -73,15 +73,22 @@ pub(super) fn common_item(event: &Event) -> Option<proto::FeedItem> {
             session: session.0,
             filter: filter.to_string(),
         }),
-        Event::RetainedTaken { up_to, refused } => Body::RetainedTaken(proto::FeedRetainedTaken {
-            up_to_index: up_to.index,
-            up_to_position: up_to.position,
-            refused_indexes: refused.iter().map(|source| source.index).collect(),
-            refused_positions: refused.iter().map(|source| source.position).collect(),
-        }),
+        Event::RetainedTaken(told) => return Some(retained_item(told)),
         _ => return None,
     };
     Some(item(body))
+}
+
+pub(super) fn retained_item(told: &RetainedTaken) -> proto::FeedItem {
+    item(Body::RetainedTaken(proto::FeedRetainedTaken {
+        up_to_index: told.up_to.index,
+        up_to_position: told.up_to.position,
+        refused_indexes: told.refused.iter().map(|source| source.index).collect(),
+        refused_positions: told.refused.iter().map(|source| source.position).collect(),
+        topics: told.topics.map_or(0, |topics| u32::from(topics.0)),
+        forgotten_index: told.forgotten.map_or(0, |source| source.index),
+        forgotten_position: told.forgotten.map_or(0, |source| source.position),
+    }))
 }
 
 pub(super) fn queue_item(session: SessionId, first: Sequence, count: u32, bytes: u64) -> proto::FeedQueue {
@@ -130,19 +137,29 @@ pub(super) fn read_subscription(told: &proto::FeedSubscription) -> Result<Subscr
     })
 }
 
-pub(super) fn read_retained_taken(group: GroupId, told: &proto::FeedRetainedTaken) -> Event {
+/// Reads how far retained writes have come.
+///
+/// # Errors
+/// A group that there cannot be.
+pub(super) fn read_retained_taken(
+    group: GroupId,
+    told: &proto::FeedRetainedTaken,
+) -> Result<RetainedTaken, CodecError> {
     let source = |index, position| RetainedSource {
         group,
         index,
         position,
     };
     let refused = told.refused_indexes.iter().zip(&told.refused_positions);
-    Event::RetainedTaken {
+    let topics = u16::try_from(told.topics).map_err(|_| CodecError::Invalid("group of topics"))?;
+    Ok(RetainedTaken {
+        topics: (topics != 0).then_some(GroupId(topics)),
         up_to: source(told.up_to_index, told.up_to_position),
         refused: refused
             .map(|(index, position)| source(*index, *position))
             .collect(),
-    }
+        forgotten: (told.forgotten_index > 0).then(|| source(told.forgotten_index, told.forgotten_position)),
+    })
 }
 
 /// The queue that an item of this node's feed is about.

@@ -16,6 +16,7 @@
 mod attached;
 mod follower;
 mod items;
+mod passing;
 mod source;
 #[cfg(test)]
 mod tests;

@@ -55,6 +55,10 @@ struct Feed {
     /// The node waits to hear that this index is applied.
     wanted: Option<u64>,
     told_leader: u64,
+    /// The members that were told last; none before.
+    told_members: Vec<u64>,
+    /// When members and counters were told last.
+    told_status_at: Instant,
     /// The frame that was sent last, until the next is asked for.
     sent: Option<proto::Followed>,
     frame: u64,
@@ -125,13 +129,19 @@ impl Feed {
         self.push(item(Body::Queue(queue_item(session, first, count, bytes))), true);
     }
 
-    fn is_due(&self, leader: u64) -> bool {
+    fn is_due(&self, leader: u64, members: Option<&[u64]>) -> bool {
         self.telling.is_some()
             || self.is_urgent
             || self.wanted.is_some_and(|wanted| wanted <= self.applied)
             || leader != self.told_leader
+            || self.misses_members(members)
             || (!self.pending.is_empty() && self.sent_at.elapsed() >= GATHER)
             || self.asked_at.elapsed() >= ANSWER_INTERVAL
+    }
+
+    /// Whether the members are others than those that were told: a node that was let go waits to hear of it.
+    fn misses_members(&self, members: Option<&[u64]>) -> bool {
+        members.is_some_and(|members| members != self.told_members)
     }
 
     /// When to look again.
@@ -291,6 +301,8 @@ impl<H: Host> Group<H> {
             applied: self.known_index().unwrap_or(0),
             wanted: None,
             told_leader: 0,
+            told_members: Vec::new(),
+            told_status_at: now,
             sent: None,
             frame: 0,
             sent_at: now,
@@ -309,6 +321,9 @@ impl<H: Host> Group<H> {
             feed.push_queue(&state, &queue);
         }
         drop(state);
+        for told in self.retained_now(feed.applied) {
+            feed.push(items::retained_item(&told), true);
+        }
         self.feeds.add(feed);
         Some(id)
     }
@@ -356,6 +371,7 @@ impl<H: Host> Group<H> {
         }
         let replica = self.replica()?;
         let leader = replica.leader().map_or(0, |leader| leader.0);
+        let members = settled_members(&replica);
         // A page goes behind what is told of earlier entries, and before what later ones do.
         let _nothing_is_applied = self.applying.lock();
         let known = self.known_index().unwrap_or(0);
@@ -374,7 +390,7 @@ impl<H: Host> Group<H> {
             }
             // Not every entry is a batch.
             feed.applied = feed.applied.max(known);
-            if !feed.is_due(leader) {
+            if !feed.is_due(leader, members.as_deref()) {
                 return Some(Look::Wait {
                     wake: feed.wake.clone(),
                     longest: feed.wait(),
@@ -394,13 +410,18 @@ impl<H: Host> Group<H> {
             feed.frame += 1;
             feed.told_leader = leader;
             feed.sent_at = Instant::now();
-            let frame = self.frame(feed, told, &replica);
+            let frame = self.frame(feed, told, members);
             feed.sent = Some(frame.clone());
             Some(Look::Frame(Box::new(frame)))
         })?
     }
 
-    fn frame(&self, feed: &Feed, items: Vec<proto::FeedItem>, replica: &RaftGroup) -> proto::Followed {
+    fn frame(
+        &self,
+        feed: &mut Feed,
+        items: Vec<proto::FeedItem>,
+        members: Option<Vec<u64>>,
+    ) -> proto::Followed {
         let is_idle = items.is_empty();
         let mut frame = proto::Followed {
             feed: feed.id,
@@ -412,10 +433,12 @@ impl<H: Host> Group<H> {
             ..proto::Followed::default()
         };
         // What nobody waits for is not looked up for every frame.
-        if is_idle || feed.frame == 1 {
-            let status = replica.status();
-            if status.next_voters.is_none() {
-                frame.members = status.members.keys().map(|node| node.0).collect();
+        let is_due = is_idle || feed.frame == 1 || feed.told_status_at.elapsed() >= ANSWER_INTERVAL;
+        if is_due || feed.misses_members(members.as_deref()) {
+            feed.told_status_at = Instant::now();
+            if let Some(members) = members {
+                feed.told_members.clone_from(&members);
+                frame.members = members;
             }
             let counts = self.state().counts();
             frame.retained_messages = counts.retained;
@@ -439,4 +462,10 @@ impl<H: Host> Group<H> {
         }
         (told, None)
     }
+}
+
+/// The group's members, as far as this replica knows; `None` while they are being changed.
+fn settled_members(replica: &RaftGroup) -> Option<Vec<u64>> {
+    let members = replica.settled_members()?;
+    Some(members.into_iter().map(|node| node.0).collect())
 }

@@ -1,6 +1,7 @@
 //! What a feed has told: the sessions of the group, and the queues of those that are connected here.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use quorate_storage::log::GroupId;
@@ -8,8 +9,8 @@ use quorate_storage::log::GroupId;
 use super::super::peers::proto;
 use super::items::{self, Body};
 use crate::state::{
-    ClientId, CodecError, Event, NodeId, NodeIncarnation, Sequence, SessionId, SessionView, Subscription,
-    TargetQueue,
+    ClientId, CodecError, Event, NodeId, NodeIncarnation, RetainedTaken, Sequence, SessionId, SessionView,
+    Subscription, TargetQueue,
 };
 
 /// References and their bytes.
@@ -144,7 +145,10 @@ impl Told {
                 }
                 events.push(Event::Removed { queue, count, bytes });
             }
-            Body::RetainedTaken(taken) => events.push(items::read_retained_taken(group, &taken)),
+            Body::RetainedTaken(taken) => {
+                let taken = items::read_retained_taken(group, &taken)?;
+                events.push(Event::RetainedTaken(taken));
+            }
             Body::Batch(batch) => batches.push((batch.number, batch.index)),
         }
         Ok(())
@@ -220,7 +224,8 @@ pub(super) struct Beginning {
     told: Told,
     subscriptions: BTreeMap<SessionId, BTreeMap<Arc<str>, Subscription>>,
     pub(super) batches: Vec<OwnBatch>,
-    taken: Option<Event>,
+    /// By the groups of topics.
+    taken: BTreeMap<Option<GroupId>, RetainedTaken>,
 }
 
 impl Beginning {
@@ -277,7 +282,10 @@ impl Beginning {
                     }
                 }
                 Event::SessionEnded { session, .. } => drop(self.subscriptions.remove(&session)),
-                event @ Event::RetainedTaken { .. } => self.taken = Some(event),
+                Event::RetainedTaken(taken) => match self.taken.entry(taken.topics) {
+                    Entry::Vacant(entry) => drop(entry.insert(taken)),
+                    Entry::Occupied(mut entry) => entry.get_mut().merge(taken),
+                },
                 _ => {}
             }
         }
@@ -303,7 +311,7 @@ impl Beginning {
                 bytes: waiting.bytes,
             });
         }
-        events.extend(self.taken);
+        events.extend(self.taken.into_values().map(Event::RetainedTaken));
         (self.told, events, self.batches)
     }
 }

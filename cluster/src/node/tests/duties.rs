@@ -3,7 +3,7 @@
 use super::*;
 
 /// A topic whose retained message has another home than what [`CLIENT`] publishes.
-pub(super) fn topic_elsewhere() -> String {
+pub(in crate::node) fn topic_elsewhere() -> String {
     let is_elsewhere = |topic: &String| Placement::data_of_topic(topic) != Placement::data_of_client(CLIENT);
     (0..)
         .map(|number| format!("topic/{number}"))
@@ -11,7 +11,7 @@ pub(super) fn topic_elsewhere() -> String {
         .unwrap()
 }
 
-pub(super) fn retained(topic: &str, payload: &str) -> Command {
+pub(in crate::node) fn retained(topic: &str, payload: &str) -> Command {
     Command::Publish(PublishCommand {
         origin: Origin::Server,
         message: message_to(topic, payload.as_bytes()),
@@ -48,6 +48,30 @@ impl TestNode {
         };
         within(live.propose_and_wait(&close)).await;
     }
+}
+
+/// R31: wills of a live group whose topics are at home in a data group without leader hold up no others.
+#[tokio::test]
+async fn r31_a_group_without_leader_holds_up_the_wills_of_its_own_topics_alone() {
+    let node = TestNode::start().await;
+    let queue = TargetQueue::Session(elsewhere(1));
+    *node.told.targets.lock() = vec![target(queue, QoS::AtLeastOnce)];
+    let stuck = topic_elsewhere();
+    let home = Placement::data_of_topic(&stuck);
+    let other = (0..)
+        .map(|number| format!("other/{number}"))
+        .find(|topic| Placement::data_of_topic(topic) != home)
+        .unwrap();
+    node.disk.log().hold_group(home);
+    node.lose_connection("a", message_to(&stuck, b"stuck")).await;
+    node.lose_connection("b", message_to(&other, b"other")).await;
+    assert_eq!(eventually(|| node.told.wills.lock().pop()).await, "other");
+    node.lose_connection("c", message_to(&other, b"another")).await;
+    assert_eq!(eventually(|| node.told.wills.lock().pop()).await, "another");
+    node.disk.log().release();
+    assert_eq!(eventually(|| node.told.wills.lock().pop()).await, "stuck");
+    let live = node.node.group(Placement::live_of_client("a"));
+    eventually(|| (live.state().counts().due_wills == 0).then_some(())).await;
 }
 
 /// A group answers pulls and dispatches shared references while its retained writes wait for another group.

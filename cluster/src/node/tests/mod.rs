@@ -1,7 +1,7 @@
 //! A node of this crate alone: its groups over a log and a state store in memory, and a broker that notes what it is
 //! told.
 
-mod duties;
+pub(super) mod duties;
 mod live;
 mod members;
 mod on_disk;
@@ -183,7 +183,7 @@ impl TestNode {
         self.node.group(Placement::data_of_client(CLIENT))
     }
 
-    async fn completion(&self, ticket: u32) -> Completion {
+    pub(super) async fn completion(&self, ticket: u32) -> Completion {
         eventually(|| self.told.completions.lock().remove(&ticket)).await
     }
 
@@ -263,10 +263,14 @@ const fn stored(count: u32) -> Completion {
 /// Proposes a publish whose ticket waits for the topic's group.
 fn propose_retained(home: &Group<Told>, command: &Command, ticket: u32) {
     use super::proposer::{Due, Waiter};
+    let Command::Publish(publish) = command else {
+        panic!("{command:?} is no publish")
+    };
+    let topics = Placement::data_of_topic(publish.message.topic());
     home.push(
         |buffer| command.encode(buffer),
         Waiter::Ticket(ticket),
-        Due::Retained,
+        Due::Retained(topics),
     );
 }
 

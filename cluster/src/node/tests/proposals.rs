@@ -1,7 +1,8 @@
 //! Commands and the entries they leave in.
 
 use super::*;
-use crate::node::proposer::COMMAND_BYTES_MAX;
+use crate::node::proposer::{COMMAND_BYTES_MAX, Due, Waiter};
+use crate::raft::Proposed;
 
 /// A publish whose command has exactly this many bytes.
 fn publish_of(bytes: usize) -> Command {
@@ -17,6 +18,46 @@ fn publish_of(bytes: usize) -> Command {
     let (command, len) = encoded(2 * bytes - with_room);
     assert_eq!(len, bytes);
     command
+}
+
+fn proposed(outcome: BatchOutcome, index: u64, first_index: Option<u64>) -> Proposed {
+    Proposed {
+        outcome,
+        index,
+        first_index,
+    }
+}
+
+/// A batch whose entry this node got as a part of a snapshot, or between two feeds: the leader says where it stands, and its
+/// publisher is answered as any other.
+#[tokio::test]
+async fn r33_a_batch_that_was_not_applied_here_is_answered() {
+    let node = TestNode::start().await;
+    let home = node.home();
+    within(home.propose_and_wait(&publish(message("x"), vec![]))).await;
+    let index = home.known_index().unwrap();
+    let outcome = BatchOutcome::Applied(vec![Outcome::Published {
+        duplicate: false,
+        stored: 0,
+        refused: 0,
+    }]);
+    let waiters = vec![(Waiter::Ticket(1), Due::Retained(home.id()))];
+    home.committed(77, waiters, proposed(outcome, index, Some(index)));
+    propose_retained(home, &super::duties::retained("a", "x"), 2);
+    for ticket in [1, 2] {
+        assert_eq!(node.completion(ticket).await, stored(0), "{ticket}");
+    }
+}
+
+/// What is known of the own batches never goes back: a replica that catches up applies what another one has told.
+#[tokio::test]
+async fn the_last_batch_is_the_one_with_the_highest_number() {
+    let node = TestNode::start().await;
+    let proposals = &node.home().proposals;
+    proposals.note_applied(9, 90);
+    proposals.note_applied(8, 80);
+    proposals.note_applied(9, 95);
+    assert_eq!(proposals.applied_at(9), Some(90), "a repeat has no effect");
 }
 
 /// A command that no entry can hold is refused by itself; it used to be repeated for ever, with all behind it waiting.
@@ -52,7 +93,7 @@ async fn entry_that_is_too_large_is_not_repeated() {
     let entry = vec![0; crate::raft::BATCH_BYTES_MAX + 1];
     assert_eq!(
         within(node.home().propose_until_known(entry.into())).await,
-        Some((BatchOutcome::Refused, 0))
+        Some(proposed(BatchOutcome::Refused, 0, None))
     );
 }
 
@@ -115,16 +156,16 @@ async fn r17_a_queue_is_dropped_only_when_its_owner_s_home_does_not_know_it() {
 /// two who look, and not by the next entry, which may never come.
 #[tokio::test]
 async fn a_waiter_is_told_whichever_comes_first_outcome_or_apply() {
-    use crate::node::proposer::{Due, Waiter};
     let node = TestNode::start().await;
     let home = node.home();
     let outcome = || BatchOutcome::Applied(vec![Outcome::Done]);
     let far = home.replica().unwrap().applied_index().unwrap() + 1_000;
     home.applied(far);
-    home.committed(90, far, vec![(Waiter::Ticket(1), Due::Applied)], outcome());
+    let at = |index| proposed(outcome(), index, None);
+    home.committed(90, vec![(Waiter::Ticket(1), Due::Applied)], at(far));
     assert_eq!(node.completion(1).await, Completion::Applied(Outcome::Done));
-    home.committed(91, far + 1, vec![(Waiter::Ticket(2), Due::Applied)], outcome());
-    home.committed(92, far + 2, vec![(Waiter::Ticket(3), Due::Committed)], outcome());
+    home.committed(91, vec![(Waiter::Ticket(2), Due::Applied)], at(far + 1));
+    home.committed(92, vec![(Waiter::Ticket(3), Due::Committed)], at(far + 2));
     assert_eq!(node.completion(3).await, Completion::Applied(Outcome::Done));
     assert!(
         !node.told.completions.lock().contains_key(&2),

@@ -2,6 +2,7 @@
 
 use super::duties::{retained, topic_elsewhere};
 use super::*;
+use crate::node::group::Standing;
 use crate::state::RefusedReason;
 
 const LIMIT_REACHED: Completion = Completion::Applied(Outcome::Refused(RefusedReason::LimitReached));
@@ -61,4 +62,141 @@ async fn a_write_that_was_not_taken_is_carried_again() {
     let topics = node.node.group(Placement::data_of_topic(&topic));
     eventually(|| topics.state().retained(&topic)).await;
     eventually(|| (node.home().state().counts().outbox == 0).then_some(())).await;
+}
+
+/// Two topics whose homes are two groups, and neither that of [`CLIENT`].
+fn two_topics() -> [String; 2] {
+    let home = Placement::data_of_client(CLIENT);
+    let group = |topic: &String| Placement::data_of_topic(topic);
+    let first = topic_elsewhere();
+    let second = (0..)
+        .map(|number| format!("second/{number}"))
+        .find(|topic| ![home, group(&first)].contains(&group(topic)))
+        .unwrap();
+    [first, second]
+}
+
+/// R33, R35: a group of topics without leader holds up the retained messages of its own topics alone, whatever their order in
+/// the outbox.
+#[tokio::test]
+async fn r35_a_group_without_leader_holds_up_its_own_topics_alone() {
+    let node = TestNode::start().await;
+    let home = node.home();
+    let [stuck, other] = two_topics();
+    let stuck_group = node.node.group(Placement::data_of_topic(&stuck));
+    node.disk.log().hold_group(stuck_group.id());
+    propose_retained(home, &retained(&stuck, "first"), 1);
+    for ticket in 2..10 {
+        propose_retained(home, &retained(&other, "other"), ticket);
+        assert_eq!(node.completion(ticket).await, stored(0), "{ticket}");
+    }
+    propose_retained(home, &retained(&stuck, "second"), 10);
+    eventually(|| (home.state().counts().outbox == 2).then_some(())).await;
+    assert!(node.told.completions.lock().is_empty());
+    node.disk.log().release();
+    assert_eq!(node.completion(1).await, stored(0));
+    assert_eq!(node.completion(10).await, stored(0));
+    assert_eq!(
+        text(&stuck_group.state().retained(&stuck).unwrap().message),
+        "second"
+    );
+    eventually(|| (home.state().counts().outbox == 0).then_some(())).await;
+}
+
+/// R33: where this node has no replica, or its replica has not caught up, the outbox here says nothing: who publishes in
+/// parts waits for the topic's group like any other.
+#[tokio::test]
+async fn r33_a_publish_in_parts_waits_for_the_topics_group_without_a_replica_here() {
+    let node = TestNode::start().await;
+    let home = node.home();
+    home.stand_on(Standing::Nothing);
+    let topics = Placement::data_of_topic(&topic_elsewhere());
+    let (index, position) = (home.state().applied() + 10, 3);
+    home.retained_begun(9, &Completion::Applied(Outcome::Begun { index, position }));
+    home.wait_for_begun((9, topics), 1, stored(1));
+    assert!(node.told.completions.lock().is_empty());
+    let up_to = RetainedSource {
+        group: home.id(),
+        index,
+        position,
+    };
+    home.retained_taken(&RetainedTaken {
+        topics: Some(topics),
+        up_to,
+        refused: vec![],
+        forgotten: None,
+    });
+    assert_eq!(node.completion(1).await, stored(1));
+    // Its first part found no room.
+    let full = Completion::Applied(Outcome::Refused(RefusedReason::OutboxFull));
+    home.retained_begun(10, &full);
+    home.wait_for_begun(
+        (10, topics),
+        2,
+        Completion::Applied(Outcome::Refused(RefusedReason::Fenced)),
+    );
+    assert_eq!(node.completion(2).await, full);
+}
+
+/// What came to this replica as a snapshot was taken by the topics' groups, or stands in its outbox.
+#[tokio::test]
+async fn r33_a_loaded_state_says_what_was_taken() {
+    let node = TestNode::start().await;
+    let home = node.home();
+    let [stuck, other] = two_topics().map(|topic| Placement::data_of_topic(&topic));
+    let topic = &two_topics()[0];
+    node.disk.log().hold_group(stuck);
+    propose_retained(home, &retained(topic, "x"), 1);
+    eventually(|| (home.state().counts().outbox == 1).then_some(())).await;
+    let source = home.state().outbox(None, 1)[0].source;
+    home.wait_for_retained(other, source, 2, stored(1));
+    let behind = RetainedSource {
+        position: source.position + 1,
+        ..source
+    };
+    home.wait_for_retained(other, behind, 3, stored(0));
+    assert!(node.told.completions.lock().is_empty());
+    let index = home.known_index().unwrap();
+    crate::raft::ReplicatedState::loaded(&mut super::super::replica::Replica::new(home.clone()), index);
+    assert_eq!(node.completion(2).await, stored(1));
+    // R13: it may have been refused, and nobody else holds it.
+    assert_eq!(node.completion(3).await, Completion::Refused);
+    assert!(
+        node.told.completions.lock().is_empty(),
+        "what is in the outbox waits"
+    );
+    node.disk.log().release();
+    assert_eq!(node.completion(1).await, stored(0));
+}
+
+#[test]
+fn what_is_left_of_a_batch_goes_first_and_once() {
+    use crate::node::retained::Outgoing;
+    let at = |index| RetainedSource {
+        group: GroupId(3),
+        index,
+        position: 0,
+    };
+    let [one, two] = [GroupId(1), GroupId(2)];
+    let mut outgoing = Outgoing::default();
+    for (index, topics) in [(1, one), (2, two), (3, one)] {
+        outgoing.find(at(index), topics);
+    }
+    assert_eq!(outgoing.next(), Some((one, vec![at(1), at(3)])));
+    assert_eq!(outgoing.next(), Some((two, vec![at(2)])));
+    outgoing.find(at(4), one);
+    assert_eq!(outgoing.next(), None, "both are busy");
+    outgoing.left(one, vec![at(3)]);
+    assert_eq!(outgoing.next(), Some((one, vec![at(3), at(4)])));
+    outgoing.left(two, vec![]);
+    assert_eq!(outgoing.next(), None);
+    // Another node led meanwhile: what is in the outbox is found again.
+    outgoing.give_up();
+    outgoing.find(at(3), one);
+    outgoing.find(at(4), one);
+    outgoing.left(one, vec![at(3), at(4)]);
+    assert_eq!(outgoing.next(), Some((one, vec![at(3), at(4)])));
+    outgoing.give_up();
+    outgoing.left(one, vec![at(4)]);
+    assert_eq!(outgoing.next(), None);
 }

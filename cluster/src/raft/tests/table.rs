@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::raft::{ReplicatedState, StateChanges, StateError};
+use crate::raft::{AppliedBatch, ReplicatedState, StateChanges, StateError};
 use crate::state::{BatchOutcome, Outcome};
 
 /// Key under which the table keeps the number of commands it has carried out.
@@ -59,7 +59,7 @@ impl Table {
 }
 
 impl ReplicatedState for TableState {
-    fn apply(&mut self, index: u64, entry: &Bytes) -> Result<BatchOutcome, StateError> {
+    fn apply(&mut self, index: u64, entry: &Bytes) -> Result<AppliedBatch, StateError> {
         let mut content = self.0.lock();
         assert!(
             content.last_index.is_none_or(|last| last < index),
@@ -77,11 +77,13 @@ impl ReplicatedState for TableState {
         }
         content.changed.insert(key.into());
         content.count += 1;
-        Ok(BatchOutcome::Applied(vec![Outcome::Published {
+        let outcome = BatchOutcome::Applied(vec![Outcome::Published {
             duplicate: false,
             stored: content.count,
             refused: 0,
-        }]))
+        }]);
+        let first_index = Some(index);
+        Ok(AppliedBatch { outcome, first_index })
     }
 
     fn changes(&mut self) -> StateChanges {

@@ -1,8 +1,10 @@
 //! One command: a tag, then its fields in the order of their declaration.
 
+use quorate_storage::log::GroupId;
+
 use super::primitive::{CodecError, Reader, put_bool, put_option, put_str, put_varint};
 use super::terms::*;
-use crate::state::{Command, PublishCommand, PublishPart, SessionLimits, WillMessage};
+use crate::state::{Command, PublishCommand, PublishPart, RetainedSource, SessionLimits, WillMessage};
 
 /// Tags are never reused.
 pub(super) mod tag {
@@ -25,6 +27,7 @@ pub(super) mod tag {
     pub(in crate::state::codec) const PUBLISH_FIRST: u8 = 17;
     pub(in crate::state::codec) const PUBLISH_MORE: u8 = 18;
     pub(in crate::state::codec) const DRAIN_CONNECTION: u8 = 32;
+    pub(in crate::state::codec) const RETAINED_CARRIED: u8 = 33;
 }
 
 impl Command {
@@ -63,6 +66,7 @@ impl Command {
             Self::DropQueues { .. }
             | Self::SetRetained { .. }
             | Self::RetainedTaken { .. }
+            | Self::RetainedCarried { .. }
             | Self::WillPublished { .. }
             | Self::NodeLost { .. }
             | Self::ForgetLiveWills { .. } => self.encode_duty(out),
@@ -98,6 +102,18 @@ impl Command {
                 put_source(out, up_to);
                 put_varint(out, refused.len() as u64);
                 refused.iter().for_each(|source| put_source(out, source));
+            }
+            Self::RetainedCarried {
+                topics,
+                writes,
+                refused,
+            } => {
+                out.push(tag::RETAINED_CARRIED);
+                put_varint(out, u64::from(topics.0));
+                for sources in [writes, refused] {
+                    put_varint(out, sources.len() as u64);
+                    sources.iter().for_each(|source| put_source(out, source));
+                }
             }
             Self::NodeLost { node, incarnation } => {
                 out.push(tag::NODE_LOST);
@@ -221,7 +237,9 @@ impl Command {
                 subscription_ids: read_ids(reader)?,
                 retain: reader.bool("retain")?,
             }),
-            tag @ tag::DROP_QUEUES..=tag::FORGET_LIVE_WILLS => Self::decode_duty(tag, reader),
+            tag @ (tag::DROP_QUEUES..=tag::FORGET_LIVE_WILLS | tag::RETAINED_CARRIED) => {
+                Self::decode_duty(tag, reader)
+            }
             tag => Self::decode_session_command(tag, reader),
         }
     }
@@ -246,13 +264,14 @@ impl Command {
             }),
             tag::RETAINED_TAKEN => {
                 let up_to = read_source(reader)?;
-                let count = reader.count(3, "refused writes")?;
-                let refused = (0..count).map(|_| read_source(reader));
-                Ok(Self::RetainedTaken {
-                    up_to,
-                    refused: refused.collect::<Result<_, _>>()?,
-                })
+                let refused = read_sources(reader)?;
+                Ok(Self::RetainedTaken { up_to, refused })
             }
+            tag::RETAINED_CARRIED => Ok(Self::RetainedCarried {
+                topics: GroupId(reader.varint_u16("group")?),
+                writes: read_sources(reader)?,
+                refused: read_sources(reader)?,
+            }),
             tag::NODE_LOST => {
                 let (node, incarnation) = read_start(reader)?;
                 Ok(Self::NodeLost { node, incarnation })
@@ -369,4 +388,9 @@ fn read_whole_qos(reader: &mut Reader<'_>) -> Result<quorate_proto::codec::QoS, 
         bits @ 0..=2 => read_qos(bits),
         _ => Err(CodecError::Invalid("QoS")),
     }
+}
+
+fn read_sources(reader: &mut Reader<'_>) -> Result<Vec<RetainedSource>, CodecError> {
+    let count = reader.count(3, "retained writes")?;
+    (0..count).map(|_| read_source(reader)).collect()
 }

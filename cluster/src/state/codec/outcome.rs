@@ -108,6 +108,7 @@ fn put_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
             out.push(match reason {
                 RefusedReason::Fenced => 0,
                 RefusedReason::LimitReached => 1,
+                RefusedReason::OutboxFull => 2,
             });
         }
     }
@@ -152,6 +153,7 @@ fn read_outcome(reader: &mut Reader<'_>) -> Result<Outcome, CodecError> {
         REFUSED => match reader.u8("refused reason")? {
             0 => Ok(Outcome::Refused(RefusedReason::Fenced)),
             1 => Ok(Outcome::Refused(RefusedReason::LimitReached)),
+            2 => Ok(Outcome::Refused(RefusedReason::OutboxFull)),
             tag => Err(CodecError::Tag {
                 what: "refused reason",
                 tag,

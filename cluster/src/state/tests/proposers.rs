@@ -23,6 +23,7 @@ fn r10_a_repeated_batch_gets_the_first_outcome_and_has_no_effect() {
     let mut batch = hit(&mut group, &subscriber);
     let first = group.apply(&batch);
     assert_eq!(first, BatchOutcome::Applied(vec![published(1, 0)]));
+    let first_index = group.state.applied_at(&batch);
     let digest = group.state.digest();
     // Another stamp, as another leader would give it, and other commands make no difference.
     batch.stamp = GroupTime(1_000_000);
@@ -31,6 +32,15 @@ fn r10_a_repeated_batch_gets_the_first_outcome_and_has_no_effect() {
     assert_eq!(group.state.digest(), digest);
     assert_eq!(group.events, []);
     assert_eq!(group.state.group_time(), GroupTime(1000));
+    assert_eq!(
+        group.state.applied_at(&batch),
+        first_index,
+        "where it had its effect"
+    );
+    assert!(first_index.is_some());
+    batch.number += 1;
+    group.apply(&batch);
+    assert!(group.state.applied_at(&batch) > first_index);
 }
 
 #[test]

@@ -289,3 +289,117 @@ fn r36_a_page_says_where_the_next_one_begins() {
     group.tick(6_000);
     assert_eq!(pages(&group, "a/#").0, 350);
 }
+
+#[test]
+fn r35_writes_to_different_groups_leave_on_their_own() {
+    let mut group = Harness::new();
+    let subscriber = group.open("s");
+    group.run(vec![
+        to_outbox("1", vec![]),
+        to_outbox("2", vec![subscriber.target()]),
+    ]);
+    group.one(to_outbox("3", vec![]));
+    let sources: Vec<_> = group
+        .state
+        .outbox(None, 9)
+        .iter()
+        .map(|write| write.source)
+        .collect();
+    let carried = |writes: &[RetainedSource], refused: &[RetainedSource]| Command::RetainedCarried {
+        topics: GroupId(9),
+        writes: writes.to_vec(),
+        refused: refused.to_vec(),
+    };
+    group.one(carried(&sources[1..], &sources[2..]));
+    assert!(group.has_event(&Event::RetainedTaken(RetainedTaken {
+        topics: Some(GroupId(9)),
+        up_to: sources[2],
+        refused: vec![sources[2]],
+        forgotten: None,
+    })));
+    let left = |group: &Harness| -> Vec<RetainedSource> {
+        let writes = group.state.outbox(None, 9);
+        writes.iter().map(|write| write.source).collect()
+    };
+    assert_eq!(left(&group), sources[..1]);
+    assert_eq!(group.payloads(&subscriber.queue()), ["2"]);
+    assert!(group.state.outbox_write(sources[1]).is_none());
+    // Said again, and by somebody whose writes are not here.
+    group.one(carried(&sources[1..], &[]));
+    group.one(carried(&[source(4, sources[0].index, sources[0].position)], &[]));
+    assert_eq!(left(&group), sources[..1]);
+    group.one(carried(&sources[..1], &[]));
+    assert_eq!(group.state.counts().outbox, 0);
+}
+
+/// R30: what no group takes for a long time does not fill the memory: the next clients are told, at every replica alike.
+#[test]
+fn r30_the_outbox_is_bounded_and_wills_still_find_room() {
+    use crate::state::outbox::WRITES_MAX;
+    let mut group = Harness::new();
+    let publisher = group.open("p");
+    let retained = |origin, targets| {
+        Command::Publish(PublishCommand {
+            origin,
+            message: on("t", "v", None),
+            targets,
+            set_retained: true,
+            taken_live: true,
+        })
+    };
+    for _ in 0..WRITES_MAX / 4_096 {
+        group.run(vec![retained(Origin::Server, vec![]); 4_096]);
+    }
+    assert!(group.state.outbox_is_full());
+    let limit = Outcome::Refused(RefusedReason::OutboxFull);
+    for origin in [publisher.origin(Some(1)), Origin::Live { session: None }] {
+        assert_eq!(group.one(retained(origin, vec![publisher.target()])), limit);
+    }
+    assert_eq!(
+        group.payloads(&publisher.queue()),
+        [""; 0],
+        "nothing of it is stored"
+    );
+    assert_eq!(group.one(retained(Origin::Server, vec![])), published(0, 0));
+    let writes: Vec<_> = group
+        .state
+        .outbox(None, 2)
+        .iter()
+        .map(|write| write.source)
+        .collect();
+    let carried = Command::RetainedCarried {
+        topics: GroupId(9),
+        writes,
+        refused: vec![],
+    };
+    group.one(carried);
+    assert_eq!(
+        group.one(retained(publisher.origin(Some(1)), vec![])),
+        published(0, 0)
+    );
+    assert_eq!(group.one(retained(publisher.origin(Some(2)), vec![])), limit);
+    group.state.check_invariants().unwrap();
+}
+
+/// R30: nor do few large ones.
+#[test]
+fn r30_the_outbox_is_bounded_in_bytes() {
+    let mut group = Harness::new();
+    let payload = "x".repeat(1 << 20);
+    for _ in 0..64 {
+        assert!(!group.state.outbox_is_full());
+        group.one(to_outbox(&payload, vec![]));
+    }
+    assert!(group.state.outbox_is_full());
+    let loaded = {
+        let mut loaded = GroupState::new(group.state.group());
+        loaded.load(group.state.records()).unwrap();
+        loaded
+    };
+    assert!(loaded.outbox_is_full());
+    group.one(Command::RetainedTaken {
+        up_to: source(3, u64::MAX, 0),
+        refused: vec![],
+    });
+    assert!(!group.state.outbox_is_full());
+}

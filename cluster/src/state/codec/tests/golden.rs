@@ -245,6 +245,14 @@ fn golden_commands() -> Vec<(&'static str, Command)> {
             },
         ),
         (
+            "21 07 02 03 8101 02 03 8101 02 01 03 8101 02",
+            Command::RetainedCarried {
+                topics: GroupId(7),
+                writes: vec![source, source],
+                refused: vec![source],
+            },
+        ),
+        (
             "0e 0807060504030201 ac02",
             Command::WillPublished { session, epoch },
         ),
@@ -308,7 +316,11 @@ fn hex(text: &str) -> Vec<u8> {
 fn version_1_is_frozen() {
     let tags: std::collections::BTreeSet<u8> =
         golden_commands().iter().map(|(bytes, _)| hex(bytes)[0]).collect();
-    assert_eq!(tags, (1..=18).chain([32]).collect(), "every command is frozen");
+    assert_eq!(
+        tags,
+        (1..=18).chain([32, 33]).collect(),
+        "every command is frozen"
+    );
     for (bytes, command) in golden_commands() {
         let golden = [&HEADER[..], &[1], &hex(bytes)].concat();
         let batch = plain(vec![command]);

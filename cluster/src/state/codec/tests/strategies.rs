@@ -280,6 +280,13 @@ fn message_command() -> impl Strategy<Value = Command> {
         ),
         (source(), vec(source(), 0..3))
             .prop_map(|(up_to, refused)| Command::RetainedTaken { up_to, refused }),
+        (any::<u16>(), vec(source(), 0..3), vec(source(), 0..3)).prop_map(|(topics, writes, refused)| {
+            Command::RetainedCarried {
+                topics: GroupId(topics),
+                writes,
+                refused,
+            }
+        }),
     ]
 }
 
@@ -341,5 +348,6 @@ pub(super) fn outcome() -> impl Strategy<Value = Outcome> {
         any::<(u64, u32)>().prop_map(|(index, position)| Outcome::Begun { index, position }),
         Just(Outcome::Refused(RefusedReason::Fenced)),
         Just(Outcome::Refused(RefusedReason::LimitReached)),
+        Just(Outcome::Refused(RefusedReason::OutboxFull)),
     ]
 }
