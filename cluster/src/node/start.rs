@@ -226,7 +226,10 @@ impl<H: Host> Node<H> {
     }
 
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.lock().push(tokio::spawn(task));
+        let mut tasks = self.tasks.lock();
+        // Those of replicas that have gone.
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(tokio::spawn(task));
     }
 
     /// Starts the replica of `meta`; who founds the cluster writes its first entry.
@@ -267,8 +270,9 @@ impl<H: Host> Node<H> {
     pub(super) fn watch_replica(&self, replica: &RaftGroup) {
         let (replica, host) = (replica.clone(), self.host.clone());
         self.spawn(async move {
-            let stopped = replica.failed().await;
-            host.fatal(format!("{}: {}", Placement::name(replica.group()), stopped.0));
+            if let Some(stopped) = replica.failed().await {
+                host.fatal(format!("{}: {}", Placement::name(replica.group()), stopped.0));
+            }
         });
     }
 

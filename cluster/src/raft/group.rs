@@ -441,14 +441,11 @@ impl RaftGroup {
         asked.map_err(|fatal| GroupStopped(fatal.to_string()))
     }
 
-    /// Waits until the replica has stopped by itself, because its log or its state failed, and says why; for ever where
-    /// [`Self::shutdown`] stops it.
-    pub async fn failed(&self) -> GroupStopped {
+    /// Waits until the replica has stopped, and says why where it did so by itself, because its log or its state failed;
+    /// `None` where [`Self::shutdown`] stopped it.
+    pub async fn failed(&self) -> Option<GroupStopped> {
         let stopped = self.stopped().await;
-        if self.inner.is_ending.load(Ordering::SeqCst) {
-            return std::future::pending().await;
-        }
-        stopped
+        (!self.inner.is_ending.load(Ordering::SeqCst)).then_some(stopped)
     }
 
     /// Waits until the replica has stopped, and says why.

@@ -47,6 +47,7 @@ async fn a_restart_replays_the_log() {
         propose(&group, &format!("key-{number}={number}")).await;
     }
     group.shutdown().await;
+    assert!(within(group.failed()).await.is_none(), "it was told to");
 
     let began = Instant::now();
     let again = Table::default();
@@ -118,6 +119,8 @@ async fn a_broken_log_stops_the_group() {
         "the entry may be on the disk"
     );
     assert!(within(group.stopped()).await.0.contains("the disk is broken"));
+    let failed = within(group.failed()).await;
+    assert!(failed.is_some_and(|stopped| stopped.0.contains("the disk is broken")));
     let proposal = within(group.propose(&Bytes::from_static(b"key=3"))).await;
     assert!(matches!(proposal, Err(ProposeError::Fatal(_))), "{proposal:?}");
     assert_eq!(group.status().role, GroupRole::Stopped);
