@@ -156,10 +156,15 @@ impl<H: Host> Node<H> {
             let Some(placed) = placed.filter(is_only) else {
                 continue;
             };
-            let held = self
-                .inspect(group)
-                .await
-                .map_err(|error| stopped(group, &error))?;
+            let held = match self.inspect(group).await {
+                Ok(held) => held,
+                Err(error) => {
+                    // It is of no use anyway; whether others had it the leader of `meta` finds out.
+                    let group = Placement::name(group);
+                    tracing::warn!(group, %error, "what is stored of a group that was not synced cannot be read");
+                    continue;
+                }
+            };
             if held.voters == BTreeSet::from([self.this_node()]) {
                 let begin = MetaCommand::begin(&[(group, self.this_node(), placed.version)]);
                 self.bring_about(&begin, |state| {
@@ -282,10 +287,8 @@ fn begins_at(
 ) -> Option<Begin> {
     let is_member = |node: &NodeId| state.node(*node).is_some_and(|record| !record.removed);
     let has_lost = |node: &NodeId| {
-        let lost = state
-            .node(*node)
-            .map(|record| record.lost_groups.contains(&group));
-        !is_member(node) || lost != Some(false)
+        let record = state.node(*node);
+        record.is_none_or(|record| record.removed || record.lost_groups.contains(&group))
     };
     let (lost, kept): (Vec<NodeId>, Vec<NodeId>) = placed.replicas.iter().copied().partition(has_lost);
     let may_come = |node: &&NodeId| {
@@ -298,9 +301,7 @@ fn begins_at(
     }
     let is_able = |node: &NodeId| is_member(node) && sight(*node).answers;
     let serving_first = |nodes: &mut dyn Iterator<Item = NodeId>| {
-        let able: Vec<NodeId> = nodes
-            .filter(|node| is_member(node) && sight(*node).answers)
-            .collect();
+        let able: Vec<NodeId> = nodes.filter(is_able).collect();
         let serving = able.iter().find(|node| sight(**node).serves);
         serving.or(able.first()).copied()
     };

@@ -27,3 +27,34 @@ async fn the_remains_of_a_replica_that_has_gone_are_deleted() {
     within(node.node.forget_remains(group.id())).await.unwrap();
     assert!(!has_state());
 }
+
+/// R41: what a machine that lost its power has of a group that was not synced may be in any state: it is deleted, and does
+/// not keep the node from starting.
+#[tokio::test]
+async fn r41_an_unsynced_group_that_cannot_be_read_begins_anew() {
+    let node = TestNode::start().await;
+    let group = node.node.group(Placement::memory_of_client(CLIENT)).clone();
+    let lost = Command::NodeLost {
+        node: NodeId(9),
+        incarnation: NodeIncarnation(1),
+    };
+    within(group.propose_and_wait(&lost)).await;
+    within(node.node.checkpoint()).await;
+    let log = node.node.parts().log.clone();
+    let id = group.id();
+    drop(group);
+    let node = node
+        .restart(|settings| {
+            // The state is ahead of its log.
+            log.truncate_after(id, None, Box::new(|result| result.unwrap()));
+            settings.machine_restarted = true;
+        })
+        .await;
+    let group = node.node.group(id);
+    assert!(
+        !group.state().is_lost(NodeId(9), NodeIncarnation(1)),
+        "it is empty"
+    );
+    within(group.propose_and_wait(&lost)).await;
+    assert!(group.state().is_lost(NodeId(9), NodeIncarnation(1)));
+}
