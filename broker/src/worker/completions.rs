@@ -6,14 +6,12 @@ use std::sync::Arc;
 use quorate_cluster::node::{Completion, Location};
 use quorate_cluster::state::{Command, Epoch, Outcome, RefusedReason, SessionId};
 use quorate_proto::codec::{PacketId, ReasonCode};
-use quorate_proto::message::Message;
 use quorate_proto::session::{Close, PublishOutcome, PublishToken};
 
 use super::connection::Conn;
-use super::late::LateKey;
 use super::publish::Published;
 use super::subscribe::fenced;
-use super::ticket::{Answer, TakenLive, WaitsFor};
+use super::ticket::{Answer, ExactlyOnce, LivePublish, TakenLive, WaitsFor};
 use super::{Ticket, Worker};
 use crate::metrics::DropReason;
 use crate::peers::Joint;
@@ -88,7 +86,7 @@ impl Worker {
                 answer,
                 ..
             } => self.published(conn, ack.token, (matched, answer), &completion),
-            WaitsFor::ExactlyOnce { .. } | WaitsFor::DeliverLive { .. } => {
+            WaitsFor::ExactlyOnce(_) | WaitsFor::DeliverLive(..) => {
                 unreachable!("delivered as soon as it was committed")
             }
             WaitsFor::Release(packet_id) => {
@@ -145,24 +143,17 @@ impl Worker {
     /// and whether or not its publisher is still there. What is left to wait for is its acknowledgement; nothing where
     /// that has a ticket of its own.
     fn deliver_committed(self: &Rc<Self>, ticket: Ticket, completion: &Completion) -> Option<Ticket> {
-        let (ack, live, publisher, epoch, late, message, live_delivery) = match ticket.waits_for {
-            WaitsFor::ExactlyOnce {
-                ack,
-                live,
-                publisher,
-                epoch,
-                late,
-                message,
-                live_delivery,
-            } => (ack, live, publisher, epoch, late, message, live_delivery),
-            WaitsFor::DeliverLive {
-                publisher,
-                late,
-                message,
-                live_delivery,
-            } => {
+        let ExactlyOnce {
+            ack,
+            live,
+            epoch,
+            publish,
+            live_delivery,
+        } = match ticket.waits_for {
+            WaitsFor::ExactlyOnce(waits) => waits,
+            WaitsFor::DeliverLive(publish, live_delivery) => {
                 // It is told once.
-                let _ = live_delivery.set(self.deliver_live_now(&message, publisher, late));
+                let _ = live_delivery.set(self.deliver_live_now(&publish));
                 return None;
             }
             _ => return Some(ticket),
@@ -174,37 +165,32 @@ impl Worker {
         );
         let taken = match live_delivery {
             Some(delivered) => delivered.get().cloned().unwrap_or_default(),
-            None if not_retained || is_stored(completion) => self.deliver_live_now(&message, publisher, late),
+            None if not_retained || is_stored(completion) => self.deliver_live_now(&publish),
             None => TakenLive::default(),
         };
         // Who was there when it was proposed counts: the identifier is recorded, so there is no refusal any more.
         let matched = live || taken.any;
         if not_retained && !matched {
             // The client is told so and takes the identifier for another message.
-            self.forget_received(publisher, ack.token.packet_id(), epoch);
+            self.forget_received(publish.publisher, ack.token.packet_id(), epoch);
         }
         Some(Ticket {
             location: ticket.location,
             waits_for: WaitsFor::Publish {
                 ack: Some(ack),
                 matched,
-                late,
-                answer: Answer::of(message.retain),
+                late: publish.late,
+                answer: Answer::of(publish.message.retain),
                 forwarded: taken.forwarded,
             },
         })
     }
 
-    fn deliver_live_now(
-        self: &Rc<Self>,
-        message: &Message,
-        publisher: SessionId,
-        late: Option<LateKey>,
-    ) -> TakenLive {
-        let published = Published::of(message, Some(publisher));
-        let plan = self.plan(message.topic());
+    fn deliver_live_now(self: &Rc<Self>, publish: &LivePublish) -> TakenLive {
+        let published = Published::of(&publish.message, Some(publish.publisher));
+        let plan = self.plan(publish.message.topic());
         let taken = self.deliver_live_here(&plan, &published);
-        if let Some(late) = late {
+        if let Some(late) = publish.late {
             self.delivered_by(late, &plan);
         }
         TakenLive {

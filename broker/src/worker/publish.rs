@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 
 use super::batch::FULL_BYTES;
 use super::connection::Conn;
-use super::ticket::{Answer, WaitsFor, WaitsForAck};
+use super::ticket::{Answer, ExactlyOnce, LivePublish, WaitsFor, WaitsForAck};
 use super::{AckWait, LiveShared, Mail, Ticket, Worker};
 use crate::auth::Action as AuthorizedAction;
 use crate::config::DurabilityClass;
@@ -293,15 +293,17 @@ impl Worker {
             packet_id: Some(token.packet_id()),
         };
         let group = publish_group(conn, &origin);
-        let waits_for = WaitsFor::ExactlyOnce {
+        let waits_for = WaitsFor::ExactlyOnce(ExactlyOnce {
             ack: self.wait_for_ack(conn, token),
             live: matched.live,
-            publisher: session,
             epoch,
-            late: self.look_again(group, plan, published),
-            message: Arc::new(published.to_message()),
+            publish: LivePublish {
+                publisher: session,
+                late: self.look_again(group, plan, published),
+                message: Arc::new(published.to_message()),
+            },
             live_delivery: None,
-        };
+        });
         let ticket = Ticket {
             location: conn.location,
             waits_for,

@@ -41,37 +41,23 @@ pub(crate) enum Answer {
 impl Ticket {
     /// The delivery to live subscribers, and what is left then: of a publish that gets there after its commit (R11).
     pub(crate) fn split(self) -> Result<(Self, Self), Self> {
-        let Self { location, waits_for } = self;
-        let WaitsFor::ExactlyOnce {
-            ack,
-            live,
-            publisher,
-            epoch,
-            late,
-            message,
-            live_delivery: None,
-        } = waits_for
-        else {
-            return Err(Self { location, waits_for });
+        let WaitsFor::ExactlyOnce(mut waits) = self.waits_for else {
+            return Err(self);
         };
+        if waits.live_delivery.is_some() {
+            return Err(Self {
+                location: self.location,
+                waits_for: WaitsFor::ExactlyOnce(waits),
+            });
+        }
         let live_delivery = Arc::new(LiveDelivery::new());
-        let now = WaitsFor::DeliverLive {
-            publisher,
-            late,
-            message: message.clone(),
-            live_delivery: live_delivery.clone(),
+        waits.live_delivery = Some(live_delivery.clone());
+        let now = WaitsFor::DeliverLive(waits.publish.clone(), live_delivery);
+        let ticket = |waits_for| Self {
+            location: self.location,
+            waits_for,
         };
-        let rest = WaitsFor::ExactlyOnce {
-            ack,
-            live,
-            publisher,
-            epoch,
-            late,
-            message,
-            live_delivery: Some(live_delivery),
-        };
-        let ticket = |waits_for| Self { location, waits_for };
-        Ok((ticket(now), ticket(rest)))
+        Ok((ticket(now), ticket(WaitsFor::ExactlyOnce(waits))))
     }
 }
 
@@ -95,6 +81,27 @@ pub(crate) struct TakenLive {
     pub(crate) forwarded: Option<Arc<Joint>>,
 }
 
+/// A publish that live subscribers get once it is committed.
+#[derive(Clone, Debug)]
+pub(crate) struct LivePublish {
+    pub(crate) publisher: SessionId,
+    /// Who came meanwhile gets it too.
+    pub(crate) late: Option<LateKey>,
+    pub(crate) message: Arc<Message>,
+}
+
+/// A QoS 2 publish of a durable session on its way.
+#[derive(Debug)]
+pub(crate) struct ExactlyOnce {
+    pub(crate) ack: WaitsForAck,
+    /// Somebody was to get it live when it was proposed.
+    pub(crate) live: bool,
+    pub(crate) epoch: Epoch,
+    pub(crate) publish: LivePublish,
+    /// How live subscribers got it, where that was before its retained message was stored.
+    pub(crate) live_delivery: Option<Arc<LiveDelivery>>,
+}
+
 /// What it waits for.
 #[derive(Debug)]
 pub(crate) enum WaitsFor {
@@ -111,25 +118,9 @@ pub(crate) enum WaitsFor {
     },
     /// The acknowledgement of a QoS 2 publish of a durable session, delivered to live subscribers after the commit
     /// (R11).
-    ExactlyOnce {
-        ack: WaitsForAck,
-        /// Somebody was to get it live when it was proposed.
-        live: bool,
-        publisher: SessionId,
-        epoch: Epoch,
-        /// Who came meanwhile gets it too.
-        late: Option<LateKey>,
-        message: Arc<Message>,
-        /// How live subscribers got it, where that was before its retained message was stored.
-        live_delivery: Option<Arc<LiveDelivery>>,
-    },
+    ExactlyOnce(ExactlyOnce),
     /// The delivery to live subscribers of a publish that is committed and waits for more.
-    DeliverLive {
-        publisher: SessionId,
-        late: Option<LateKey>,
-        message: Arc<Message>,
-        live_delivery: Arc<LiveDelivery>,
-    },
+    DeliverLive(LivePublish, Arc<LiveDelivery>),
     /// PUBCOMP to a publisher.
     Release(PacketId),
     /// PUBREL to a subscriber.
