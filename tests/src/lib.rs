@@ -15,6 +15,7 @@ pub mod network;
 pub mod proxy;
 pub mod scope;
 pub mod scram;
+pub mod shim;
 pub mod transport;
 pub mod wire;
 

@@ -1,14 +1,13 @@
 //! Nodes whose disks fail, fill up, slow down or damage what they hold, or whose clocks jump, among others that are well.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use quorate_tests::Version;
 use quorate_tests::broker::Broker;
 use quorate_tests::cluster::Cluster;
+use quorate_tests::shim::start_script;
 use quorate_tests::wire::{Property, publish};
 
 use super::{BINARY, three};
@@ -27,7 +26,7 @@ struct Breakable {
 impl Breakable {
     fn start() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let script = start_script(directory.path());
+        let script = start_script(directory.path(), BINARY, "fault", &[]);
         Self {
             cluster: Cluster::start(script.to_str().expect("the path is UTF-8"), 3),
             _directory: directory,
@@ -42,26 +41,6 @@ impl Breakable {
     fn mend_disk(&self, node: usize) {
         fs::remove_file(self.cluster.nodes[node].directory().join("fault")).expect("the disk was broken");
     }
-}
-
-/// A script that becomes the broker with the shim in it.
-fn start_script(directory: &Path) -> PathBuf {
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/shims/fault.c");
-    let shim = directory.join("fault.so");
-    let compiled = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-o"])
-        .args([&shim, Path::new(source)])
-        .status()
-        .expect("a C compiler is installed");
-    assert!(compiled.success(), "the shim compiles");
-    let script = directory.join("start");
-    let text = format!(
-        "#!/bin/sh\nexec env LD_PRELOAD='{}' '{BINARY}' \"$@\"\n",
-        shim.display()
-    );
-    fs::write(&script, text).expect("the temporary directory is writable");
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("the script is ours");
-    script
 }
 
 /// Publishes, with all connections new: the node that fails ends those it has.

@@ -1,13 +1,12 @@
 //! A disk on which a sync does not return.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use quorate_tests::Version;
 use quorate_tests::broker::{Broker, Config};
 use quorate_tests::client::RawClient;
+use quorate_tests::shim::start_script;
 use quorate_tests::wire::{connect, publish};
 
 use super::{HELD_BACK, in_time, wait_until};
@@ -27,7 +26,8 @@ impl Stallable {
     fn start(config: Config) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let stall = directory.path().join("stall");
-        let script = start_script(directory.path(), &stall);
+        let program = env!("CARGO_BIN_EXE_quorate-under-test");
+        let script = start_script(directory.path(), program, "stall", &[("STALL_FILE", &stall)]);
         let broker = Broker::start(script.to_str().expect("the path is UTF-8"), config);
         Self {
             broker,
@@ -43,28 +43,6 @@ impl Stallable {
     fn let_disk_go(&self) {
         fs::remove_file(&self.stall).expect("the disk was stopped");
     }
-}
-
-/// A script that becomes the broker with the shim in it.
-fn start_script(directory: &Path, stall: &Path) -> PathBuf {
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/shims/stall.c");
-    let shim = directory.join("stall.so");
-    let compiled = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-o"])
-        .args([&shim, Path::new(source)])
-        .status()
-        .expect("a C compiler is installed");
-    assert!(compiled.success(), "the shim compiles");
-    let script = directory.join("start");
-    let program = env!("CARGO_BIN_EXE_quorate-under-test");
-    let text = format!(
-        "#!/bin/sh\nexec env STALL_FILE='{}' LD_PRELOAD='{}' '{program}' \"$@\"\n",
-        stall.display(),
-        shim.display()
-    );
-    fs::write(&script, text).expect("the temporary directory is writable");
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("the script is ours");
-    script
 }
 
 /// A publish that cannot be stored is neither acknowledged nor refused: after `publish_wait_secs_max` the connection
