@@ -454,31 +454,24 @@ impl Shared {
     }
 
     fn queue_event(&self, group: GroupId, event: &Event) {
-        let (Event::Queued {
-            queue: TargetQueue::Session(session),
-            ..
-        }
-        | Event::Removed {
-            queue: TargetQueue::Session(session),
-            ..
-        }) = event
-        else {
-            return;
-        };
-        self.router.read(|table| {
-            let Some(route) = table.session(*session) else {
-                return;
-            };
-            let Some(queue) = &route.queue else { return };
-            match event {
-                Event::Queued { count, bytes, .. } => {
-                    queue.add(*count, *bytes);
+        match event {
+            Event::Queued {
+                queue: TargetQueue::Session(session),
+                count,
+                bytes,
+                ..
+            } => self.router.read(|table| {
+                if let Some(route) = table.queued(*session, *count, *bytes) {
                     self.tell_pending(group, route);
                 }
-                Event::Removed { count, bytes, .. } => queue.remove(*count, *bytes),
-                _ => {}
-            }
-        });
+            }),
+            Event::Removed {
+                queue: TargetQueue::Session(session),
+                count,
+                bytes,
+            } => self.router.read(|table| table.unqueued(*session, *count, *bytes)),
+            _ => {}
+        }
     }
 
     fn tell_pending(&self, group: GroupId, route: &SessionRoute) {

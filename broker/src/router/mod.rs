@@ -3,6 +3,7 @@
 //! [`RouteTable`] is fed by what apply did ([`quorate_cluster::state::Event`]) and read by the workers, which keep
 //! the [`Plan`] of a topic until the table's epoch changes. So the publish path takes no lock in the usual case.
 
+mod early;
 mod filters;
 mod plan;
 mod routes;

@@ -16,6 +16,7 @@ use quorate_proto::topic::SubscriptionTrie;
 use quorate_storage::log::GroupId;
 use slab::Slab;
 
+use super::early::EarlyGauges;
 use super::plan::{Plan, PlannedShare, PlannedTarget, Terms};
 use super::session::SessionRoute;
 use super::share::{Member, ShareRoute, split_share};
@@ -120,6 +121,7 @@ pub struct RouteTable {
     by_session: HashMap<SessionId, u32, foldhash::fast::RandomState>,
     shares: Slab<ShareRoute>,
     by_share: HashMap<ShareKey, u32, foldhash::fast::RandomState>,
+    early: EarlyGauges,
     copies: bool,
     /// This start of this node.
     this: Option<(NodeId, NodeIncarnation)>,
@@ -134,6 +136,7 @@ impl Default for RouteTable {
             by_session: HashMap::default(),
             shares: Slab::new(),
             by_share: HashMap::default(),
+            early: EarlyGauges::default(),
             copies: false,
             this: None,
         }
@@ -193,7 +196,11 @@ impl RouteTable {
         let key = match self.by_session.get(&session) {
             Some(key) => *key,
             None => {
-                let key = small(self.sessions.insert(Box::new(SessionRoute::new(session))));
+                let mut route = SessionRoute::new(session);
+                if let (Some(queue), Some(early)) = (&mut route.queue, self.early.take(session)) {
+                    *queue = early;
+                }
+                let key = small(self.sessions.insert(Box::new(route)));
                 self.by_session.insert(session, key);
                 key
             }
@@ -212,6 +219,28 @@ impl RouteTable {
         let elsewhere = elsewhere.filter(|node| self.this.is_none_or(|(this, _)| this != *node));
         let moved = route.set_remote(elsewhere);
         (left, (left.is_some() || moved) && !route.filters.is_empty())
+    }
+
+    /// References were added to a session's queue; its route, where it is known.
+    pub fn queued(&self, session: SessionId, count: u32, bytes: u64) -> Option<&SessionRoute> {
+        let Some(route) = self.session(session) else {
+            self.early.add(session, count, bytes);
+            return None;
+        };
+        route.queue.as_ref()?.add(count, bytes);
+        Some(route)
+    }
+
+    /// References left a session's queue.
+    pub fn unqueued(&self, session: SessionId, count: u32, bytes: u64) {
+        match self.session(session) {
+            Some(route) => {
+                if let Some(queue) = &route.queue {
+                    queue.remove(count, bytes);
+                }
+            }
+            None => self.early.remove(session, count, bytes),
+        }
     }
 
     /// Connections here that have subscriptions and get messages without replication.

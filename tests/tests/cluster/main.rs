@@ -9,6 +9,7 @@ mod failures;
 mod followers;
 mod growth;
 mod large;
+mod limits;
 mod membership;
 mod moves;
 mod operator;

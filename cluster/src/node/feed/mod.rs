@@ -11,11 +11,13 @@
 //! Invariants: a feed begins with everything that the group holds of sessions and subscriptions, and what was known of
 //! them before is replaced as a whole before anything is confirmed (R6). It never goes back: a new feed begins at an
 //! index that is not below the one reached. Items come in the order of the log, and "applied up to" is said with or
-//! after the items of that entry. A queue is told of only to the node that its session is connected to.
+//! after the items of that entry. A queue is told of exactly to the node that its session is connected to, and to
+//! others roughly how long it is.
 
 mod attached;
 mod follower;
 mod items;
+mod lengths;
 mod passing;
 mod source;
 #[cfg(test)]

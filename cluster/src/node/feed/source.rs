@@ -13,8 +13,9 @@ use super::super::peers::proto;
 use super::super::{Group, Host};
 use super::ANSWER_INTERVAL;
 use super::items::{self, Body, item, queue_item, session_item};
+use super::lengths::Lengths;
 use crate::raft::{PeerStart, RaftGroup};
-use crate::state::{Batch, ClientId, Event, GroupState, SessionId, TargetQueue};
+use crate::state::{Batch, ClientId, Event, GroupState, Sequence, SessionId, TargetQueue};
 
 /// Sessions told in one frame at the beginning of a feed.
 const PAGE_SESSIONS: usize = 256;
@@ -47,6 +48,7 @@ struct Feed {
     /// At the beginning: the sessions behind this one are still to be told.
     telling: Option<Option<ClientId>>,
     attached: Sessions,
+    lengths: Lengths,
     pending: Vec<proto::FeedItem>,
     pending_bytes: usize,
     /// Pending items that somebody waits for.
@@ -129,6 +131,14 @@ impl Feed {
         self.push(item(Body::Queue(queue_item(session, first, count, bytes))), true);
     }
 
+    /// Tells roughly how long the queue of a session is that is connected elsewhere.
+    fn push_length(&mut self, session: SessionId, length: (u32, u64)) {
+        if self.lengths.note(session, length) {
+            let told = queue_item(session, Sequence::default(), length.0, length.1);
+            self.push(item(Body::Length(told)), false);
+        }
+    }
+
     fn is_due(&self, leader: u64, members: Option<&[u64]>) -> bool {
         self.telling.is_some()
             || self.is_urgent
@@ -204,6 +214,7 @@ impl<H: Host> Group<H> {
             .iter()
             .filter_map(|event| self.common_item(event))
             .collect();
+        let lengths = self.lengths_after(events);
         let mut feeds = self.feeds.feeds.lock();
         feeds.retain(|feed| !feed.is_over());
         self.feeds.has_some.store(!feeds.is_empty(), Ordering::Release);
@@ -217,6 +228,11 @@ impl<H: Host> Group<H> {
                     feed.push(item(body), false);
                 }
             }
+            for (session, length) in &lengths {
+                if !feed.attached.contains(session) {
+                    feed.push_length(*session, *length);
+                }
+            }
             if (batch.node, batch.incarnation) == (feed.to.node, feed.to.incarnation) && batch.number > 0 {
                 let number = batch.number;
                 feed.push(item(Body::Batch(proto::FeedBatch { number, index })), false);
@@ -227,6 +243,23 @@ impl<H: Host> Group<H> {
                 feed.wake.notify_one();
             }
         }
+    }
+
+    /// How long the queues of sessions are that events speak of.
+    fn lengths_after(&self, events: &[Event]) -> Vec<(SessionId, (u32, u64))> {
+        let state = self.state();
+        let sessions = events.iter().filter_map(|event| match event {
+            Event::Queued {
+                queue: queue @ TargetQueue::Session(session),
+                ..
+            }
+            | Event::Removed {
+                queue: queue @ TargetQueue::Session(session),
+                ..
+            } => Some((*session, (state.queue_len(queue), state.queue_bytes(queue)))),
+            _ => None,
+        });
+        sessions.collect()
     }
 
     fn common_item(&self, event: &Event) -> Option<proto::FeedItem> {
@@ -295,6 +328,7 @@ impl<H: Host> Group<H> {
             to: from,
             telling: Some(None),
             attached: ask.attached.iter().copied().map(SessionId).collect(),
+            lengths: Lengths::new(&self.settings.queue_limits),
             pending: Vec::new(),
             pending_bytes: 0,
             is_urgent: true,
@@ -319,6 +353,13 @@ impl<H: Host> Group<H> {
         let own = TargetQueue::Node(from.node, from.incarnation);
         for queue in sessions.chain([own]).filter(|queue| state.queue_len(queue) > 0) {
             feed.push_queue(&state, &queue);
+        }
+        for view in state.queues() {
+            if let TargetQueue::Session(session) = view.queue
+                && !feed.attached.contains(&session)
+            {
+                feed.push_length(session, (view.len, view.bytes));
+            }
         }
         drop(state);
         for told in self.retained_now(feed.applied) {
@@ -350,10 +391,15 @@ impl<H: Host> Group<H> {
         let _nothing_is_applied = self.applying.lock();
         let state = self.state();
         self.feeds.change(ask.feed, from, |feed| {
-            for session in &ask.detached {
-                feed.attached.remove(&SessionId(*session));
+            for session in ask.detached.iter().copied().map(SessionId) {
+                feed.attached.remove(&session);
+                if !ask.attached.contains(&session.0) {
+                    let queue = TargetQueue::Session(session);
+                    feed.push_length(session, (state.queue_len(&queue), state.queue_bytes(&queue)));
+                }
             }
             for session in ask.attached.iter().copied().map(SessionId) {
+                feed.lengths.forget(session);
                 if feed.attached.insert(session) {
                     feed.push_queue(&state, &TargetQueue::Session(session));
                 }

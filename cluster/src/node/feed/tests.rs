@@ -237,6 +237,47 @@ async fn r20_queues_are_told_to_the_node_of_their_connection() {
     assert!(matches!(&events[..], [Event::Removed { count: 2, .. }]));
 }
 
+/// R27: of the queues of sessions that are connected elsewhere a node is told how long they are, about; it hears of them
+/// when it begins, and when their connection leaves it.
+#[tokio::test]
+async fn r27_the_lengths_of_queues_are_told_to_nodes_that_follow() {
+    let node = TestNode::start().await;
+    let [here, elsewhere] = [1, 2].map(|number| SessionId::new(GroupId(200), 1, number));
+    let fill = async |session, count: u32| {
+        for _ in 0..count {
+            let targets = vec![target(TargetQueue::Session(session), QoS::AtLeastOnce)];
+            within(node.home().propose_and_wait(&publish(message("x"), targets))).await;
+        }
+    };
+    let step = node.home().settings.queue_limits.messages_max / 64;
+    let queue = |session| TargetQueue::Session(session);
+    fill(elsewhere, step).await;
+    fill(here, step + 1).await;
+    let mut follower = Follower::begin(&node, &[here]).await;
+    assert_eq!(follower.told.queue_len(&queue(elsewhere)), step);
+    fill(elsewhere, step + 1).await;
+    let events = follower.events(&node, node.home().known_index().unwrap()).await;
+    assert_eq!(follower.told.queue_len(&queue(elsewhere)), 2 * step);
+    let counts = events.iter().map(|event| match event {
+        Event::Queued { count, .. } => i64::from(*count),
+        Event::Removed { count, .. } => -i64::from(*count),
+        _ => 0,
+    });
+    assert_eq!(counts.sum::<i64>(), i64::from(step), "as events they add up");
+    let mut events = Vec::new();
+    follower.told.detach(here, &mut events);
+    let attach = proto::Attach {
+        feed: follower.ask.feed,
+        detached: vec![here.0],
+        ..proto::Attach::default()
+    };
+    node.home().answer_attach(other(), &attach).unwrap();
+    fill(elsewhere, 1).await;
+    follower.events(&node, node.home().known_index().unwrap()).await;
+    assert_eq!(follower.told.queue_len(&queue(here)), step + 1);
+    assert_eq!(follower.told.queue_len(&queue(elsewhere)), 2 * step);
+}
+
 /// Who waits for an index hears of it at once, whether or not the entry concerns it.
 #[tokio::test]
 async fn who_waits_for_an_index_is_answered() {

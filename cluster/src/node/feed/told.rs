@@ -29,6 +29,7 @@ pub(super) type OwnBatch = (u64, u64);
 pub(super) struct Told {
     sessions: hashbrown::HashMap<ClientId, SessionView, foldhash::fast::RandomState>,
     clients: hashbrown::HashMap<SessionId, ClientId, foldhash::fast::RandomState>,
+    /// Exactly those of the attached sessions, and roughly those of others that are long.
     queues: hashbrown::HashMap<TargetQueue, Waiting, foldhash::fast::RandomState>,
     /// Durable sessions that are connected here: what comes of other queues is of connections that have left.
     attached: hashbrown::HashSet<SessionId, foldhash::fast::RandomState>,
@@ -118,12 +119,14 @@ impl Told {
             Body::Queue(told) => {
                 let queue = items::queue_of(&told, this);
                 if self.is_meant(&queue) {
-                    events.extend(
-                        self.queues
-                            .remove(&queue)
-                            .map(|waiting| removed(queue.clone(), waiting)),
-                    );
-                    self.add(queue, &told, events);
+                    self.replace(queue, &told, events);
+                }
+            }
+            Body::Length(told) => {
+                let queue = TargetQueue::Session(SessionId(told.session));
+                // Of a session that is connected here it is told exactly.
+                if !self.is_meant(&queue) {
+                    self.replace(queue, &told, events);
                 }
             }
             Body::Queued(told) => {
@@ -159,6 +162,13 @@ impl Told {
             TargetQueue::Session(session) => self.attached.contains(session),
             TargetQueue::Node(..) | TargetQueue::Share(_) => true,
         }
+    }
+
+    /// This is all that is in a queue.
+    fn replace(&mut self, queue: TargetQueue, told: &proto::FeedQueue, events: &mut Vec<Event>) {
+        let before = self.queues.remove(&queue);
+        events.extend(before.map(|waiting| removed(queue.clone(), waiting)));
+        self.add(queue, told, events);
     }
 
     fn add(&mut self, queue: TargetQueue, told: &proto::FeedQueue, events: &mut Vec<Event>) {
