@@ -379,9 +379,17 @@ impl Shared {
 
     fn route_event(&self, table: &mut crate::router::RouteTable, event: &Event) -> bool {
         match event {
-            Event::SessionOwner { session, owner, .. } => {
+            Event::SessionOwner {
+                client_id,
+                session,
+                owner,
+                ..
+            } => {
                 let (left, changed) = table.set_owner(*session, *owner);
                 if let Some(location) = left {
+                    if owner.is_some_and(|owner| owner.node != self.node().this_node()) {
+                        self.gate.taken_away(client_id, self.now());
+                    }
                     self.kick(location, ReasonCode::SESSION_TAKEN_OVER, TAKEN_OVER);
                 }
                 changed

@@ -59,6 +59,8 @@ pub(super) struct ClusterStatus {
     view: u64,
     meta_leader: Option<String>,
     has_lease: bool,
+    /// What all members know and the cluster uses.
+    feature_level: u32,
     draining: bool,
 }
 
@@ -151,6 +153,7 @@ impl ClusterStatus {
             view: state.view().number,
             meta_leader: leader.map(|leader| name_of(&names, leader)),
             has_lease: shared.may_answer(),
+            feature_level: state.feature_level(),
             draining: state.node(node.this_node()).is_some_and(|record| record.draining),
         })
     }

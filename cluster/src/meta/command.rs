@@ -31,6 +31,7 @@ impl MetaCommand {
                 replication_factor,
                 bootstrap_expect,
                 next_node: 1,
+                feature_level: 0,
             }),
             founder: Some(join(volume, name, address)),
         }))
@@ -42,12 +43,13 @@ impl MetaCommand {
     }
 
     /// A node has started; it has lost the logs of `lost_groups`, or may have lost the ends of
-    /// them: each of one beginning.
+    /// them: each of one beginning. It knows the features up to `feature_level`.
     pub fn register(
         node: NodeId,
         incarnation: NodeIncarnation,
         address: &str,
         lost_groups: &BTreeMap<GroupId, u64>,
+        feature_level: u32,
     ) -> Self {
         let lost_groups = lost_groups.iter().map(|(group, beginning)| proto::LostGroup {
             group: u32::from(group.0),
@@ -58,6 +60,7 @@ impl MetaCommand {
             incarnation: incarnation.0,
             address: address.to_owned(),
             lost_groups: lost_groups.collect(),
+            feature_level,
         }))
     }
 

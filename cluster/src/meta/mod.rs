@@ -16,6 +16,11 @@ pub use directory::Directory;
 pub use replica::MetaReplica;
 pub use state::{GroupPlacement, MetaState, NodeRecord, Rejected, Serving, View};
 
+/// The features that this program knows (R50). Whatever changes what apply does with an entry, or needs an entry or a
+/// message that earlier programs do not understand, raises it by one, and is used when
+/// [`MetaState::feature_level`] has reached that: all members know it then.
+pub const FEATURE_LEVEL: u32 = 1;
+
 /// What `proto/proto/meta.proto` declares.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 mod proto {

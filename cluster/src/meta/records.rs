@@ -25,6 +25,7 @@ impl MetaState {
             replication_factor: self.replication_factor,
             bootstrap_expect: self.bootstrap_expect,
             next_node: self.next_node,
+            feature_level: self.feature_level,
         };
         put(b"settings".to_vec(), Body::Settings(settings));
         for (node, record) in &self.nodes {
@@ -70,6 +71,7 @@ impl MetaState {
                 self.replication_factor = settings.replication_factor;
                 self.bootstrap_expect = settings.bootstrap_expect;
                 self.next_node = settings.next_node;
+                self.feature_level = settings.feature_level;
             }
             Body::Node(node) => {
                 let record = NodeRecord {
@@ -82,6 +84,7 @@ impl MetaState {
                     leaving: node.leaving,
                     removed: node.removed,
                     lost_groups: group_ids(&node.lost_groups)?,
+                    feature_level: node.feature_level,
                 };
                 self.nodes.insert(NodeId(node.node), record);
             }
@@ -126,6 +129,7 @@ fn node_record(node: NodeId, record: &NodeRecord) -> proto::Node {
         removed: record.removed,
         ended: record.ended,
         leaving: record.leaving,
+        feature_level: record.feature_level,
         lost_groups: record
             .lost_groups
             .iter()

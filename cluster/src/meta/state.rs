@@ -32,6 +32,8 @@ pub struct NodeRecord {
     pub removed: bool,
     /// Groups whose log its newest start has lost, or may have lost the end of, and has not been brought up to date in.
     pub lost_groups: BTreeSet<GroupId>,
+    /// The highest feature level that its newest start knows (R50).
+    pub feature_level: u32,
 }
 
 impl NodeRecord {
@@ -109,6 +111,9 @@ pub enum Rejected {
     /// The volume was used at a later time already: it is a copy, or was restored (R46).
     #[error("a later start of this node is known: its volume is a copy of another, or was restored from one")]
     OldIncarnation,
+    /// It does not know all features that the cluster uses (R50).
+    #[error("it is of an earlier version than the cluster has agreed on")]
+    OldVersion,
     /// Another node has the name and serves.
     #[error("another node that serves has this name")]
     NameInUse,
@@ -133,6 +138,7 @@ pub struct MetaState {
     pub(super) replication_factor: u32,
     pub(super) bootstrap_expect: u32,
     pub(super) next_node: u64,
+    pub(super) feature_level: u32,
     pub(super) nodes: BTreeMap<NodeId, NodeRecord>,
     pub(super) view: View,
     pub(super) groups: BTreeMap<GroupId, GroupPlacement>,
@@ -150,6 +156,13 @@ impl MetaState {
         if !self.founded && !matches!(body, Body::Found(_)) {
             return Err(Rejected::Outdated);
         }
+        self.carry_out(body)?;
+        self.raise_feature_level();
+        Ok(())
+    }
+
+    fn carry_out(&mut self, body: proto::command::Body) -> Result<(), Rejected> {
+        use proto::command::Body;
         match body {
             Body::Found(found) => self.found(found),
             Body::Join(join) => self.join(join),
@@ -213,6 +226,7 @@ impl MetaState {
             leaving: false,
             removed: false,
             lost_groups: BTreeSet::new(),
+            feature_level: 0,
         };
         self.nodes.insert(node, record);
         Ok(())
@@ -242,7 +256,11 @@ impl MetaState {
         });
         let of_now: Vec<u32> = of_now.map(|lost| lost.group).collect();
         let lost_groups = group_ids(&of_now)?;
+        let agreed = self.feature_level;
         let record = self.member(node)?;
+        if register.feature_level < agreed {
+            return Err(Rejected::OldVersion);
+        }
         if incarnation < record.incarnation {
             return Err(Rejected::OldIncarnation);
         }
@@ -254,8 +272,15 @@ impl MetaState {
         record.incarnation = incarnation;
         record.address.clone_from(&register.address);
         record.lost_groups = lost_groups;
+        record.feature_level = register.feature_level;
         self.leave_before(node, incarnation);
         Ok(())
+    }
+
+    /// What all members know is used from now on, and never less: entries that rest on it are in the logs.
+    fn raise_feature_level(&mut self) {
+        let known_to_all = self.members().map(|(_, record)| record.feature_level).min();
+        self.feature_level = self.feature_level.max(known_to_all.unwrap_or(0));
     }
 
     /// Starts of `node` before `incarnation` serve no more: its process tells that they are over.
@@ -429,6 +454,11 @@ impl MetaState {
     /// Nodes before the cluster serves for the first time.
     pub fn bootstrap_expect(&self) -> u32 {
         self.bootstrap_expect
+    }
+
+    /// The feature level that all members know (R50): what rests on a higher one is not used.
+    pub fn feature_level(&self) -> u32 {
+        self.feature_level
     }
 
     /// A node, removed or not.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use quorate_storage::log::GroupId;
 
-use super::{MetaCommand, MetaState, Rejected};
+use super::{FEATURE_LEVEL, MetaCommand, MetaState, Rejected};
 use crate::state::{NodeId, NodeIncarnation};
 
 fn volume(number: u8) -> [u8; 16] {
@@ -39,7 +39,7 @@ fn two() -> MetaState {
     for (node, address) in [(NodeId(1), "a:1"), (NodeId(2), "b:1")] {
         apply(
             &mut state,
-            &MetaCommand::register(node, NodeIncarnation(1), address, &BTreeMap::new()),
+            &MetaCommand::register(node, NodeIncarnation(1), address, &BTreeMap::new(), FEATURE_LEVEL),
         )
         .unwrap();
     }
@@ -70,7 +70,13 @@ fn r46_a_start_that_is_not_newer_is_refused() {
     let mut state = two();
     let node = NodeId(1);
     let register = |incarnation, address| {
-        MetaCommand::register(node, NodeIncarnation(incarnation), address, &BTreeMap::new())
+        MetaCommand::register(
+            node,
+            NodeIncarnation(incarnation),
+            address,
+            &BTreeMap::new(),
+            FEATURE_LEVEL,
+        )
     };
     assert_eq!(apply(&mut state, &register(5, "a:2")), Ok(()));
     assert_eq!(apply(&mut state, &register(5, "a:2")), Ok(()), "repeated");
@@ -104,7 +110,7 @@ fn r2_a_start_enters_then_is_active_and_a_later_one_takes_its_place() {
     assert_eq!(state.view().number, 2);
     apply(
         &mut state,
-        &MetaCommand::register(node, NodeIncarnation(2), "a:1", &BTreeMap::new()),
+        &MetaCommand::register(node, NodeIncarnation(2), "a:1", &BTreeMap::new(), FEATURE_LEVEL),
     )
     .unwrap();
     assert!(
@@ -134,7 +140,7 @@ fn r1_a_start_that_left_does_not_come_back() {
     assert_eq!(
         apply(
             &mut state,
-            &MetaCommand::register(node, start, "b:1", &BTreeMap::new())
+            &MetaCommand::register(node, start, "b:1", &BTreeMap::new(), FEATURE_LEVEL)
         ),
         Err(Rejected::OldIncarnation)
     );
@@ -142,7 +148,7 @@ fn r1_a_start_that_left_does_not_come_back() {
     // With another address than the first, as when the port is given by the system.
     apply(
         &mut state,
-        &MetaCommand::register(node, next, "b:9", &BTreeMap::new()),
+        &MetaCommand::register(node, next, "b:9", &BTreeMap::new(), FEATURE_LEVEL),
     )
     .unwrap();
     apply(&mut state, &MetaCommand::enter(node, next)).unwrap();
@@ -171,7 +177,13 @@ fn a_volume_that_comes_under_the_name_of_a_lost_one_replaces_it() {
         Err(Rejected::UnknownNode),
         "what was replaced does not come back"
     );
-    let late = MetaCommand::register(NodeId(2), NodeIncarnation(2), "b:1", &BTreeMap::new());
+    let late = MetaCommand::register(
+        NodeId(2),
+        NodeIncarnation(2),
+        "b:1",
+        &BTreeMap::new(),
+        FEATURE_LEVEL,
+    );
     assert_eq!(apply(&mut state, &late), Err(Rejected::UnknownNode));
 }
 
@@ -238,7 +250,7 @@ fn a_node_is_removed_when_it_does_not_serve_and_is_not_the_last() {
     assert_eq!(
         apply(
             &mut state,
-            &MetaCommand::register(node, NodeIncarnation(2), "b:1", &BTreeMap::new())
+            &MetaCommand::register(node, NodeIncarnation(2), "b:1", &BTreeMap::new(), FEATURE_LEVEL)
         ),
         Err(Rejected::UnknownNode)
     );
@@ -279,7 +291,7 @@ fn a_node_that_is_recovered_has_everything_and_the_others_are_gone() {
         assert_eq!(state.node(node).unwrap().last_ended(), Some(NodeIncarnation(1)));
     }
     apply(&mut state, &recover).unwrap();
-    let again = MetaCommand::register(second, NodeIncarnation(2), "b:1", &BTreeMap::new());
+    let again = MetaCommand::register(second, NodeIncarnation(2), "b:1", &BTreeMap::new(), FEATURE_LEVEL);
     apply(&mut state, &again).unwrap();
     apply(&mut state, &MetaCommand::enter(second, NodeIncarnation(2))).unwrap();
     apply(&mut state, &MetaCommand::join(volume(3), "c", "c:1")).unwrap();
@@ -325,7 +337,11 @@ fn r41_a_node_has_lost_its_groups_until_it_enters() {
     let (mut state, node, start) = (two(), NodeId(2), NodeIncarnation(2));
     let (live, memory) = (GroupId(17), GroupId(32));
     let both = BTreeMap::from([(live, 1), (memory, 1)]);
-    apply(&mut state, &MetaCommand::register(node, start, "b:1", &both)).unwrap();
+    apply(
+        &mut state,
+        &MetaCommand::register(node, start, "b:1", &both, FEATURE_LEVEL),
+    )
+    .unwrap();
     let lost = |state: &MetaState| Vec::from_iter(state.node(node).unwrap().lost_groups.clone());
     assert_eq!(lost(&state), [live, memory]);
     apply(&mut state, &MetaCommand::place(live, &[node], 0)).unwrap();
@@ -333,8 +349,52 @@ fn r41_a_node_has_lost_its_groups_until_it_enters() {
     assert_eq!(lost(&state), [memory]);
     // What it lost is of the last beginning.
     let next = NodeIncarnation(3);
-    apply(&mut state, &MetaCommand::register(node, next, "b:1", &both)).unwrap();
+    apply(
+        &mut state,
+        &MetaCommand::register(node, next, "b:1", &both, FEATURE_LEVEL),
+    )
+    .unwrap();
     assert_eq!(lost(&state), [memory]);
     apply(&mut state, &MetaCommand::enter(node, next)).unwrap();
     assert_eq!(lost(&state), []);
+}
+
+/// R50: the cluster uses what all of its members know, and takes in nobody any more who does not.
+#[test]
+fn r50_the_feature_level_is_what_all_members_know_and_never_falls() {
+    let mut state = two();
+    assert_eq!(state.feature_level(), FEATURE_LEVEL);
+    let [first, second] = [NodeId(1), NodeId(2)];
+    let start = |node, incarnation, level| {
+        let address = if node == first { "a:1" } else { "b:1" };
+        MetaCommand::register(
+            node,
+            NodeIncarnation(incarnation),
+            address,
+            &BTreeMap::new(),
+            level,
+        )
+    };
+    let (next, last) = (FEATURE_LEVEL + 1, FEATURE_LEVEL + 2);
+    apply(&mut state, &start(first, 2, last)).unwrap();
+    assert_eq!(
+        state.feature_level(),
+        FEATURE_LEVEL,
+        "the other one does not know it"
+    );
+    apply(&mut state, &start(first, 3, next)).unwrap();
+    apply(&mut state, &start(second, 2, last)).unwrap();
+    assert_eq!(state.feature_level(), next, "the lower one of two");
+    let old = start(second, 3, FEATURE_LEVEL);
+    assert_eq!(apply(&mut state, &old), Err(Rejected::OldVersion));
+    assert_eq!(state.node(second).unwrap().incarnation, NodeIncarnation(2));
+    apply(&mut state, &MetaCommand::join(volume(3), "c", "c:1")).unwrap();
+    apply(&mut state, &start(first, 4, last)).unwrap();
+    assert_eq!(
+        state.feature_level(),
+        next,
+        "who has joined has not said what it knows"
+    );
+    apply(&mut state, &MetaCommand::remove(NodeId(3))).unwrap();
+    assert_eq!(state.feature_level(), last, "only members count");
 }

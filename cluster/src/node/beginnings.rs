@@ -353,6 +353,7 @@ mod tests {
                 NodeIncarnation(1),
                 "a",
                 &lost,
+                crate::meta::FEATURE_LEVEL,
             ));
         }
         let replicas: Vec<NodeId> = numbered().take(3).map(|(number, _)| NodeId(number)).collect();

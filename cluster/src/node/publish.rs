@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn r07_lists_are_cut_in_the_order_of_their_queues_and_large_messages_go_alone() {
+    fn r7_lists_are_cut_in_the_order_of_their_queues_and_large_messages_go_alone() {
         assert_eq!(cut(16, 0, 1), None, "few targets are not cut");
         assert_eq!(cut(17, 0, 1 << 20), None, "what fits is not cut");
         let (ends, sorted) = cut(100, 10, 200).unwrap();

@@ -19,7 +19,7 @@ use super::peers::Peers;
 use super::placement::META;
 use super::service::NodeService;
 use super::{Backlog, Group, GroupClock, Host, Placement};
-use crate::meta::{Directory, MetaCommand, MetaReplica};
+use crate::meta::{Directory, FEATURE_LEVEL, MetaCommand, MetaReplica};
 use crate::raft::{self, ConnectionCount, NodeAddress, NodeParts, RaftGroup, StateError, Transport};
 use crate::state::{Command, NodeId, NodeIncarnation, QueueLimits};
 
@@ -280,10 +280,16 @@ impl<H: Host> Node<H> {
     async fn register(&self) -> Result<(), StartError> {
         let (node, incarnation) = (self.settings.node, self.settings.incarnation);
         let address = &self.settings.address.0;
-        let command = MetaCommand::register(node, incarnation, address, &self.lost_groups()?);
+        let lost = self.lost_groups()?;
+        let command = MetaCommand::register(node, incarnation, address, &lost, FEATURE_LEVEL);
         let removed = Err(StartError::Refused("it was removed from the cluster for good"));
         let registered = self.bring_about(&command, |state| {
             let record = state.node(node)?;
+            if state.feature_level() > FEATURE_LEVEL {
+                return Some(Err(StartError::Refused(
+                    "the cluster uses features of a later version than this program's: install that version",
+                )));
+            }
             if record.removed {
                 return Some(Err(StartError::Refused(
                     "it was removed from the cluster for good",

@@ -8,7 +8,7 @@ use quorate_tests::Version;
 use quorate_tests::broker::Broker;
 use quorate_tests::cluster::Cluster;
 use quorate_tests::shim::start_script;
-use quorate_tests::wire::{Property, publish};
+use quorate_tests::wire::{Property, connect, publish};
 
 use super::{BINARY, three};
 
@@ -116,6 +116,46 @@ async fn a_slow_disk_is_waited_for_and_nobody_is_taken_for_dead() {
         assert!(!node.log().contains("fell silent"), "{}", node.log());
         assert_eq!(node.admin("/readyz").0, 200);
     }
+}
+
+/// R12: who is connected and keeps no session gets a message when it is matched, before the disks have it; the publisher's
+/// acknowledgement waits for both.
+#[tokio::test(flavor = "multi_thread")]
+async fn r12_live_subscribers_do_not_wait_for_the_disks() {
+    // What the slowed disks take for one sync, at the least.
+    const SYNC: Duration = Duration::from_millis(50);
+    let breakable = Breakable::start();
+    let nodes = &breakable.cluster.nodes;
+    let mut absent = nodes[0].durable(Version::V5, "absent").await;
+    absent.subscribe("a", 1).await;
+    absent.disconnect().await;
+    let mut live = Vec::new();
+    for (place, node) in nodes.iter().enumerate() {
+        let mut subscriber = node.clean(Version::V5, &format!("live-{place}")).await;
+        subscriber.subscribe("a", 1).await;
+        live.push(subscriber);
+    }
+    for node in 0..3 {
+        breakable.break_disk(node, "slow");
+    }
+    let mut publisher = nodes[1].raw_client(Version::V5, &connect("p")).await;
+    let texts = texts("m", 10);
+    let began = Instant::now();
+    for (id, text) in (1..).zip(&texts) {
+        publisher.send(&publish("a", text).qos(1).id(id)).await;
+    }
+    for subscriber in &mut live {
+        assert_eq!(subscriber.receive_texts(texts.len()).await, texts, "in order");
+    }
+    let delivered = began.elapsed();
+    for _ in &texts {
+        assert_eq!(publisher.expect_puback().await.code, 0);
+    }
+    let acknowledged = began.elapsed();
+    assert!(acknowledged >= SYNC, "acknowledged after {acknowledged:?}");
+    assert!(delivered < acknowledged, "{delivered:?}, {acknowledged:?}");
+    let mut absent = nodes[2].durable(Version::V5, "absent").await;
+    assert_eq!(absent.receive_texts(texts.len()).await, texts);
 }
 
 /// R32: wall clocks that jump by days end no message's life and no session, on whichever node; and lifetimes go on.

@@ -214,7 +214,7 @@ async fn a_cold_restart_of_all_nodes_keeps_everything() {
 /// R7, R10: the receivers of a message make several entries. Nodes that lead end in between: every receiver gets every
 /// message once, in the order of its publisher, and each publisher one answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn r07_leaders_end_between_the_parts_of_a_publish() {
+async fn r7_leaders_end_between_the_parts_of_a_publish() {
     const SUBSCRIBERS: usize = 60;
     const MESSAGES: usize = 24;
     let entries = |config: Config| config.toml("[cluster]\nentry_bytes_max = 256");

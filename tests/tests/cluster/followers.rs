@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use quorate_tests::Version;
+use quorate_tests::client::Event;
 use quorate_tests::cluster::Cluster;
-use quorate_tests::wire::publish;
+use quorate_tests::wire::{Packet, connect, disconnect, filter, publish};
 
 use super::nodes;
 
@@ -139,5 +140,65 @@ async fn who_followed_a_dead_node_follows_another() {
             subscriber.unsubscribe("all").await;
         }
         cluster.restart(victim);
+    }
+}
+
+/// R19: a session opens when its home has a leader. What waits for it in a group without one follows when that has one
+/// again.
+#[tokio::test(flavor = "multi_thread")]
+async fn r19_a_session_does_not_wait_for_groups_without_leader() {
+    const CLIENTS: usize = 12;
+    let mut cluster = nodes(3, 1);
+    wait_for_replicas(&cluster, GROUPS).await;
+    let durable = |number: usize| connect(&format!("s{number}")).resume().expiry(600);
+    for number in 0..CLIENTS {
+        let mut subscriber = cluster.nodes[0].raw_client(Version::V5, &durable(number)).await;
+        subscriber.subscribe([filter("a").qos(1)]).await;
+        subscriber.send(&disconnect()).await;
+    }
+    // Their homes are in groups at all three nodes.
+    let mut expected = Vec::new();
+    for number in 0..CLIENTS {
+        let name = format!("p{number:02}");
+        let mut publisher = cluster.nodes[1].clean(Version::V5, &name).await;
+        publisher.publish(publish("a", &name).qos(1)).await;
+        expected.push(name);
+    }
+    cluster.nodes[2].kill();
+    let mut connecting = Vec::new();
+    for number in 0..CLIENTS {
+        let mut raw = cluster.nodes[0].raw(Version::V5).await;
+        raw.send(&durable(number)).await;
+        connecting.push(raw);
+    }
+    let mut opened = Vec::new();
+    for mut raw in connecting {
+        // The homes of some were at the node that is dead.
+        if let Packet::Connack(connack) = raw.receive().await
+            && connack.code == 0
+        {
+            assert!(connack.session_present);
+            let texts = vec![raw.expect_publish().await.text().to_owned()];
+            opened.push((raw, texts));
+        }
+    }
+    let quiet = tokio::time::Instant::now() + Duration::from_secs(1);
+    for (raw, texts) in &mut opened {
+        while let Some(Event::Packet(Packet::Publish(message))) = raw.next_by(quiet).await {
+            texts.push(message.text().to_owned());
+        }
+        assert!(
+            texts.len() < CLIENTS,
+            "a dead node's groups have told what they hold"
+        );
+    }
+    assert!(!opened.is_empty(), "no session has its home at a node that lives");
+    cluster.restart(2);
+    for (mut raw, mut texts) in opened {
+        while texts.len() < CLIENTS {
+            texts.push(raw.expect_publish().await.text().to_owned());
+        }
+        texts.sort();
+        assert_eq!(texts, expected);
     }
 }

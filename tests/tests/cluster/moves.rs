@@ -1,10 +1,14 @@
 //! Sessions that move between nodes.
 
+use std::time::{Duration, Instant};
+
 use quorate_tests::Version;
 use quorate_tests::wire::{connect, filter, puback, pubcomp, publish, pubrec, pubrel};
 
 use super::{REPLICAS, nodes};
 
+/// Takeovers of one client identifier within ten seconds that are not delayed.
+const TAKEOVERS_FREE: u32 = 5;
 const TAKEN_OVER: u8 = 0x8e;
 
 /// R9, R25: connecting anywhere takes the session over; the old connection is told.
@@ -30,9 +34,10 @@ async fn r9_a_session_moves_to_where_its_client_connects() {
     }
 }
 
-/// A session of expiry 0 is taken over across nodes as well, and by a durable one of the same client.
+/// R18: a session of expiry 0 is taken over across nodes as well, and by a durable one of the same client: what opened at
+/// another node a moment ago is found.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_identifier_has_one_session_in_the_cluster() {
+async fn r18_a_client_identifier_has_one_session_in_the_cluster() {
     for replicas in REPLICAS {
         let cluster = nodes(3, replicas);
         let mut first = cluster.nodes[0].raw(Version::V5).await;
@@ -118,5 +123,41 @@ async fn r8_an_inbound_exchange_goes_on_at_another_node() {
         assert_eq!(subscriber.receive().await.payload, b"once"[..]);
         subscriber.ping().await;
         assert!(subscriber.waiting().is_none(), "it was stored once");
+    }
+}
+
+/// R26: two devices at two nodes that have the same client identifier, and connect again whenever they lose their session
+/// to each other, are slowed down more and more, and nobody else notices.
+#[tokio::test(flavor = "multi_thread")]
+async fn r26_devices_that_share_an_identifier_are_slowed_down() {
+    const TAKEOVERS: u32 = 10;
+    const WAIT_MAX: Duration = Duration::from_secs(1);
+    for replicas in REPLICAS {
+        let cluster = nodes(3, replicas);
+        let durable = || connect("c").resume().expiry(600);
+        let mut bystander = cluster.nodes[2].durable(Version::V5, "bystander").await;
+        bystander.subscribe("a", 1).await;
+        let mut old = cluster.nodes[0].raw_client(Version::V5, &durable()).await;
+        let began = Instant::now();
+        let mut times = Vec::new();
+        for step in 1..=TAKEOVERS {
+            let mut new = cluster.nodes[step as usize % 2].raw(Version::V5).await;
+            new.send(&durable()).await;
+            let asked = Instant::now();
+            bystander.publish(publish("a", step.to_string()).qos(1)).await;
+            bystander.expect(step.to_string()).await;
+            assert!(
+                asked.elapsed() < WAIT_MAX,
+                "{replicas} replicas: the bystander waited"
+            );
+            old.expect_disconnect(TAKEN_OVER).await;
+            assert!(new.expect_connack().await.session_present);
+            times.push(asked.elapsed());
+            old = new;
+        }
+        // The first delays are 0.2 s, 0.4 s and so on; what came before is forgotten little by little.
+        let delayed = TAKEOVERS - TAKEOVERS_FREE;
+        let least = Duration::from_millis(150) * (delayed * (delayed + 1) / 2);
+        assert!(began.elapsed() >= least, "{replicas} replicas: {times:?}");
     }
 }

@@ -392,7 +392,7 @@ async fn subscription_behind_a_retained_publish_gets_it() {
 /// While subscriptions begin and values change, a retained message never comes after a newer live one (R34), and live
 /// ones stay in order.
 #[tokio::test]
-async fn values_never_go_back() {
+async fn r34_values_never_go_back() {
     let scope = Scope::new();
     let topic = scope.topic("x");
     let (stop, stopped) = tokio::sync::watch::channel(false);

@@ -50,6 +50,7 @@ pub(super) fn status(answer: &Value) -> String {
         ("serving", "serving"),
         ("meta_leader", "meta_leader"),
         ("has_lease", "has_lease"),
+        ("feature_level", "feature_level"),
         ("draining", "draining"),
     ];
     lines.extend(of_cluster.map(|(name, key)| (name, &cluster[key])));

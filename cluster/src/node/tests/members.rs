@@ -1,7 +1,7 @@
 //! What a node believes of others.
 
 use super::{TestNode, eventually, within};
-use crate::meta::MetaCommand;
+use crate::meta::{FEATURE_LEVEL, MetaCommand};
 use crate::node::peers::proto;
 use crate::raft::NodeAddress;
 use crate::state::{NodeId, NodeIncarnation};
@@ -36,7 +36,13 @@ async fn a_node_is_where_it_says_unless_that_start_cannot_be() {
     let node = TestNode::start().await;
     node.in_meta(MetaCommand::join([2; 16], "two", "a:1"), |_| true)
         .await;
-    let register = MetaCommand::register(OTHER, NodeIncarnation(1), "a:1", &Default::default());
+    let register = MetaCommand::register(
+        OTHER,
+        NodeIncarnation(1),
+        "a:1",
+        &Default::default(),
+        FEATURE_LEVEL,
+    );
     node.in_meta(register, |record| record.incarnation.0 == 1).await;
     eventually(|| node.address()).await;
     node.node.learn(&member(u64::MAX, "evil:1"));

@@ -55,7 +55,7 @@ async fn open(group: &Group<Told>) -> (SessionId, Epoch) {
 
 /// One answer, for all targets together; what is published next comes behind it in each queue.
 #[tokio::test]
-async fn r07_a_publish_in_parts_is_answered_once_and_keeps_its_place() {
+async fn r7_a_publish_in_parts_is_answered_once_and_keeps_its_place() {
     for bytes_max in [1, 20, BYTES_MAX, 400, 1 << 20] {
         let node = TestNode::start_with(|settings| settings.entry_bytes_max = bytes_max).await;
         let home = node.home();
@@ -103,7 +103,7 @@ async fn r07_a_publish_in_parts_is_answered_once_and_keeps_its_place() {
 
 /// As many targets as fill entries leave in as many entries, with what others publish in between.
 #[tokio::test]
-async fn r07_parts_leave_in_entries_of_their_own() {
+async fn r7_parts_leave_in_entries_of_their_own() {
     let node = TestNode::start().await;
     let home = node.home();
     let large: Vec<Target> = targets(TARGETS)
@@ -128,7 +128,7 @@ async fn r07_parts_leave_in_entries_of_their_own() {
 /// The client sends a message of QoS 2 again, at a node that has started anew; it goes on where apply has got to, cut as
 /// the list is then.
 #[tokio::test]
-async fn r07_a_retry_after_an_unknown_outcome_goes_on() {
+async fn r7_a_retry_after_an_unknown_outcome_goes_on() {
     let node = TestNode::start_with(|settings| settings.entry_bytes_max = BYTES_MAX).await;
     let (session, epoch) = open(node.home()).await;
     let packet_id = quorate_proto::codec::PacketId::new(7);
@@ -299,7 +299,7 @@ async fn r31_a_will_with_many_targets_is_published_in_parts() {
 
 /// What cannot be stored at all is refused once, and nothing of it stays.
 #[tokio::test]
-async fn r07_a_message_that_no_entry_holds_is_refused_with_all_its_parts() {
+async fn r7_a_message_that_no_entry_holds_is_refused_with_all_its_parts() {
     let node = TestNode::start_with(|settings| settings.entry_bytes_max = BYTES_MAX).await;
     let home = node.home();
     let huge = message_to("t", &vec![0; crate::raft::BATCH_BYTES_MAX]);

@@ -139,7 +139,7 @@ async fn a_failed_checkpoint_stops_the_group() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_waits_for_the_log_below_it() {
+async fn r43_a_checkpoint_waits_for_the_log_below_it() {
     let (disk, table) = (Disk::new(), Table::default());
     let parts = disk.parts(1);
     let group = lead_alone(&parts, &table).await;
@@ -266,7 +266,7 @@ async fn a_snapshot_survives_its_chunks_and_replaces_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_snapshot_being_read_holds_its_checkpoint_up_for_a_bounded_time() {
+async fn r45_a_snapshot_being_read_holds_its_checkpoint_up_for_a_bounded_time() {
     let (disk, table) = (Disk::new(), Table::default());
     let settings = CheckpointSettings {
         snapshot_pause_max: Duration::from_millis(400),
@@ -308,7 +308,7 @@ async fn a_snapshot_being_read_holds_its_checkpoint_up_for_a_bounded_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_snapshot_that_was_overtaken_before_it_is_read_is_refused() {
+async fn r45_a_snapshot_that_was_overtaken_before_it_is_read_is_refused() {
     let (disk, table) = (Disk::new(), Table::default());
     let parts = disk.parts(1);
     let group = large_group(&disk, &parts, &table).await;

@@ -148,8 +148,9 @@ async fn a_killed_leader_is_succeeded_and_nothing_that_was_answered_is_lost() {
     assert!(fastest < Duration::from_millis(750), "{fastest:?}");
 }
 
+/// R15, R18: a leader that no majority hears takes nothing, and does not let its state be read as the group's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_without_a_quorum_takes_nothing() {
+async fn r15_r18_a_leader_without_a_quorum_takes_nothing_and_reads_nothing() {
     let mut cluster = Cluster::start(3, &settings()).await;
     cluster.propose("key=value").await;
     let leader = cluster.leader().await;

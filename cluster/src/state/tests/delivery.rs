@@ -42,7 +42,7 @@ fn a_message_without_target_is_not_stored() {
 }
 
 #[test]
-fn r08_an_inbound_identifier_is_recorded_with_its_message_and_answered_as_a_repeat_until_released() {
+fn r8_an_inbound_identifier_is_recorded_with_its_message_and_answered_as_a_repeat_until_released() {
     let mut group = Harness::new();
     let (p, s) = (group.open("p"), group.open("s"));
     let send = |payload| publish(p.origin(Some(5)), message(payload), vec![s.target()]);
@@ -66,7 +66,7 @@ fn r08_an_inbound_identifier_is_recorded_with_its_message_and_answered_as_a_repe
 }
 
 #[test]
-fn r08_an_inbound_identifier_outlives_the_connection() {
+fn r8_an_inbound_identifier_outlives_the_connection() {
     let mut group = Harness::new();
     let p = group.open("p");
     group.one(publish(p.origin(Some(5)), message("m"), vec![]));

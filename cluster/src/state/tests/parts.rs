@@ -44,7 +44,7 @@ fn origins() -> (Harness, Vec<(Origin, bool)>) {
 }
 
 #[test]
-fn r07_the_last_part_answers_for_all_and_the_message_is_held_until_then() {
+fn r7_the_last_part_answers_for_all_and_the_message_is_held_until_then() {
     let (mut group, origins) = origins();
     let queues = queues(6);
     for (origin, _) in origins {
@@ -84,7 +84,7 @@ fn r07_the_last_part_answers_for_all_and_the_message_is_held_until_then() {
 
 /// The proposer does not wait for one part before it proposes the next.
 #[test]
-fn r07_parts_may_come_in_one_entry() {
+fn r7_parts_may_come_in_one_entry() {
     let (mut group, origins) = origins();
     let queues = queues(3);
     for (origin, _) in origins {
@@ -105,7 +105,7 @@ fn r07_parts_may_come_in_one_entry() {
 }
 
 #[test]
-fn r07_a_client_that_sends_its_message_again_has_it_go_on() {
+fn r7_a_client_that_sends_its_message_again_has_it_go_on() {
     let mut group = Harness::new();
     let queues = queues(6);
     let p = group.open("p");
@@ -148,7 +148,7 @@ fn r07_a_client_that_sends_its_message_again_has_it_go_on() {
 }
 
 #[test]
-fn r07_a_publish_as_a_whole_ends_one_that_began_in_parts() {
+fn r7_a_publish_as_a_whole_ends_one_that_began_in_parts() {
     let (mut group, origins) = origins();
     let queues = queues(4);
     for (origin, lasting) in origins {
@@ -165,7 +165,7 @@ fn r07_a_publish_as_a_whole_ends_one_that_began_in_parts() {
 }
 
 #[test]
-fn r07_a_part_whose_forerunner_is_missing_is_refused() {
+fn r7_a_part_whose_forerunner_is_missing_is_refused() {
     let (mut group, origins) = origins();
     let queues = queues(4);
     for (origin, lasting) in origins {
@@ -190,7 +190,7 @@ fn r07_a_part_whose_forerunner_is_missing_is_refused() {
 }
 
 #[test]
-fn r09_a_fenced_part_ends_what_nobody_else_goes_on_with() {
+fn r9_a_fenced_part_ends_what_nobody_else_goes_on_with() {
     let mut group = Harness::new();
     let queues = queues(4);
     let p = group.open("p");
@@ -209,7 +209,7 @@ fn r09_a_fenced_part_ends_what_nobody_else_goes_on_with() {
 }
 
 #[test]
-fn r07_a_publish_ends_with_what_it_belongs_to() {
+fn r7_a_publish_ends_with_what_it_belongs_to() {
     let queues = queues(2);
     // (which origin, what ends it)
     let end_session = |group: &Harness| Command::EndSession {
@@ -267,7 +267,7 @@ fn r07_a_publish_ends_with_what_it_belongs_to() {
 }
 
 #[test]
-fn r08_an_identifier_under_way_is_known_to_a_release() {
+fn r8_an_identifier_under_way_is_known_to_a_release() {
     let mut group = Harness::new();
     let p = group.open("p");
     group.one(first(p.origin(Some(5)), vec![]));
@@ -439,7 +439,7 @@ fn cut<'a>(queues: &'a [TargetQueue], cuts: &[usize]) -> Vec<&'a [TargetQueue]> 
 proptest! {
     /// Whatever parts a publish is cut into and wherever its attempts break off, each target gets it once.
     #[test]
-    fn r07_each_target_gets_it_once(count in 1..20u64, attempts in vec((vec(0..40usize, 1..5), 0..6usize, any::<bool>()), 1..6)) {
+    fn r7_each_target_gets_it_once(count in 1..20u64, attempts in vec((vec(0..40usize, 1..5), 0..6usize, any::<bool>()), 1..6)) {
         let mut group = Harness::new();
         let mut store = Store::default();
         let queues = queues(count);

@@ -136,7 +136,7 @@ fn r10_batches_without_number_are_applied_each_time() {
 }
 
 #[test]
-fn r01_proposals_of_a_lost_start_are_refused() {
+fn r1_proposals_of_a_lost_start_are_refused() {
     let (mut group, subscriber) = with_subscriber();
     let late = hit(&mut group, &subscriber);
     let mut unnumbered = late.clone();
@@ -165,7 +165,7 @@ fn r01_proposals_of_a_lost_start_are_refused() {
 }
 
 #[test]
-fn r01_a_start_may_declare_itself_lost() {
+fn r1_a_start_may_declare_itself_lost() {
     let (mut group, _) = with_subscriber();
     let batch = group.batch(vec![Command::NodeLost {
         node: NODE,

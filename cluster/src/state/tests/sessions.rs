@@ -101,7 +101,7 @@ fn r17_queues_are_dropped_for_sessions_of_other_homes_only_when_told() {
 }
 
 #[test]
-fn r09_a_resumed_session_is_whole_and_fences_the_connection_before() {
+fn r9_a_resumed_session_is_whole_and_fences_the_connection_before() {
     let mut group = Harness::new();
     let first = group.open("c");
     group.one(first.subscribe(&["b", "a"]));
@@ -139,7 +139,7 @@ fn r09_a_resumed_session_is_whole_and_fences_the_connection_before() {
 }
 
 #[test]
-fn r09_commands_of_an_old_epoch_are_refused() {
+fn r9_commands_of_an_old_epoch_are_refused() {
     let mut group = Harness::new();
     let old = group.open("c");
     group.one(old.subscribe(&["a"]));
@@ -175,7 +175,7 @@ fn r09_commands_of_an_old_epoch_are_refused() {
 }
 
 #[test]
-fn r09_nobody_speaks_for_a_session_without_connection() {
+fn r9_nobody_speaks_for_a_session_without_connection() {
     let mut group = Harness::new();
     let client = group.open("c");
     assert_eq!(group.one(client.close()), Outcome::Done);
