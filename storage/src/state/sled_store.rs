@@ -4,7 +4,7 @@
 //! cut. So each sync here is `flush`, then fdatasync of sled's main file, `db`, through a handle of our own, and of the
 //! files beside it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -68,9 +68,30 @@ fn open_when_unlocked(config: &sled::Config) -> io::Result<sled::Db> {
     }
 }
 
+/// The file of sled's parameters, in which nothing stands that [`SyncedDatabase::open`] does not say.
+const PARAMETERS: &str = "conf";
+
+/// sled writes its parameters once and does not sync them: a power cut leaves any part of the file, with which sled does
+/// not open. Without the file it writes a new one.
+fn remove_torn_parameters(path: &Path) -> io::Result<()> {
+    let path = path.join(PARAMETERS);
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        bytes => bytes?,
+    };
+    let is_whole = bytes
+        .split_last_chunk()
+        .is_some_and(|(text, checksum)| crc32fast::hash(text) == u32::from_le_bytes(*checksum));
+    match is_whole {
+        true => Ok(()),
+        false => fs::remove_file(path),
+    }
+}
+
 impl SyncedDatabase {
     pub(crate) fn open(path: &Path, options: &SledOptions) -> io::Result<Self> {
         disk::create_dir_all_synced(&RealDisk, path)?;
+        remove_torn_parameters(path)?;
         let config = sled::Config::new()
             .path(path)
             .mode(sled::Mode::HighThroughput)
@@ -86,6 +107,7 @@ impl SyncedDatabase {
             failed: Mutex::new(None),
         };
         opened.sync()?;
+        File::open(path.join(PARAMETERS))?.sync_all()?;
         RealDisk.sync_dir(path)?;
         Ok(opened)
     }

@@ -1,6 +1,7 @@
 //! The checkpointer over a store that forgets, and over sled. Power cuts at every operation are in `crash_tests`.
 
 mod long_keys;
+mod torn_parameters;
 
 use std::io;
 use std::path::Path;
