@@ -11,6 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "directory.h"
+
 enum fault { NONE, SYNC, FULL, SLOW };
 
 /* What is wrong with the disk that a file is on: its path has the name of the data directory in it. */
@@ -106,27 +108,9 @@ int fallocate64(int file, int mode, off64_t offset, off64_t length)
     return before_write(file) ? -1 : (int)syscall(SYS_fallocate, file, mode, offset, length);
 }
 
-/* The directory of the configuration, which the command line names. */
-static char directory[4096];
-
-__attribute__((constructor)) static void find_directory(void)
+__attribute__((constructor)) static void begin(void)
 {
-    char line[4096];
-    FILE *file = fopen("/proc/self/cmdline", "r");
-    if (!file)
-        return;
-    size_t length = fread(line, 1, sizeof line - 1, file);
-    fclose(file);
-    line[length] = 0;
-    for (char *word = line; word < line + length; word += strlen(word) + 1) {
-        char *name = strstr(word, "/quorate.toml");
-        char *begin = strchr(word, '/');
-        if (name && begin && name > begin) {
-            *name = 0;
-            strcpy(directory, begin);
-            return;
-        }
-    }
+    find_directory();
 }
 
 int clock_gettime(clockid_t clock, struct timespec *time)

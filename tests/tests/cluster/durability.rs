@@ -23,7 +23,7 @@ class = "quorum-memory"
 "#;
 
 /// What the machine has forgotten when it starts again: nothing of a process that was killed is synced any more.
-fn restart_machine(node: &Broker) {
+pub(crate) fn restart_machine(node: &Broker) {
     let volume = Volume::open_on_boot(Arc::new(RealDisk), &node.directory().join("data"), "another boot");
     assert!(volume.expect("the directory is free").machine_restarted());
 }

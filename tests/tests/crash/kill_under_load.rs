@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use quorate_tests::Version;
 use quorate_tests::broker::Broker;
 use quorate_tests::client::DEADLINE;
+use quorate_tests::random::{Random, from_environment};
 use quorate_tests::wire::{connect, publish};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -18,7 +19,6 @@ use tokio::time::sleep;
 use crate::ledger::{Ledger, SharedLedger};
 use crate::link::{Stage, run};
 use crate::publisher::Publisher;
-use crate::random::{Random, from_environment};
 use crate::start;
 use crate::subscriber::{Plan, Subscriber};
 

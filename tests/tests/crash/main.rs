@@ -9,7 +9,6 @@ mod ledger;
 mod link;
 mod lost_log;
 mod publisher;
-mod random;
 mod subscriber;
 mod sync_before_ack;
 mod trace;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use quorate_tests::Version;
+use quorate_tests::random::Random;
 use quorate_tests::wire::{
     AckBuilder, ConnectBuilder, Packet, Property, Publish, connect, filter, puback, pubcomp, pubrec,
     subscribe,
@@ -14,7 +15,6 @@ use tokio::time::timeout;
 
 use crate::ledger::SharedLedger;
 use crate::link::{End, Link, Lives, Stage};
-use crate::random::Random;
 
 /// Acknowledgements held back at most.
 const OWED_MAX: u64 = 12;

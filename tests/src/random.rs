@@ -4,22 +4,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A sequence of random numbers.
 #[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
     /// The sequence of this seed.
-    pub(crate) fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// A seed: `QUORATE_CRASH_SEED`, or another one each time.
-    pub(crate) fn seed() -> u64 {
+    pub fn seed() -> u64 {
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         from_environment("QUORATE_CRASH_SEED").unwrap_or(clock.as_micros() as u64)
     }
 
     /// A sequence of its own, for another task.
-    pub(crate) fn fork(&mut self) -> Self {
+    pub fn fork(&mut self) -> Self {
         Self(self.next())
     }
 
@@ -31,23 +31,26 @@ impl Random {
     }
 
     /// A number below `end`.
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
+    pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
     /// Yes or no.
-    pub(crate) fn coin(&mut self) -> bool {
+    pub fn coin(&mut self) -> bool {
         self.below(2) == 0
     }
 
     /// A time shorter than this.
-    pub(crate) fn shorter_than(&mut self, end: Duration) -> Duration {
+    pub fn shorter_than(&mut self, end: Duration) -> Duration {
         Duration::from_micros(self.below(end.as_micros() as u64))
     }
 }
 
 /// The number in an environment variable, if it is set.
-pub(crate) fn from_environment(name: &str) -> Option<u64> {
+///
+/// # Panics
+/// It is something else than a number.
+pub fn from_environment(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(
         text.parse()
