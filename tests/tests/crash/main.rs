@@ -4,6 +4,7 @@
 //! The durability tests of `conformance` kill the broker at chosen points; here the points are random, and the clients
 //! do what the standards ask of them after a lost connection.
 
+mod golden;
 mod kill_under_load;
 mod ledger;
 mod link;
