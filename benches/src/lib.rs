@@ -5,4 +5,5 @@
 //! - `micro` (`cargo bench`): codec, topic trie, session, router, each alone.
 
 pub mod client;
+pub mod disk;
 pub mod process;

@@ -35,6 +35,19 @@ impl Process {
         ))
     }
 
+    /// Bytes that it has had written to disks.
+    ///
+    /// # Errors
+    /// The process is gone, or another user's.
+    pub fn written(&self) -> io::Result<u64> {
+        let counters = std::fs::read_to_string(format!("/proc/{}/io", self.0))?;
+        let line = counters
+            .lines()
+            .find_map(|line| line.strip_prefix("write_bytes: "));
+        line.and_then(|bytes| bytes.parse().ok())
+            .ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
     /// Resident memory in bytes.
     ///
     /// # Errors

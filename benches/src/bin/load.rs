@@ -1,16 +1,19 @@
 //! Load against any broker: `load pairs` and `load idle`.
 //!
 //! `pairs`: N publishers, N subscribers, one topic each, a window of unacknowledged publishes; prints delivered messages
-//! a second and, given the broker's process, its CPU microseconds for each delivered message.
+//! a second and, given the broker's processes, their CPU microseconds for each delivered message, and what each of them has
+//! written for it.
 //! `idle`: N connections with one subscription each; prints the broker's resident bytes for each.
 
 use std::cell::Cell;
 use std::io;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use quorate_benches::client::{Client, Received};
+use quorate_benches::disk::SyncProbe;
 use quorate_benches::process::Process;
 use quorate_proto::codec::{PacketId, PacketType, ProtocolVersion, QoS};
 
@@ -51,6 +54,9 @@ enum Command {
         /// Seconds measured, after one of warming up.
         #[arg(long, default_value_t = 10)]
         seconds: u64,
+        /// Directory on the broker's disk: how long fdatasync takes there is measured beside the load.
+        #[arg(long)]
+        sync_dir: Option<PathBuf>,
     },
     /// Connections that do nothing.
     Idle {
@@ -84,6 +90,7 @@ fn main() -> io::Result<()> {
             payload,
             window,
             seconds,
+            sync_dir,
         } => {
             let qos = QoS::from_bits(qos).ok_or(io::ErrorKind::InvalidInput)?;
             let load = Pairs {
@@ -95,7 +102,7 @@ fn main() -> io::Result<()> {
                 window,
             };
             let processes = arguments.pid.into_iter().map(Process).collect();
-            local.block_on(&runtime, run_pairs(load, processes, seconds))
+            local.block_on(&runtime, run_pairs(load, processes, seconds, sync_dir))
         }
         Command::Idle { connections, seconds } => {
             let [pid] = arguments.pid[..] else {
@@ -130,7 +137,12 @@ struct Pairs {
     window: usize,
 }
 
-async fn run_pairs(load: Pairs, processes: Vec<Process>, seconds: u64) -> io::Result<()> {
+async fn run_pairs(
+    load: Pairs,
+    processes: Vec<Process>,
+    seconds: u64,
+    sync_dir: Option<PathBuf>,
+) -> io::Result<()> {
     let delivered = Rc::new(Cell::new(0u64));
     let mut clients = tokio::task::JoinSet::new();
     for pair in 0..load.pairs {
@@ -151,6 +163,8 @@ async fn run_pairs(load: Pairs, processes: Vec<Process>, seconds: u64) -> io::Re
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
     let cpu = total(&processes)?;
+    let written: Vec<u64> = processes.iter().map(Process::written).collect::<Result<_, _>>()?;
+    let probe = sync_dir.as_deref().map(SyncProbe::start).transpose()?;
     let (before, started) = (delivered.get(), Instant::now());
     tokio::time::sleep(Duration::from_secs(seconds)).await;
     let messages = delivered.get() - before;
@@ -168,9 +182,21 @@ async fn run_pairs(load: Pairs, processes: Vec<Process>, seconds: u64) -> io::Re
             "cpu_us_per_message {:.3}",
             used.as_secs_f64() * 1e6 / messages as f64
         );
-        for process in processes {
-            println!("resident_bytes {}", process.resident()?);
+        for (process, before) in processes.iter().zip(written) {
+            let written = process.written()? - before;
+            println!(
+                "resident_bytes {} written_bytes_per_message {:.0}",
+                process.resident()?,
+                written as f64 / messages as f64
+            );
         }
+    }
+    if let Some(probe) = probe {
+        let times = probe.finish()?;
+        println!(
+            "fdatasync median {:?} p99 {:?} of {}",
+            times.median, times.p99, times.count
+        );
     }
     Ok(())
 }
