@@ -5,12 +5,16 @@
 //! | offset | bytes | field |
 //! |---|---|---|
 //! | 0 | 4 | CRC-32C of the whole key, of the rest of this value, and of the data of all parts |
-//! | 4 | 1 | 0: the data follows; 1: its length follows, the data lies in parts |
+//! | 4 | 1 | 0: the data follows; 1 and 2: its length follows, the data lies in parts |
 //! | 5 | | data, or length u32 |
 //!
-//! Parts are [`PART_BYTES`] long, the last one shorter: sled keeps what is under 64 KB in its log, and makes a file
-//! of its own for what is long. Part `n` of a value is overwritten by part `n` of the next; the batch with the head
-//! removes those that are left over.
+//! Parts are [`PART_BYTES`] long, the last one shorter, under 2; under 1, as earlier versions wrote them,
+//! [`LARGE_PART_BYTES`]. Part `n` of a value is overwritten by part `n` of the next; the batch with the head removes
+//! those that are left over.
+//!
+//! Parts are as short because sled keeps up to 17 keys with their values in a page, and makes a file of its own for a
+//! page above 128 KiB. Such a page has next to no weight in sled's cache, which then keeps all of them, however many
+//! there are; and it is written anew, as a whole, with every tenth change of it. So the pages are to stay below.
 
 use super::{Change, StateError, StateStore};
 use crate::log::{GroupId, LogPosition};
@@ -27,12 +31,16 @@ pub const VALUE_BYTES_MAX: usize = 64 << 20;
 pub const META_BYTES_MAX: usize = 1 << 20;
 
 /// Bytes of a part, and of the longest value that has none.
-pub(super) const PART_BYTES: usize = 48 << 10;
+pub(super) const PART_BYTES: usize = 4 << 10;
+
+/// Bytes of a part as earlier versions wrote it.
+const LARGE_PART_BYTES: usize = 48 << 10;
 
 const PREFIX_BYTES: usize = 6;
 const PARTS_BIT: u32 = 1 << 31;
 const INLINE: u8 = 0;
-const SPLIT: u8 = 1;
+const SPLIT_LARGE: u8 = 1;
+const SPLIT: u8 = 2;
 
 /// Highest generation: with the bit for parts it stays below the store's own prefix.
 pub(super) const GENERATION_MAX: u32 = PARTS_BIT - 2;
@@ -113,23 +121,21 @@ fn part_key(full: &[u8], part: u32) -> Vec<u8> {
     key
 }
 
-fn part_count(length: usize) -> u32 {
-    length.div_ceil(PART_BYTES) as u32
+/// Length and parts of a stored value, by its head without the checksum; `None` where it is not split.
+fn split_of(rest: &[u8]) -> Option<(usize, u32)> {
+    let (part_bytes, length) = match rest {
+        [SPLIT, length @ ..] => (PART_BYTES, length),
+        [SPLIT_LARGE, length @ ..] => (LARGE_PART_BYTES, length),
+        _ => return None,
+    };
+    let length = u32::from_le_bytes(length.try_into().ok()?) as usize;
+    (length <= VALUE_BYTES_MAX).then(|| (length, length.div_ceil(part_bytes) as u32))
 }
 
 /// Parts of a stored value by its head; 0 where it has none or is damaged.
 fn stored_parts(head: &[u8]) -> u32 {
-    match head {
-        [_, _, _, _, SPLIT, a, b, c, d] => {
-            let length = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
-            if length <= VALUE_BYTES_MAX {
-                part_count(length)
-            } else {
-                0
-            }
-        }
-        _ => 0,
-    }
+    let split = head.get(4..).and_then(split_of);
+    split.map_or(0, |(_, parts)| parts)
 }
 
 fn checksum(full: &[u8], rest: &[u8], data: &[u8]) -> u32 {
@@ -162,7 +168,7 @@ pub(super) fn encode_value(full: Vec<u8>, value: Option<&[u8]>, replaced: Option
             head.extend_from_slice(&(data.len() as u32).to_le_bytes());
             let checksum = checksum(&full, &head[4..], data);
             head[..4].copy_from_slice(&checksum.to_le_bytes());
-            new_parts = part_count(data.len());
+            new_parts = data.len().div_ceil(PART_BYTES) as u32;
             let parts = (0..).zip(data.chunks(PART_BYTES));
             before = parts
                 .map(|(part, data)| (part_key(&full, part), Some(data.to_vec())))
@@ -175,6 +181,22 @@ pub(super) fn encode_value(full: Vec<u8>, value: Option<&[u8]>, replaced: Option
     ValueChanges { before, together }
 }
 
+/// A value as an earlier version wrote it, in parts of [`LARGE_PART_BYTES`].
+#[cfg(test)]
+pub(super) fn encode_as_earlier(full: Vec<u8>, data: &[u8]) -> Vec<Change> {
+    let mut head = vec![0; 4];
+    head.push(SPLIT_LARGE);
+    head.extend_from_slice(&(data.len() as u32).to_le_bytes());
+    let checksum = checksum(&full, &head[4..], data);
+    head[..4].copy_from_slice(&checksum.to_le_bytes());
+    let parts = (0..).zip(data.chunks(LARGE_PART_BYTES));
+    let mut changes: Vec<Change> = parts
+        .map(|(part, data)| (part_key(&full, part), Some(data.to_vec())))
+        .collect();
+    changes.push((full, Some(head)));
+    changes
+}
+
 /// Reassembles and verifies the value at `full` whose head is given; `None` where it is damaged.
 pub(super) fn decode_value(
     store: &dyn StateStore,
@@ -185,24 +207,27 @@ pub(super) fn decode_value(
         return Ok(None);
     };
     let stored = u32::from_le_bytes(*stored);
-    match rest {
-        [INLINE, ..] if stored == checksum(full, rest, &[]) => Ok(Some(head.split_off(5))),
-        [SPLIT, a, b, c, d] => {
-            let length = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
-            if length > VALUE_BYTES_MAX {
-                return Ok(None);
-            }
-            let mut data = Vec::new();
-            for part in 0..part_count(length) {
-                match store.read(&part_key(full, part))? {
-                    Some(part) => data.extend_from_slice(&part),
-                    None => return Ok(None),
-                }
-            }
-            Ok((data.len() == length && stored == checksum(full, rest, &data)).then_some(data))
-        }
-        _ => Ok(None),
+    if let [INLINE, ..] = rest {
+        return match stored == checksum(full, rest, &[]) {
+            true => Ok(Some(head.split_off(5))),
+            false => Ok(None),
+        };
     }
+    let Some((length, parts)) = split_of(rest) else {
+        return Ok(None);
+    };
+    let mut data = Vec::new();
+    for part in 0..parts {
+        let Some(part) = store.read(&part_key(full, part))? else {
+            return Ok(None);
+        };
+        if data.is_empty() {
+            // Not before a part is there: a damaged length is not to take so much memory.
+            data.reserve_exact(length);
+        }
+        data.extend_from_slice(&part);
+    }
+    Ok((data.len() == length && stored == checksum(full, rest, &data)).then_some(data))
 }
 
 /// A group's record.

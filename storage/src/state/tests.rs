@@ -1,5 +1,6 @@
 //! The checkpointer over a store that forgets, and over sled. Power cuts at every operation are in `crash_tests`.
 
+mod large_values;
 mod long_keys;
 mod torn_parameters;
 
