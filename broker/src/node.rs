@@ -243,6 +243,11 @@ impl Shared {
         self.node.get().map_or(0, |node| node.backlog().bytes())
     }
 
+    /// Bytes of large payloads that wait for a checkpoint.
+    pub(crate) fn unstored_payload_bytes(&self) -> usize {
+        self.node.get().map_or(0, |node| node.unstored().bytes())
+    }
+
     /// Bytes of deliveries that wait for their worker.
     pub(crate) fn delivery_backlog_bytes(&self) -> usize {
         self.mailboxes.iter().map(Mailbox::deliveries_bytes).sum()

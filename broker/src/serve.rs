@@ -512,6 +512,12 @@ fn declare_metrics(metrics: &Metrics, shared: &Arc<Shared>, open: &Arc<AtomicU32
     );
     let waiting = shared.clone();
     scope.gauge(
+        "unstored_payload_bytes",
+        "Large payloads of queues that no checkpoint holds; clients are not read while there are too many.",
+        move || waiting.unstored_payload_bytes() as f64,
+    );
+    let waiting = shared.clone();
+    scope.gauge(
         "delivery_backlog_bytes",
         "Deliveries on their way between workers; clients are not read while there are too many for one worker.",
         move || waiting.delivery_backlog_bytes() as f64,

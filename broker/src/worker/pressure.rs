@@ -1,7 +1,7 @@
 //! Back pressure: a connection is not read while what it would add has nowhere to go.
 //!
-//! Three things can fall behind what clients send: another worker, whose mailbox fills with live deliveries, another
-//! node, and the disk, for which commands wait. All count their bytes in a [`Backlog`]; connections look before every read and,
+//! Four things can fall behind what clients send: another worker, whose mailbox fills with live deliveries, another
+//! node, the log, for which commands wait, and checkpoints, for which large payloads wait. All count their bytes in a [`Backlog`]; connections look before every read and,
 //! where one is full, wait here until there is room. Nobody who empties a backlog ever waits here: mail and commits
 //! are handled by tasks of their own.
 
@@ -28,6 +28,10 @@ impl Worker {
         let proposals = self.shared.node().backlog();
         if proposals.is_full() {
             return Some(proposals);
+        }
+        let unstored = self.shared.node().unstored();
+        if unstored.is_full() {
+            return Some(unstored);
         }
         let peers = &*self.shared.peers.backlog;
         if peers.is_full() {

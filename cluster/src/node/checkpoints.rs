@@ -1,7 +1,6 @@
 //! The node's state store as the groups see it.
 
 use std::io;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_storage::log::{GroupId, LogPosition};
@@ -14,9 +13,7 @@ use crate::state::GroupState;
 /// Bytes read at once when a group's state is visited.
 const PAGE_BYTES: usize = 1024 * 1024;
 
-/// Bytes of queued messages that no checkpoint has; from there on a group takes one without waiting for its time.
-pub(super) const UNSAVED_BYTES_MAX: u64 = 16 << 20;
-/// From there on it is taken by itself.
+/// From so many bytes of queued messages that no checkpoint has a group's checkpoint is taken by itself.
 const MUCH_BYTES: u64 = 1 << 20;
 
 /// How much of its state a group has in the store.
@@ -109,7 +106,7 @@ impl<H: Host> Group<H> {
             return false;
         };
         match replica.checkpoint().await {
-            Ok(Some(index)) => self.state().stored_up_to(index),
+            Ok(Some(index)) => self.stored_up_to(index),
             Ok(None) => {}
             Err(error) => {
                 tracing::error!(group = self.id().0, %error, "checkpoint failed");
@@ -119,15 +116,11 @@ impl<H: Host> Group<H> {
         true
     }
 
-    /// The task that takes a checkpoint when much has come to queues.
-    pub(super) async fn run_filled(self: Arc<Self>, turn: Arc<tokio::sync::Mutex<()>>) {
-        loop {
-            self.filled.notified().await;
-            let _turn = turn.lock().await;
-            if self.state().unsaved_bytes() >= UNSAVED_BYTES_MAX {
-                self.checkpoint().await;
-            }
-        }
+    /// The state store has the state as of the entry at `index`: what is large leaves memory.
+    pub(super) fn stored_up_to(&self, index: u64) {
+        let mut state = self.state();
+        state.stored_up_to(index);
+        self.unstored.count(&state);
     }
 }
 

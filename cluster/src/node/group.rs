@@ -23,7 +23,8 @@ use super::recall::Recalls;
 use super::remote::READS_MAX;
 use super::retained_waits::RetainedWaits;
 use super::shares::ShareDispatch;
-use super::{Backlog, Completion, GroupClock, Host, Placement};
+use super::unstored::{OwnUnstored, Unstored};
+use super::{Backlog, Completion, GroupClock, GroupKind, Host, Placement};
 use crate::raft::{CheckpointStore, ProposeError, RaftGroup};
 use crate::state::{
     Batch, Command, Event, GroupState, NodeId, NodeIncarnation, QueueLimits, Sequence, SessionId,
@@ -66,6 +67,7 @@ pub(super) struct Common<H: Host> {
     pub(super) peers: Peers,
     pub(super) routes: Arc<RouteConfirmations<H>>,
     pub(super) backlog: Arc<Backlog>,
+    pub(super) unstored: Arc<Unstored>,
     pub(super) attached: Arc<Attached>,
     pub(super) store: Arc<dyn CheckpointStore>,
 }
@@ -94,8 +96,8 @@ pub struct Group<H: Host> {
     pub(super) store: Arc<dyn CheckpointStore>,
     pub(super) stored_part: Mutex<StoredPart>,
     pub(super) recalls: Recalls,
-    /// Wakes the checkpoint of a group that has much to store.
-    pub(super) filled: Notify,
+    /// Large payloads that no checkpoint has.
+    pub(super) unstored: OwnUnstored,
     pub(super) pulls: Mutex<Vec<WaitingPull>>,
     /// Turns of those who read from another node's replica.
     pub(super) reads_elsewhere: Semaphore,
@@ -140,7 +142,7 @@ impl<H: Host> Group<H> {
             store: common.store.clone(),
             stored_part: Mutex::default(),
             recalls: Recalls::default(),
-            filled: Notify::new(),
+            unstored: OwnUnstored::new(common.unstored.clone(), Placement::kind(id) != GroupKind::Live),
             pulls: Mutex::default(),
             reads_elsewhere: Semaphore::new(READS_MAX),
             sent: Mutex::default(),
@@ -165,6 +167,13 @@ impl<H: Host> Group<H> {
     /// The replicated state, to be read. Hold it briefly: apply waits for it.
     pub fn state(&self) -> MutexGuard<'_, GroupState> {
         self.state.lock()
+    }
+
+    /// This node has no state of the group any more.
+    pub(super) fn forget_state(&self) {
+        let mut state = self.state();
+        *state = GroupState::new(self.id);
+        self.unstored.count(&state);
     }
 
     /// This node's replica of the group, where it has one that has started.

@@ -50,6 +50,7 @@ mod start;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod unstored;
 mod upkeep;
 mod wills;
 

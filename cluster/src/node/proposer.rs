@@ -296,6 +296,7 @@ impl<H: Host> Group<H> {
             tracing::warn!(group = self.id().0, %error, "a batch that was handed over cannot be read");
             ProposeError::TooLarge(entry.len())
         })?;
+        self.unstored.node().room_for(entry.len()).await;
         let stamp = self.now();
         replica
             .propose_patched(entry, |entry| {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::checkpoints::UNSAVED_BYTES_MAX;
 use super::group::Standing;
 use super::{Group, Host};
 use crate::raft::{AppliedBatch, ReplicatedState, StateChanges, StateError};
@@ -67,11 +66,8 @@ impl<H: Host> ReplicatedState for Replica<H> {
         let mut state = group.state();
         let outcome = state.apply(index, &batch, &mut self.events);
         let first_index = state.applied_at(&batch);
-        let unsaved = state.unsaved_bytes();
+        group.unstored.count(&state);
         drop(state);
-        if unsaved >= UNSAVED_BYTES_MAX {
-            group.filled.notify_one();
-        }
         if group.settings.is_own(&batch) {
             group.proposals.note_applied(batch.number, index);
         }
@@ -96,6 +92,14 @@ impl<H: Host> ReplicatedState for Replica<H> {
         self.group.changes_to_store()
     }
 
+    fn is_full(&self) -> bool {
+        self.group.unstored.is_over_limit()
+    }
+
+    fn stored(&mut self, index: u64) {
+        self.group.stored_up_to(index);
+    }
+
     fn load(
         &mut self,
         entries: &mut dyn Iterator<Item = Result<(Vec<u8>, Vec<u8>), StateError>>,
@@ -118,7 +122,12 @@ impl<H: Host> ReplicatedState for Replica<H> {
             }
             None => None,
         });
-        let loaded = self.group.state().load(records);
+        let loaded = {
+            let mut state = group.state();
+            let loaded = state.load(records);
+            group.unstored.count(&state);
+            loaded
+        };
         if let Some(error) = unreadable {
             return Err(error);
         }

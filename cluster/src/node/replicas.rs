@@ -17,7 +17,6 @@ use super::start::{StartError, stopped};
 use super::{Group, GroupKind, Host, Node, Placement};
 use crate::meta::GroupPlacement;
 use crate::raft::{self, GroupRole, RaftGroup};
-use crate::state::GroupState;
 
 /// Time between looks at where the groups are to be.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -58,7 +57,6 @@ impl<H: Host> Node<H> {
             self.spawn(group.clone().run_barrier());
             self.spawn(group.clone().run_attendant());
             self.spawn(group.clone().run_recalls());
-            self.spawn(group.clone().run_filled(self.checkpoint_turn.clone()));
             self.spawn(group.clone().run_timers());
             self.spawn(group.clone().run_wills(Arc::downgrade(self)));
             self.spawn(group.clone().run_outbox(Arc::downgrade(self)));
@@ -70,6 +68,7 @@ impl<H: Host> Node<H> {
             }
         }
         self.spawn(Self::run_replicas(Arc::downgrade(self)));
+        self.spawn(Self::run_filled(Arc::downgrade(self), self.unstored.clone()));
         Ok(())
     }
 
@@ -269,7 +268,7 @@ impl<H: Host> Node<H> {
                 .fatal(format!("{}: {error}", Placement::name(group.id())));
             return;
         }
-        *group.state() = GroupState::new(group.id());
+        group.forget_state();
         group.stores_all();
         tracing::info!(
             group = Placement::name(group.id()),

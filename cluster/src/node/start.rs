@@ -18,6 +18,7 @@ use super::membership::Membership;
 use super::peers::Peers;
 use super::placement::META;
 use super::service::NodeService;
+use super::unstored::Unstored;
 use super::{Backlog, Group, GroupClock, Host, Placement};
 use crate::meta::{Directory, FEATURE_LEVEL, MetaCommand, MetaReplica};
 use crate::raft::{self, ConnectionCount, NodeAddress, NodeParts, RaftGroup, StateError, Transport};
@@ -123,6 +124,7 @@ pub struct Node<H: Host> {
     pub(super) handovers: super::reconcile::Handovers,
     groups: BTreeMap<GroupId, Arc<Group<H>>>,
     backlog: Arc<Backlog>,
+    pub(super) unstored: Arc<Unstored>,
     clock: Arc<GroupClock>,
     /// Held by who takes checkpoints.
     pub(super) checkpoint_turn: Arc<tokio::sync::Mutex<()>>,
@@ -137,6 +139,7 @@ impl<H: Host> Node<H> {
         let peers = Peers::new(parts.transport.clone(), beginnings.clone());
         let directory = Arc::new(Directory::default());
         let backlog = Arc::new(Backlog::new(PROPOSALS_BYTES_MAX));
+        let unstored = Arc::new(Unstored::default());
         let clock = Arc::new(GroupClock::default());
         let routes = Arc::new(RouteConfirmations::new(
             host.clone(),
@@ -150,6 +153,7 @@ impl<H: Host> Node<H> {
             peers: peers.clone(),
             routes: routes.clone(),
             backlog: backlog.clone(),
+            unstored: unstored.clone(),
             store: parts.checkpoints.store().clone(),
         };
         let group_settings = GroupSettings {
@@ -170,6 +174,7 @@ impl<H: Host> Node<H> {
             peers,
             routes,
             backlog,
+            unstored,
             clock,
             checkpoint_turn: Arc::default(),
             noted: std::sync::OnceLock::new(),
@@ -448,6 +453,11 @@ impl<H: Host> Node<H> {
     /// Commands that wait to be committed, over all groups.
     pub fn backlog(&self) -> &Backlog {
         &self.backlog
+    }
+
+    /// Large payloads of queued messages that no checkpoint holds yet.
+    pub fn unstored(&self) -> &Backlog {
+        self.unstored.payloads()
     }
 
     /// A group.

@@ -53,6 +53,17 @@ pub trait ReplicatedState: Send + 'static {
         entries: &mut dyn Iterator<Item = Result<(Vec<u8>, Vec<u8>), StateError>>,
     ) -> Result<(), StateError>;
 
+    /// Whether so much of the state is in memory because no checkpoint has it that one has to be stored before the next
+    /// entry is applied.
+    fn is_full(&self) -> bool {
+        false
+    }
+
+    /// What [`Self::changes`] handed out as of the entry at `index` is stored.
+    fn stored(&mut self, index: u64) {
+        let _ = index;
+    }
+
     /// What was loaded is the state as of the entry at `index`, and counts as applied.
     fn loaded(&mut self, index: u64) {
         let _ = index;
@@ -301,6 +312,38 @@ impl Machine {
         }
     }
 
+    /// Stores a checkpoint where the state has no room for more. openraft does not know of it, and purges the log only
+    /// behind those that it has asked for: that comes later, and is harmless.
+    async fn make_room(&mut self) -> Result<(), io::Error> {
+        let Some(position) = self.last_applied.map(position_of) else {
+            return Ok(());
+        };
+        if !self.state.get_mut().as_ref().is_some_and(|state| state.is_full()) {
+            return Ok(());
+        }
+        if let Some((_, written)) = self.submit_checkpoint(position) {
+            written.wait().await?;
+        }
+        if let Some(state) = self.state.get_mut().as_mut() {
+            state.stored(position.index);
+        }
+        Ok(())
+    }
+
+    /// Takes the changes and submits them at once: what is submitted later, a snapshot to install above all, is
+    /// written later. `None` where the state is gone.
+    fn submit_checkpoint(&mut self, position: LogPosition) -> Option<(SnapshotMeta, Written)> {
+        let meta = self.meta();
+        let changes = self.state.get_mut().as_mut()?.changes();
+        let written = self.service.checkpoint(GroupCheckpoint {
+            group: self.group,
+            position,
+            meta: codec::encode_snapshot_meta(&meta),
+            changes,
+        });
+        Some((meta, written))
+    }
+
     fn meta(&self) -> SnapshotMeta {
         SnapshotMeta {
             last_log_id: self.last_applied,
@@ -322,6 +365,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
+            self.make_room().await?;
             let log_id = entry.log_id;
             let follows = self
                 .last_applied
@@ -342,31 +386,22 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Ok(())
     }
 
-    /// Takes the changes and submits them at once: what is submitted later, a snapshot to install above all, is
-    /// written later.
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<CheckpointBuilder> {
-        let meta = self.meta();
-        let position = meta.last_log_id.map(position_of);
+        let position = self.last_applied.map(position_of);
         let stored = self.stored_at(position.unwrap_or_default());
         let Some(position) = position else {
+            let meta = self.meta();
             return force.then_some(CheckpointBuilder {
                 meta,
                 stored,
                 written: None,
             });
         };
-        let changes = self.state.get_mut().as_mut()?.changes();
-        let written = self.service.checkpoint(GroupCheckpoint {
-            group: self.group,
-            position,
-            meta: codec::encode_snapshot_meta(&meta),
-            changes,
-        });
-        let written = Some(written);
+        let (meta, written) = self.submit_checkpoint(position)?;
         Some(CheckpointBuilder {
             meta,
             stored,
-            written,
+            written: Some(written),
         })
     }
 

@@ -48,6 +48,11 @@ pub(super) fn compact(message: &Message) -> Message {
     )
 }
 
+/// Whether the payload leaves memory when a checkpoint holds it.
+fn is_large(message: &Message) -> bool {
+    message.payload().len() >= LEAVING_BYTES_MIN
+}
+
 /// The head of a message whose payload is elsewhere.
 fn without_payload(message: &Message) -> Message {
     Message::new(
@@ -152,6 +157,8 @@ impl Stored {
     }
 
     pub(super) fn write(&self, out: &mut Vec<u8>) {
+        // With what stands around it: a long one is not to be moved for a few bytes more.
+        out.reserve(self.message.data().len() + 64);
         put_varint(out, self.received_at.0);
         put_option_u64(out, self.expires_at.map(|at| at.0));
         put_optional_session(out, self.publisher());
@@ -219,6 +226,8 @@ pub(super) struct Messages {
     bytes: u64,
     /// Of these, bytes that no checkpoint has.
     unsaved_bytes: u64,
+    /// Of messages whose payload is to leave, and is here.
+    large_bytes: u64,
     /// Messages whose payload leaves when the store has the checkpoint, which is as of this index.
     leaving: VecDeque<(u64, Slot, MessageKey)>,
 }
@@ -233,6 +242,7 @@ impl Default for Messages {
             count: 0,
             bytes: 0,
             unsaved_bytes: 0,
+            large_bytes: 0,
             leaving: VecDeque::new(),
         }
     }
@@ -252,6 +262,11 @@ impl Messages {
     /// Bytes of messages that no checkpoint has.
     pub(super) fn unsaved_bytes(&self) -> u64 {
         self.unsaved_bytes
+    }
+
+    /// Bytes of messages with a large payload that is here.
+    pub(super) fn large_bytes(&self) -> u64 {
+        self.large_bytes
     }
 
     /// Where a message's payload is, if not here.
@@ -277,6 +292,9 @@ impl Messages {
     pub(super) fn insert(&mut self, key: MessageKey, stored: Stored) -> Slot {
         let size = counted_bytes(&stored.message);
         self.unsaved_bytes += size;
+        if is_large(&stored.message) {
+            self.large_bytes += size;
+        }
         let slot = self.place(Entry {
             stored,
             key,
@@ -322,6 +340,9 @@ impl Messages {
         }
         self.count -= 1;
         self.bytes -= size;
+        if is_large(&entry.stored.message) {
+            self.large_bytes -= size;
+        }
         if entry.saved {
             self.removed.push(entry.key);
         } else {
@@ -399,8 +420,7 @@ impl Messages {
             entry.saved = true;
             at = std::mem::replace(&mut entry.next, NO_SLOT);
             entry.previous = NO_SLOT;
-            let leaves = entry.stored.message.payload().len() >= LEAVING_BYTES_MIN;
-            if leaves {
+            if is_large(&entry.stored.message) {
                 let key = entry.key;
                 self.leaving.push_back((index, slot, key));
             } else {
@@ -408,6 +428,11 @@ impl Messages {
             }
         }
         self.trim();
+    }
+
+    /// What was drained is not stored anywhere, so nothing leaves.
+    pub(super) fn stay(&mut self) {
+        self.leaving.clear();
     }
 
     /// The state store has everything up to the entry at `index`: large payloads leave.
@@ -421,6 +446,7 @@ impl Messages {
             if let Some(Some(entry)) = place
                 && entry.key == key
             {
+                self.large_bytes -= entry.size;
                 entry.stored.message = without_payload(&entry.stored.message);
                 entry.absent = true;
             }
@@ -448,7 +474,7 @@ impl Messages {
     /// Adds a stored message; its references follow.
     pub(super) fn load(&mut self, key: MessageKey, mut stored: Stored) -> Slot {
         let size = counted_bytes(&stored.message);
-        let absent = stored.message.payload().len() >= LEAVING_BYTES_MIN;
+        let absent = is_large(&stored.message);
         stored.message = match absent {
             true => without_payload(&stored.message),
             false => compact(&stored.message),
@@ -475,7 +501,7 @@ impl Messages {
     pub(super) fn check_invariants(&self, references: impl Iterator<Item = Slot>) -> Result<(), String> {
         let mut counted: super::HashMap<Slot, u32> = super::HashMap::default();
         references.for_each(|slot| *counted.entry(slot).or_insert(0) += 1);
-        let (mut count, mut bytes, mut unsaved, mut unsaved_bytes) = (0, 0, 0, 0);
+        let (mut count, mut bytes, mut unsaved, mut unsaved_bytes, mut large_bytes) = (0, 0, 0, 0, 0);
         for (chunk_at, chunk) in self.chunks.iter().enumerate() {
             if self.open.contains(&(chunk_at as u32)) == chunk.is_full() {
                 return Err(format!("messages: chunk {chunk_at} is listed wrongly"));
@@ -498,9 +524,15 @@ impl Messages {
                 bytes += entry.size;
                 unsaved += usize::from(!entry.saved);
                 unsaved_bytes += if entry.saved { 0 } else { entry.size };
+                large_bytes += if is_large(&entry.stored.message) {
+                    entry.size
+                } else {
+                    0
+                };
             }
         }
-        if (count, bytes, unsaved_bytes) != (self.count, self.bytes, self.unsaved_bytes)
+        if (count, bytes) != (self.count, self.bytes)
+            || (unsaved_bytes, large_bytes) != (self.unsaved_bytes, self.large_bytes)
             || counted.len() != count
         {
             return Err("messages: counters are wrong".into());

@@ -87,6 +87,7 @@ impl GroupState {
     /// Forgets what changed since the last time, of a state that is never stored.
     pub fn forget_changes(&mut self) {
         self.drain(&mut Nowhere);
+        self.messages.stay();
     }
 
     fn drain(&mut self, sink: &mut impl RecordSink) {

@@ -164,6 +164,11 @@ impl GroupState {
         self.messages.unsaved_bytes()
     }
 
+    /// Bytes of messages with a large payload that is in memory, because no checkpoint that has it is stored yet.
+    pub fn large_bytes(&self) -> u64 {
+        self.messages.large_bytes()
+    }
+
     /// The group.
     pub fn group(&self) -> GroupId {
         self.group

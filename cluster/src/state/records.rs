@@ -295,6 +295,9 @@ impl RecordSink for Nowhere {
     fn delete(&mut self, _key: Key) {}
 }
 
+/// Values from this length on are not copied once more.
+const LONG_BYTES: usize = 64 << 10;
+
 /// Collects changes; of several for one key the last counts.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
@@ -322,7 +325,12 @@ impl RecordSink for Changes {
     fn put(&mut self, key: Key, fields: impl FnOnce(&mut Vec<u8>)) {
         let key = key.finish();
         seal_into(&mut self.scratch, &key, fields);
-        self.records.push((key, Some(self.scratch.as_slice().to_vec())));
+        let value = match self.scratch.len() < LONG_BYTES {
+            true => self.scratch.as_slice().to_vec(),
+            // To copy it would take longer than another scratch, and hold up the state machine.
+            false => std::mem::take(&mut self.scratch),
+        };
+        self.records.push((key, Some(value)));
     }
 
     fn delete(&mut self, key: Key) {

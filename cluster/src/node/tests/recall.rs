@@ -99,6 +99,47 @@ async fn much_that_is_queued_is_stored_at_once() {
     assert_eq!(node.home().state().queue_bytes(&queue()) / bytes as u64, 8);
 }
 
+/// While the store is slow, clients that publish are to wait: what is large is not proposed, what is small is, and when
+/// the store has caught up everything goes on.
+#[tokio::test]
+async fn large_messages_wait_while_too_many_of_them_wait_for_the_store() {
+    let node = TestNode::start().await;
+    node.disk.pause_store();
+    let message = || message_to("large", &vec![1; 6 << 20]);
+    let mut queued = 0;
+    while !node.node.unstored().is_full() {
+        node.queue_up(&queue(), message()).await;
+        queued += 1;
+    }
+    assert_eq!(queued, 8, "48 MiB");
+    let targets = vec![target(queue(), QoS::AtLeastOnce)];
+    let mut held_back = node.home().submit(&publish(message(), targets));
+    let is_other = |group: &GroupId| *group != node.home().id();
+    let other = Placement::data_groups().find(is_other).unwrap();
+    for number in 0..10 {
+        let targets = vec![target(queue(), QoS::AtLeastOnce)];
+        let small = publish(message_to("small", &[number; 10_000]), targets);
+        within(node.node.group(other).propose_and_wait(&small)).await;
+    }
+    assert!(held_back.try_recv().is_err(), "it is not proposed");
+    assert_eq!(node.home().state().queue_len(&queue()), 8);
+    node.disk.resume_store();
+    within(held_back).await.unwrap();
+    assert_eq!(node.home().state().queue_len(&queue()), 9);
+    within(node.node.checkpoint()).await;
+    assert_eq!(node.node.unstored().bytes(), 0, "all of it is stored");
+    // What is settled before any checkpoint has it counts no more either.
+    let another = TargetQueue::Session(elsewhere(2));
+    node.queue_up(&another, message()).await;
+    assert!(node.node.unstored().bytes() > 6 << 20);
+    let settle = Command::Settle {
+        queue: another,
+        sequences: vec![Sequence(0)],
+    };
+    within(node.home().propose_and_wait(&settle)).await;
+    assert_eq!(node.node.unstored().bytes(), 0);
+}
+
 /// R33: a retained message that waits for its topic's group is passed on whole.
 #[tokio::test]
 async fn r33_a_retained_write_comes_back_for_its_topics_group() {

@@ -53,6 +53,72 @@ async fn a_checkpoint_is_the_state_as_of_one_index() {
     assert!(later > stored);
 }
 
+/// What a replica catches up with is bounded by what it stores, and not by what there is to catch up with.
+#[tokio::test]
+async fn a_full_state_is_stored_before_more_is_applied() {
+    let (disk, table) = (Disk::new(), Table::default());
+    let group = lead_alone(&disk.parts(1), &table).await;
+    table.limit_changes(10);
+    disk.pause_store();
+    let propose_all = tokio::spawn({
+        let group = group.clone();
+        async move {
+            for number in 0..35 {
+                propose(&group, &format!("key-{number}={number}")).await;
+            }
+        }
+    });
+    within(async {
+        while disk.store.batches().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    assert_eq!(table.rows(), 10, "nothing is applied while it is being stored");
+    disk.resume_store();
+    within(propose_all).await.unwrap();
+    assert_eq!(table.rows(), 35);
+    let of_its_own = disk.store.position(GROUP).unwrap();
+    assert_eq!(disk.store.batches().len(), 3, "one for every ten");
+    let stored = within(group.checkpoint()).await.unwrap().unwrap();
+    assert!(stored > of_its_own);
+    propose(&group, "key-1=later").await;
+    group.shutdown().await;
+
+    let again = Table::default();
+    let group = RaftGroup::start(&GroupSettings::new(GROUP), &disk.parts(1), again.state())
+        .await
+        .unwrap();
+    within(group.wait_for_leader()).await.unwrap();
+    within(group.ensure_linearizable()).await.unwrap();
+    assert_eq!((again.rows(), again.count()), (35, 36), "each entry once");
+}
+
+/// A checkpoint that openraft has not asked for is what a start begins from.
+#[tokio::test]
+async fn a_start_goes_on_from_what_a_full_state_has_stored() {
+    let (disk, table) = (Disk::new(), Table::default());
+    let group = lead_alone(&disk.parts(1), &table).await;
+    table.limit_changes(10);
+    for number in 0..25 {
+        propose(&group, &format!("key-{number}={number}")).await;
+    }
+    group.shutdown().await;
+    assert_eq!(disk.store.batches().len(), 2);
+
+    let again = Table::default();
+    let group = RaftGroup::start(&GroupSettings::new(GROUP), &disk.parts(1), again.state())
+        .await
+        .unwrap();
+    within(group.wait_for_leader()).await.unwrap();
+    within(group.ensure_linearizable()).await.unwrap();
+    assert_eq!(
+        (again.rows(), again.count()),
+        (25, 25),
+        "checkpoint and log, each entry once"
+    );
+}
+
 #[tokio::test]
 async fn a_checkpoint_purges_the_log_but_for_the_entries_to_keep() {
     let (disk, table) = (Disk::new(), Table::default());

@@ -56,6 +56,15 @@ impl Disk {
         self.store.damage(group, key);
     }
 
+    /// Nothing is stored before [`Self::resume_store`].
+    pub(crate) fn pause_store(&self) {
+        self.store.pause();
+    }
+
+    pub(crate) fn resume_store(&self) {
+        self.store.resume();
+    }
+
     pub(crate) fn log(&self) -> &MemoryLog {
         &self.log
     }

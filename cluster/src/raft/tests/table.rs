@@ -24,6 +24,8 @@ struct Content {
     count: u32,
     changed: BTreeSet<Vec<u8>>,
     last_index: Option<u64>,
+    /// So many rows may have changed since the last checkpoint.
+    changed_max: Option<usize>,
 }
 
 /// The replica's side.
@@ -42,6 +44,10 @@ impl Table {
             .rows
             .get(key.as_bytes())
             .map(|value| String::from_utf8(value.clone()).unwrap())
+    }
+
+    pub(super) fn limit_changes(&self, changed_max: usize) {
+        self.content.lock().changed_max = Some(changed_max);
     }
 
     pub(super) fn rows(&self) -> usize {
@@ -95,6 +101,13 @@ impl ReplicatedState for TableState {
             .collect();
         changes.push((COUNT.to_vec(), Some(content.count.to_le_bytes().to_vec())));
         changes
+    }
+
+    fn is_full(&self) -> bool {
+        let content = self.0.lock();
+        content
+            .changed_max
+            .is_some_and(|max| content.changed.len() >= max)
     }
 
     fn load(
