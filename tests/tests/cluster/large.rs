@@ -1,14 +1,19 @@
 //! Long queues, many subscriptions and many retained messages, when nodes die and come.
 //!
-//! With `QUORATE_LONG_CLUSTER` set there are 100,000 of each; `QUORATE_BINARY` names an optimized broker for that.
+//! With `QUORATE_LONG_CLUSTER` set there are 100,000 of each, and 1,000 large messages; `QUORATE_BINARY` names an
+//! optimized broker for that.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use quorate_tests::Version;
 use quorate_tests::broker::{Broker, Config};
 use quorate_tests::client::{Event, RawClient};
 use quorate_tests::cluster::Cluster;
-use quorate_tests::wire::{Packet, connect, filter, publish, subscribe};
+use quorate_tests::wire::{Packet, Property, connect, filter, publish, subscribe};
 
 use super::BINARY;
 
@@ -169,4 +174,244 @@ async fn a_node_that_comes_gets_many_subscriptions_and_retained_messages() {
     let last = received.iter().position(|text| text == "from the fourth");
     received.remove(last.expect("it comes"));
     assert_eq!(received, sent);
+}
+
+/// Bytes of a large message.
+const LARGE_BYTES: usize = 8 << 20;
+/// Bytes of memory that a node may have while such messages are on their way and wait.
+const RESIDENT_MAX: usize = 512 << 20;
+/// Above what it had before they came, when they are gone.
+const RESIDENT_MORE_MAX: usize = 150 << 20;
+
+fn for_large(config: Config) -> Config {
+    config.toml("[limits]\nmaximum_packet_size = 9437184\n[session]\nqueue_bytes_max = 17179869184\n")
+}
+
+fn large_count() -> usize {
+    match std::env::var_os("QUORATE_LONG_CLUSTER") {
+        Some(_) => 1_000,
+        None => 100,
+    }
+}
+
+/// A large message that says which one it is at both ends.
+fn large(number: usize) -> Vec<u8> {
+    let mut payload = vec![b'.'; LARGE_BYTES];
+    let number = (number as u64).to_be_bytes();
+    payload[..8].copy_from_slice(&number);
+    payload[LARGE_BYTES - 8..].copy_from_slice(&number);
+    payload
+}
+
+/// Resident memory of a process; none where it has ended.
+fn resident(pid: usize) -> Option<usize> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: usize = line.trim().trim_end_matches(" kB").parse().ok()?;
+    Some(kib * 1024)
+}
+
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
+/// On a machine that lets a thread wait for so long heartbeats come late, whatever the nodes do.
+const STARVED: Duration = Duration::from_millis(120);
+
+/// Looks at the nodes' memory all the time, and at how far it is itself let run.
+struct MemoryWatch {
+    nodes: Arc<Vec<(AtomicUsize, AtomicUsize)>>,
+    ends: Arc<AtomicBool>,
+    is_starved: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl MemoryWatch {
+    fn start(cluster: &Cluster) -> Self {
+        let pids = cluster
+            .nodes
+            .iter()
+            .map(|node| (AtomicUsize::new(node.pid() as usize), AtomicUsize::new(0)));
+        let nodes: Arc<Vec<_>> = Arc::new(pids.collect());
+        let ends = Arc::new(AtomicBool::new(false));
+        let is_starved = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let (nodes, ends, is_starved) = (nodes.clone(), ends.clone(), is_starved.clone());
+            move || {
+                while !ends.load(Ordering::Relaxed) {
+                    for (pid, peak) in &*nodes {
+                        let now = resident(pid.load(Ordering::Relaxed));
+                        peak.fetch_max(now.unwrap_or(0), Ordering::Relaxed);
+                    }
+                    let began = Instant::now();
+                    std::thread::sleep(SAMPLE_INTERVAL);
+                    is_starved.fetch_or(began.elapsed() > SAMPLE_INTERVAL + STARVED, Ordering::Relaxed);
+                }
+            }
+        });
+        Self {
+            nodes,
+            ends,
+            is_starved,
+            thread: Some(thread),
+        }
+    }
+
+    fn follow(&self, node: usize, pid: u32) {
+        self.nodes[node].0.store(pid as usize, Ordering::Relaxed);
+    }
+
+    fn peaks(&self) -> Vec<usize> {
+        self.nodes
+            .iter()
+            .map(|(_, peak)| peak.load(Ordering::Relaxed))
+            .collect()
+    }
+
+    /// Nobody but the node that dies loses a leadership, and nobody but it, when it is back, is given one.
+    fn check_leaders(&self, before: &Leaders, after: &Leaders, dies: &str) {
+        let is_undisturbed = |group: &String, term: u64, leader: &str| {
+            let (term_now, leader_now) = &after[group];
+            *term_now == term || leader == dies || leader_now == dies
+        };
+        let changed: Vec<_> = before
+            .iter()
+            .filter(|(group, (term, leader))| !is_undisturbed(group, *term, leader))
+            .collect();
+        if self.is_starved.load(Ordering::Relaxed) {
+            println!("the machine is too busy to tell of heartbeats; changed: {changed:?}");
+        } else {
+            assert!(changed.is_empty(), "{changed:?}, now {after:?}");
+        }
+    }
+
+    fn check(&self, when: &str) {
+        let peaks = self.peaks();
+        println!("{when}: most memory of each node {:?} MiB", in_mib(&peaks));
+        assert!(
+            peaks.iter().all(|peak| *peak <= RESIDENT_MAX),
+            "{when}: {:?} MiB",
+            in_mib(&peaks)
+        );
+    }
+}
+
+impl Drop for MemoryWatch {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn in_mib(bytes: &[usize]) -> Vec<usize> {
+    bytes.iter().map(|bytes| bytes >> 20).collect()
+}
+
+/// Each group's term and leader.
+type Leaders = BTreeMap<String, (u64, String)>;
+
+/// Each group's term and leader, as a node knows them.
+fn leaders(cluster: &Cluster, asked: usize) -> Leaders {
+    let groups = cluster.ctl(asked, &["raft-groups", "--output", "json"]).stdout;
+    let groups: serde_json::Value = serde_json::from_str(&groups).expect("JSON");
+    let groups = groups["items"].as_array().expect("a list").iter();
+    let leader = |group: &serde_json::Value| {
+        let name = group["group"].as_str().expect("a name").to_owned();
+        let leader = group["leader"].as_str().unwrap_or_default().to_owned();
+        (name, (group["term"].as_u64().expect("a number"), leader))
+    };
+    groups.map(leader).collect()
+}
+
+/// They are spread over the nodes after a start.
+async fn settled_leaders(cluster: &Cluster) -> Leaders {
+    let mut before = leaders(cluster, 0);
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = leaders(cluster, 0);
+        if now == before && now.values().all(|(_, leader)| !leader.is_empty()) {
+            return now;
+        }
+        before = now;
+    }
+}
+
+/// 8 MiB messages wait for a durable subscriber that is absent, and a node is killed and comes back meanwhile: no node
+/// ever takes more than its bound of memory, no group loses its leader for it, and the subscriber gets all of them, once
+/// and in order, from another node.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_messages_for_an_absent_subscriber_stay_within_bounds_of_memory() {
+    const DIES: usize = 2;
+    let mut cluster = Cluster::start_with(BINARY, 3, for_large);
+    let mut subscriber = cluster.nodes[0].durable(Version::V5, "s").await;
+    subscriber.subscribe("large", 1).await;
+    subscriber.disconnect().await;
+    let idle: Vec<_> = (cluster.nodes.iter())
+        .map(|node| resident(node.pid() as usize).expect("it runs"))
+        .collect();
+    let watch = MemoryWatch::start(&cluster);
+    let mut publisher = cluster.nodes[1].durable(Version::V5, "p").await;
+    let before = settled_leaders(&cluster).await;
+    let began = Instant::now();
+    let mut longest = Duration::ZERO;
+    let dies_at = large_count() / 3;
+    for number in 0..large_count() {
+        if number == dies_at {
+            watch.check_leaders(&before, &leaders(&cluster, 0), "nobody");
+            cluster.nodes[DIES].kill();
+        }
+        if number == dies_at + 10 {
+            watch.check_leaders(&before, &leaders(&cluster, 0), "node-3");
+            cluster.nodes[DIES].begin_restart();
+            watch.follow(DIES, cluster.nodes[DIES].pid());
+        }
+        let sent = Instant::now();
+        let code = publisher.publish(publish("large", large(number)).qos(1)).await;
+        assert_eq!(code, 0, "message {number}");
+        longest = longest.max(sent.elapsed());
+    }
+    println!(
+        "{} messages queued in {:?}, the longest wait {longest:?}",
+        large_count(),
+        began.elapsed()
+    );
+    watch.check("queued");
+    cluster.nodes[DIES].wait_until_listening();
+    cluster.nodes[DIES].wait_until_ready();
+    let began = Instant::now();
+    let packet = connect("s")
+        .resume()
+        .expiry(600)
+        .property(Property::ReceiveMaximum(4));
+    let mut subscriber = cluster.nodes[DIES].client(Version::V5, &packet).await;
+    for number in 0..large_count() {
+        let message = subscriber.receive().await;
+        assert!(!message.dup, "message {number} came before");
+        assert!(
+            message.payload == large(number),
+            "message {number} is another one"
+        );
+    }
+    subscriber.ping().await;
+    assert_eq!(subscriber.waiting().map(|message| message.payload.len()), None);
+    println!("received in {:?}", began.elapsed());
+    watch.check("received");
+    watch.check_leaders(&before, &leaders(&cluster, 0), "node-3");
+    let began = Instant::now();
+    loop {
+        let now: Vec<_> = (cluster.nodes.iter())
+            .map(|node| resident(node.pid() as usize).expect("it runs"))
+            .collect();
+        let is_back = |(now, idle): (&usize, &usize)| *now <= idle + RESIDENT_MORE_MAX;
+        if now.iter().zip(&idle).all(is_back) {
+            println!("back at {:?} MiB after {:?}", in_mib(&now), began.elapsed());
+            break;
+        }
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "{:?} MiB are kept",
+            in_mib(&now)
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    watch.check("afterwards");
 }
