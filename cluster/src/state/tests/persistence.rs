@@ -433,7 +433,7 @@ fn r37_who_has_a_reference_is_stored() {
     }
     group.one(hold(0, holder(member, 5)));
     let first = (share("g"), Sequence(0), holder(member, 5));
-    assert_eq!(stored(&mut group), [first.clone()]);
+    assert_eq!(stored(&mut group), std::slice::from_ref(&first));
     group.one(hold(1, holder(member, 6)));
     let second = (share("g"), Sequence(1), holder(member, 6));
     assert_eq!(stored(&mut group), [first, second.clone()]);
