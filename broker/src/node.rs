@@ -15,9 +15,9 @@ use crate::auth::{Authenticator, Authorizer};
 use crate::config::DurabilityClass;
 use crate::gate::Gate;
 use crate::peers::{ForwardedMessage, PeerBatch, Peers, Recipients, put_item};
-use crate::router::{Plan, QueueGauge, Router, SessionRoute};
+use crate::router::{Plan, PlannedShare, QueueGauge, Router, SessionRoute};
 use crate::sys_topics::SysTopics;
-use crate::worker::{Mail, Mailbox};
+use crate::worker::{HeldBytes, Mail, Mailbox};
 
 mod host;
 
@@ -70,6 +70,8 @@ pub(crate) struct Shared {
     /// The way of live deliveries to and from other nodes.
     pub(crate) peers: Peers,
     this: OnceLock<Weak<Self>>,
+    /// Messages that workers hold for members of shared subscriptions.
+    pub(crate) held_bytes: HeldBytes,
     pub(crate) sys_topics: SysTopics,
     started: std::time::Instant,
     ready: AtomicBool,
@@ -123,6 +125,7 @@ impl Shared {
             gate: Gate::default(),
             peers: Peers::default(),
             this: OnceLock::new(),
+            held_bytes: HeldBytes::default(),
             sys_topics: SysTopics::default(),
             started: std::time::Instant::now(),
             ready: AtomicBool::new(false),
@@ -250,7 +253,31 @@ impl Shared {
 
     /// Bytes of deliveries that wait for their worker.
     pub(crate) fn delivery_backlog_bytes(&self) -> usize {
-        self.mailboxes.iter().map(Mailbox::deliveries_bytes).sum()
+        let waiting: usize = self.mailboxes.iter().map(Mailbox::deliveries_bytes).sum();
+        waiting + self.held_bytes.bytes()
+    }
+
+    /// The start of a node that is in the view.
+    pub(crate) fn serving_start(&self, node: NodeId) -> Option<NodeIncarnation> {
+        let directory = self.node().directory().read();
+        let serving = directory.view().serving.get(&node);
+        serving.map(|serving| serving.incarnation)
+    }
+
+    /// Whether a start of a node is in the view.
+    pub(crate) fn serves(&self, node: NodeId, incarnation: NodeIncarnation) -> bool {
+        let is_this = (node, incarnation) == (self.settings.node, self.settings.incarnation);
+        is_this || self.serving_start(node) == Some(incarnation)
+    }
+
+    /// A start of a node is out of the view, or what was on the way to or from it may be lost.
+    pub(crate) fn peer_lost(&self, node: NodeId, incarnation: NodeIncarnation) {
+        for mailbox in &self.mailboxes {
+            mailbox.send(Mail::PeerLost(node, incarnation));
+        }
+        for group in Placement::queue_groups() {
+            self.node().group(group).doubt_holder(node);
+        }
     }
 
     /// Wills published since the start.
@@ -339,8 +366,13 @@ impl Shared {
 
     /// One member of each shared subscription without durable member gets it.
     fn deliver_to_live_shares(&self, plan: &Plan, message: &Arc<Message>) {
-        let shares = plan.shares.iter();
-        for share in shares.filter(|share| !share.durable || message.qos == QoS::AtMostOnce) {
+        let of_queues = |share: &&PlannedShare| share.durable && message.qos > QoS::AtMostOnce;
+        for share in plan.shares.iter().filter(|share| !of_queues(share)) {
+            if message.qos > QoS::AtMostOnce {
+                // Any worker can hold it.
+                self.mailboxes[0].send(Mail::OwnShared(share.key.clone(), message.clone()));
+                continue;
+            }
             let turn = share.turn.fetch_add(1, Ordering::Relaxed) as usize;
             let Some(member) = share.members.get(turn % share.members.len().max(1)) else {
                 continue;

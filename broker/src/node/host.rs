@@ -29,6 +29,8 @@ fn put_shared(items: &mut Vec<u8>, reference: &SharedReference) {
         share: reference.share.clone(),
         group: reference.group,
         sequence: pulled.sequence,
+        give: reference.give,
+        is_held: reference.is_held,
     };
     let message = ForwardedMessage {
         topic: pulled.message.topic(),
@@ -175,7 +177,7 @@ impl Host for Shared {
         for share in plan
             .shares
             .iter()
-            .filter(|share| share.durable && message.qos > QoS::AtMostOnce)
+            .filter(|share| message.qos > QoS::AtMostOnce && (share.durable || !share.members.is_empty()))
         {
             targets.push(Target {
                 queue: TargetQueue::Share(share.key.clone()),
@@ -190,8 +192,11 @@ impl Host for Shared {
 
     fn deliver_will(&self, _session: SessionId, message: &Arc<Message>) {
         self.wills_published.fetch_add(1, Ordering::Relaxed);
-        let plan = self.router.plan(message.topic());
-        self.deliver_to_live_shares(&plan, message);
+        // What is above QoS 0 is in the queues of the shares.
+        if message.qos == QoS::AtMostOnce {
+            let plan = self.router.plan(message.topic());
+            self.deliver_to_live_shares(&plan, message);
+        }
     }
 
     fn share_members(&self, share: &ShareKey) -> Vec<ShareMember> {

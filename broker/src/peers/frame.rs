@@ -5,9 +5,11 @@
 
 use std::sync::Arc;
 
-use quorate_cluster::state::{Sequence, SessionId, ShareKey};
+use quorate_cluster::state::{GiveId, NodeId, NodeIncarnation, Sequence, SessionId, ShareKey};
 use quorate_proto::codec::QoS;
 use quorate_storage::log::GroupId;
+
+use crate::worker::{Lender, LenderNews, Returned};
 
 /// Version of the frames.
 const VERSION: u8 = 1;
@@ -19,8 +21,21 @@ const FLAG_GAP: u8 = 1;
 const TO_MATCHING: u8 = 0;
 const TO_SESSIONS: u8 = 1;
 const TO_MEMBER: u8 = 2;
-const TO_HOLDER: u8 = 3;
-const TO_DISPATCH: u8 = 4;
+// 3 and 4 were of versions that did not number what they gave.
+const TO_HOLDER: u8 = 5;
+const TO_DISPATCH: u8 = 6;
+const TO_DISPATCHES: u8 = 7;
+const TO_BORROWER: u8 = 8;
+const TO_LENDER: u8 = 9;
+
+const NEWS_DONE: u8 = 0;
+const NEWS_BACK: u8 = 1;
+const NEWS_FULL: u8 = 2;
+const NEWS_ROOM: u8 = 3;
+
+const HELD: u8 = 1;
+const FULL: u8 = 1;
+const ASKS_BACK: u8 = 2;
 
 const RETAIN: u8 = 1 << 2;
 const EXPIRES: u8 = 1 << 3;
@@ -63,6 +78,26 @@ pub(crate) enum Recipients {
         /// The shared subscription.
         share: ShareKey,
     },
+    /// As [`Self::Member`], above QoS 0: the worker that sends it holds the message until it is told what became of it.
+    Borrower {
+        /// The member.
+        session: SessionId,
+        /// The shared subscription.
+        share: ShareKey,
+        /// The start of the node that sends it.
+        incarnation: NodeIncarnation,
+        /// Its worker.
+        worker: u16,
+        /// Its number there.
+        number: u64,
+    },
+    /// A worker that lent messages to members here. The message is empty.
+    Lender {
+        /// The worker.
+        lender: Lender,
+        /// What it is told.
+        news: LenderNews,
+    },
     /// A member of a shared subscription whose queue a group holds: it settles the reference there.
     Holder {
         /// The member.
@@ -73,16 +108,34 @@ pub(crate) enum Recipients {
         group: GroupId,
         /// The reference.
         sequence: Sequence,
+        /// Which giving of it this is.
+        give: GiveId,
+        /// The group knows that the member has it for good.
+        is_held: bool,
     },
-    /// The dispatch of a shared queue: the member it gave a reference to is not there, another is to get it. The message
-    /// is empty.
+    /// The dispatch of a shared queue: a member it gave a reference to was not sent it, or is lost. The message is empty.
     Dispatch {
+        /// The member.
+        session: SessionId,
         /// The shared subscription.
         share: ShareKey,
         /// The group.
         group: GroupId,
         /// The reference.
         sequence: Sequence,
+        /// Which giving of it that was.
+        give: GiveId,
+        /// The member has no room (R39).
+        is_full: bool,
+        /// The reference is the dispatch's again; else the group says so.
+        is_back: bool,
+    },
+    /// The dispatches of shared queues that were told that a member has no room: it has some. The message is empty.
+    Dispatches {
+        /// The member.
+        session: SessionId,
+        /// The groups.
+        groups: Vec<GroupId>,
     },
 }
 
@@ -103,9 +156,21 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn put_place(out: &mut Vec<u8>, group: GroupId, sequence: Sequence) {
+fn put_share(out: &mut Vec<u8>, share: &ShareKey) {
+    put_bytes(out, share.name.as_bytes());
+    put_bytes(out, share.filter.as_bytes());
+}
+
+fn put_lent(out: &mut Vec<u8>, incarnation: NodeIncarnation, worker: u16, number: u64) {
+    out.extend_from_slice(&incarnation.0.to_be_bytes());
+    out.extend_from_slice(&u32::from(worker).to_be_bytes());
+    out.extend_from_slice(&number.to_be_bytes());
+}
+
+fn put_place(out: &mut Vec<u8>, group: GroupId, sequence: Sequence, give: GiveId) {
     out.extend_from_slice(&u32::from(group.0).to_be_bytes());
     out.extend_from_slice(&sequence.0.to_be_bytes());
+    out.extend_from_slice(&give.0.to_be_bytes());
 }
 
 /// Appends an item.
@@ -123,30 +188,71 @@ pub(crate) fn put_item(out: &mut Vec<u8>, recipients: &Recipients, message: &For
         Recipients::Member { session, share } => {
             out.push(TO_MEMBER);
             out.extend_from_slice(&session.0.to_be_bytes());
-            put_bytes(out, share.name.as_bytes());
-            put_bytes(out, share.filter.as_bytes());
+            put_share(out, share);
+        }
+        Recipients::Borrower {
+            session,
+            share,
+            incarnation,
+            worker,
+            number,
+        } => {
+            out.push(TO_BORROWER);
+            out.extend_from_slice(&session.0.to_be_bytes());
+            put_share(out, share);
+            put_lent(out, *incarnation, *worker, *number);
+        }
+        Recipients::Lender { lender, news } => {
+            out.push(TO_LENDER);
+            let (kind, number, session) = match news {
+                LenderNews::Returned(number, session, Returned::Done) => (NEWS_DONE, *number, session),
+                LenderNews::Returned(number, session, Returned::Back) => (NEWS_BACK, *number, session),
+                LenderNews::Returned(number, session, Returned::Full) => (NEWS_FULL, *number, session),
+                LenderNews::HasRoom(session) => (NEWS_ROOM, 0, session),
+            };
+            out.extend_from_slice(&lender.node.0.to_be_bytes());
+            put_lent(out, lender.incarnation, lender.worker, number);
+            out.extend_from_slice(&session.0.to_be_bytes());
+            out.push(kind);
         }
         Recipients::Holder {
             session,
             share,
             group,
             sequence,
+            give,
+            is_held,
         } => {
             out.push(TO_HOLDER);
             out.extend_from_slice(&session.0.to_be_bytes());
-            put_bytes(out, share.name.as_bytes());
-            put_bytes(out, share.filter.as_bytes());
-            put_place(out, *group, *sequence);
+            put_share(out, share);
+            put_place(out, *group, *sequence, *give);
+            out.push(if *is_held { HELD } else { 0 });
         }
         Recipients::Dispatch {
+            session,
             share,
             group,
             sequence,
+            give,
+            is_full,
+            is_back,
         } => {
             out.push(TO_DISPATCH);
-            put_bytes(out, share.name.as_bytes());
-            put_bytes(out, share.filter.as_bytes());
-            put_place(out, *group, *sequence);
+            out.extend_from_slice(&session.0.to_be_bytes());
+            put_share(out, share);
+            put_place(out, *group, *sequence, *give);
+            let full = if *is_full { FULL } else { 0 };
+            out.push(full | if *is_back { ASKS_BACK } else { 0 });
+        }
+        Recipients::Dispatches { session, groups } => {
+            out.push(TO_DISPATCHES);
+            out.extend_from_slice(&session.0.to_be_bytes());
+            let count = u32::try_from(groups.len()).expect("there are few groups");
+            out.extend_from_slice(&count.to_be_bytes());
+            for group in groups {
+                out.extend_from_slice(&u32::from(group.0).to_be_bytes());
+            }
         }
     }
     let retain = if message.retain { RETAIN } else { 0 };
@@ -237,12 +343,62 @@ impl<'a> Reader<'a> {
                 share: self.share()?,
                 group: self.group()?,
                 sequence: Sequence(self.u64()?),
+                give: GiveId(self.u64()?),
+                is_held: self.u8()? & HELD != 0,
             },
-            TO_DISPATCH => Recipients::Dispatch {
+            TO_BORROWER => Recipients::Borrower {
+                session: SessionId(self.u64()?),
                 share: self.share()?,
-                group: self.group()?,
-                sequence: Sequence(self.u64()?),
+                incarnation: NodeIncarnation(self.u64()?),
+                worker: u16::try_from(self.u32()?).ok()?,
+                number: self.u64()?,
             },
+            TO_LENDER => {
+                let lender = Lender {
+                    node: NodeId(self.u64()?),
+                    incarnation: NodeIncarnation(self.u64()?),
+                    worker: u16::try_from(self.u32()?).ok()?,
+                };
+                let number = self.u64()?;
+                let session = SessionId(self.u64()?);
+                let news = match self.u8()? {
+                    NEWS_DONE => LenderNews::Returned(number, session, Returned::Done),
+                    NEWS_BACK => LenderNews::Returned(number, session, Returned::Back),
+                    NEWS_FULL => LenderNews::Returned(number, session, Returned::Full),
+                    NEWS_ROOM => LenderNews::HasRoom(session),
+                    _ => return None,
+                };
+                Recipients::Lender { lender, news }
+            }
+            TO_DISPATCH => {
+                let session = SessionId(self.u64()?);
+                let share = self.share()?;
+                let group = self.group()?;
+                let sequence = Sequence(self.u64()?);
+                let give = GiveId(self.u64()?);
+                let flags = self.u8()?;
+                Recipients::Dispatch {
+                    session,
+                    share,
+                    group,
+                    sequence,
+                    give,
+                    is_full: flags & FULL != 0,
+                    is_back: flags & ASKS_BACK != 0,
+                }
+            }
+            TO_DISPATCHES => {
+                let session = SessionId(self.u64()?);
+                let count = self.u32()? as usize;
+                if count > self.0.len() / 4 {
+                    return None;
+                }
+                let groups = (0..count).map(|_| self.group());
+                Recipients::Dispatches {
+                    session,
+                    groups: groups.collect::<Option<_>>()?,
+                }
+            }
             _ => return None,
         })
     }
@@ -341,9 +497,41 @@ mod tests {
             ),
             (
                 Recipients::Dispatch {
+                    session: SessionId(5),
                     share: share.clone(),
                     group: GroupId(7),
                     sequence: Sequence(8),
+                    give: GiveId(9),
+                    is_full: true,
+                    is_back: false,
+                },
+                plain,
+            ),
+            (
+                Recipients::Borrower {
+                    session: SessionId(5),
+                    share: share.clone(),
+                    incarnation: NodeIncarnation(6),
+                    worker: 7,
+                    number: 8,
+                },
+                message("a/e", b"four"),
+            ),
+            (
+                Recipients::Lender {
+                    lender: Lender {
+                        node: NodeId(5),
+                        incarnation: NodeIncarnation(6),
+                        worker: 7,
+                    },
+                    news: LenderNews::Returned(8, SessionId(9), Returned::Full),
+                },
+                plain,
+            ),
+            (
+                Recipients::Dispatches {
+                    session: SessionId(6),
+                    groups: vec![GroupId(7), GroupId(8)],
                 },
                 plain,
             ),
@@ -353,6 +541,8 @@ mod tests {
                     share,
                     group: GroupId(5),
                     sequence: Sequence(6),
+                    give: GiveId(7),
+                    is_held: true,
                 },
                 message("a/d", b"three"),
             ),

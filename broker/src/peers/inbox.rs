@@ -102,6 +102,7 @@ impl Inbox {
         }
         if header.gap {
             close_live_subscribers(shared);
+            shared.peer_lost(from.node, from.incarnation);
         }
         let from = from.node;
         let frame = Arc::new(ForwardedFrame { from, frame });

@@ -166,6 +166,7 @@ impl Sender {
         waiting.extend(queue.batches.drain(..).flat_map(|batch| batch.waiting));
         drop(queue);
         self.link.backlog.remove(bytes);
+        shared.peer_lost(self.node, self.link.incarnation);
         release(&shared, waiting);
     }
 
@@ -293,6 +294,9 @@ impl Sender {
         queue.batches.clear();
         drop(queue);
         self.link.backlog.remove(bytes);
+        if let Some(shared) = self.shared.upgrade() {
+            shared.peer_lost(self.node, self.link.incarnation);
+        }
         self.gap = true;
     }
 }

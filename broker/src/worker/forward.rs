@@ -3,17 +3,18 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use quorate_cluster::state::{NodeId, Sequence, SessionId, ShareKey, Target, TargetQueue};
+use quorate_cluster::node::ShareHold;
+use quorate_cluster::state::{NodeId, SessionId, ShareKey, Target, TargetQueue};
 use quorate_proto::codec::QoS;
 use quorate_proto::session::PublishToken;
-use quorate_storage::log::GroupId;
 
 use super::connection::Conn;
+use super::held::Lender;
 use super::publish::Published;
 use super::ticket::{Answer, WaitsFor};
-use super::{LiveShared, NodeMessage, Ticket, Worker};
+use super::{NodeMessage, Ticket, Worker};
 use crate::peers::{self, ForwardedFrame, ForwardedMessage, Joint, PeerBatch, Recipients, Waiting};
-use crate::router::Plan;
+use crate::router::{Plan, Terms};
 
 /// Bytes from which a batch leaves before the end of the turn.
 const FULL_BYTES: usize = 256 * 1024;
@@ -149,26 +150,65 @@ impl Worker {
                 Recipients::Member { session, share } => {
                     self.deliver_to_forwarded_member(*session, share, &published);
                 }
+                Recipients::Borrower {
+                    session,
+                    share,
+                    incarnation,
+                    worker,
+                    number,
+                } => {
+                    let lender = Lender {
+                        node: frame.from,
+                        incarnation: *incarnation,
+                        worker: *worker,
+                    };
+                    self.borrow_forwarded(*session, share, (lender, *number), &published);
+                }
+                Recipients::Lender { lender, news } => {
+                    let is_of_now = lender.incarnation == self.shared.settings.incarnation;
+                    if lender.worker == self.index && is_of_now {
+                        self.handle_lender_news(news);
+                    }
+                }
                 Recipients::Holder {
                     session,
                     share,
                     group,
                     sequence,
+                    give,
+                    is_held,
                 } => {
-                    let place = (*group, *sequence);
-                    if !self.hold_forwarded(*session, share, place, &published) {
-                        self.return_shared(frame.from, share, place);
-                    }
+                    let hold = ShareHold {
+                        share: share.clone(),
+                        sequence: *sequence,
+                        give: *give,
+                        is_held: *is_held,
+                        from: frame.from,
+                    };
+                    self.hold_forwarded(*session, (*group, hold), &published);
                 }
+                // Once for all workers.
+                Recipients::Dispatch { .. } | Recipients::Dispatches { .. } if self.index != 0 => {}
                 Recipients::Dispatch {
+                    session,
                     share,
                     group,
                     sequence,
+                    give,
+                    is_full,
+                    is_back,
                 } => {
-                    // Once for all workers.
-                    if self.index == 0 {
-                        let group = self.shared.node().group(*group);
-                        group.share_returned(share, *sequence);
+                    let group = self.shared.node().group(*group);
+                    if *is_full {
+                        group.share_member_full(*session, share);
+                    }
+                    if *is_back {
+                        group.share_returned(share, *sequence, *give);
+                    }
+                }
+                Recipients::Dispatches { session, groups } => {
+                    for group in groups {
+                        self.shared.node().group(*group).share_member_has_room(*session);
                     }
                 }
             }
@@ -208,18 +248,6 @@ impl Worker {
         }
     }
 
-    /// Tells another node's dispatch that a member is not here: it may not be yet, or not any more.
-    fn return_shared(&self, node: NodeId, share: &ShareKey, (group, sequence): (GroupId, Sequence)) {
-        let recipients = Recipients::Dispatch {
-            share: share.clone(),
-            group,
-            sequence,
-        };
-        let mut batch = PeerBatch::default();
-        peers::put_item(&mut batch.items, &recipients, &peers::NO_MESSAGE);
-        self.shared.peers.send(&self.shared, node, batch);
-    }
-
     /// A retained message for sessions that subscribed while it was published (R33).
     fn deliver_to_sessions(self: &Rc<Self>, sessions: &[SessionId], published: &Published<'_>) {
         let plan = self.plan(published.topic);
@@ -235,39 +263,26 @@ impl Worker {
         }
     }
 
-    /// A message for a member of a share; where it has gone, another gets it.
+    /// A message at QoS 0 for a member of a share.
     fn deliver_to_forwarded_member(
         self: &Rc<Self>,
         session: SessionId,
         share: &ShareKey,
         published: &Published<'_>,
     ) {
-        // One worker is in charge of those who are not here any more.
-        let location = self
-            .shared
-            .router
-            .read(|table| table.session(session).and_then(|route| route.location));
-        if location.map_or(0, |location| location.worker) != self.index {
-            return;
-        }
         let plan = self.plan(published.topic);
         let planned = plan.shares.iter().find(|planned| planned.key == *share);
         let member =
             planned.and_then(|planned| planned.members.iter().find(|member| member.session == session));
-        let expires_at = published.expiry_secs.map(|secs| self.now().plus_secs(secs));
-        let (Some(member), Some(location)) = (member, location) else {
-            return self.give_to_another(share.clone(), &published.to_message(), expires_at);
-        };
-        if published.qos.min(member.terms.qos) == QoS::AtMostOnce {
-            let mut begun = None;
-            return self.deliver_to(location, published, &member.terms, expires_at, &mut begun);
+        let Some(member) = member else { return };
+        let here = member.location.filter(|location| location.worker == self.index);
+        if let Some(location) = here {
+            let expires_at = published.expiry_secs.map(|secs| self.now().plus_secs(secs));
+            let terms = Terms {
+                qos: QoS::AtMostOnce,
+                ..member.terms.clone()
+            };
+            self.deliver_to(location, published, &terms, expires_at, &mut None);
         }
-        self.send_live_shared(LiveShared {
-            location,
-            share: share.clone(),
-            message: Arc::new(published.to_message()),
-            terms: member.terms.clone(),
-            expires_at,
-        });
     }
 }

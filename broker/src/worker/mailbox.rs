@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use quorate_cluster::node::{Backlog, Completion, Location, References, SharedReference};
-use quorate_cluster::state::SessionId;
+use quorate_cluster::state::{NodeId, NodeIncarnation, SessionId, ShareKey};
 use quorate_proto::codec::ReasonCode;
 use quorate_proto::message::Message;
 use quorate_proto::session::{Instant, OpenRequest};
@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::authenticate::AuthenticationAnswer;
 use super::batch::LiveBatch;
+use super::held::{Lender, LenderNews};
 use super::late::LateRetained;
 use super::open::OpenedSession;
 use super::ticket::Ticket;
@@ -36,6 +37,12 @@ pub(crate) enum Mail {
     },
     /// A message of a shared subscription that is not replicated, for a member.
     Shared(Box<LiveShared>),
+    /// A message of the node itself for a shared subscription.
+    OwnShared(ShareKey, Arc<Message>),
+    /// What became of a message that this worker lent to a member (R40).
+    LenderNews(LenderNews),
+    /// A start of a node is out of the view, or what was on the way to or from it may be lost.
+    PeerLost(NodeId, NodeIncarnation),
     /// A retained message for who subscribed while it was published.
     Late(Box<LateRetained>),
     /// Live deliveries of another node.
@@ -98,10 +105,14 @@ pub(crate) struct Accepted {
 #[derive(Debug, Clone)]
 pub(crate) struct LiveShared {
     pub(crate) location: Location,
-    pub(crate) share: quorate_cluster::state::ShareKey,
+    pub(crate) session: SessionId,
+    pub(crate) share: ShareKey,
     pub(crate) message: Arc<Message>,
     pub(crate) terms: Terms,
     pub(crate) expires_at: Option<Instant>,
+    /// Who holds it, and its number there.
+    pub(crate) lender: Lender,
+    pub(crate) number: u64,
 }
 
 impl LiveShared {

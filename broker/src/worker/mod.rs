@@ -17,6 +17,7 @@ mod connection;
 mod counting;
 mod deliver;
 mod forward;
+mod held;
 mod inbound;
 mod io;
 mod late;
@@ -50,6 +51,8 @@ use self::ack_waits::AckWaits;
 pub(crate) use self::authenticate::ExchangeInProgress;
 pub(crate) use self::batch::LiveBatch;
 use self::connection::Conn;
+use self::held::HeldShares;
+pub(crate) use self::held::{HeldBytes, Lender, LenderNews, Returned};
 use self::late::LateList;
 pub(crate) use self::mailbox::{Accepted, LiveShared, Mail, Mailbox, NodeMessage};
 use self::output::DirtyList;
@@ -84,6 +87,7 @@ pub(crate) struct Worker {
     withheld: Withheld,
     ack_waits: RefCell<AckWaits>,
     late: RefCell<LateList>,
+    held: RefCell<HeldShares>,
     wheel: RefCell<Wheel>,
     stopping: Cell<bool>,
 }
@@ -138,6 +142,7 @@ impl Worker {
             withheld: Withheld::default(),
             ack_waits: RefCell::default(),
             late: RefCell::default(),
+            held: RefCell::default(),
             wheel: RefCell::new(Wheel::new(shared.now())),
             stopping: Cell::new(false),
             shared,
@@ -184,6 +189,12 @@ impl Worker {
                 self.deliver_live_shared(*shared);
                 self.mailbox().deliveries.remove(weight);
             }
+            Mail::OwnShared(share, message) => {
+                let expires_at = message.expiry_secs.map(|secs| self.now().plus_secs(secs));
+                self.hold_own(&share, &message, expires_at);
+            }
+            Mail::LenderNews(news) => self.handle_lender_news(&news),
+            Mail::PeerLost(node, incarnation) => self.borrowers_lost(node, incarnation),
             Mail::Late(late) => {
                 let weight = late.weight();
                 self.deliver_late_retained(&late);

@@ -19,6 +19,7 @@ use smallvec::SmallVec;
 
 use super::batch::FULL_BYTES;
 use super::connection::Conn;
+use super::held::Lent;
 use super::ticket::{Answer, ExactlyOnce, LivePublish, WaitsFor, WaitsForAck};
 use super::{AckWait, LiveShared, Mail, Ticket, Worker};
 use crate::auth::Action as AuthorizedAction;
@@ -52,7 +53,7 @@ impl<'a> Published<'a> {
         }
     }
 
-    fn parts(&self) -> MessageParts<'a> {
+    pub(super) fn parts(&self) -> MessageParts<'a> {
         MessageParts {
             topic: self.topic,
             forwardable: self.forwardable,
@@ -78,11 +79,22 @@ impl<'a> Published<'a> {
 /// Durable queues that get a message.
 pub(super) type Targets = SmallVec<[Target; 2]>;
 
+/// Which shares get a message by their queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shares {
+    /// Those with a durable member.
+    Durable,
+    /// Those with any member.
+    All,
+}
+
 /// Who took a message without replication.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     /// Somebody did.
     pub(super) any: bool,
+    /// Too much waits for a share.
+    pub(super) refused: bool,
     /// Other nodes that are to accept it.
     pub(super) nodes: SmallVec<[NodeId; 2]>,
 }
@@ -202,8 +214,9 @@ impl Worker {
         token: Option<PublishToken>,
         session: Option<(SessionId, Epoch)>,
     ) -> Result<(), Close> {
-        let mut matched = self.match_durable(plan, published);
+        let mut matched = self.match_durable(plan, published, Shares::Durable);
         let taken = self.deliver_live(plan, published);
+        matched.refused |= taken.refused;
         matched.live = taken.any;
         matched.any |= matched.live;
         if matched.durable.is_empty() && !published.retain {
@@ -278,7 +291,9 @@ impl Worker {
         token: PublishToken,
         (session, epoch): (SessionId, Epoch),
     ) -> Result<(), Close> {
-        let mut matched = self.match_durable(plan, published);
+        // A share's queue gives its messages to members without durable session too, and once, whatever fails and
+        // whoever joins or leaves meanwhile (R11, R40).
+        let mut matched = self.match_durable(plan, published, Shares::All);
         matched.live = has_live_taker(plan, published);
         // Others' live subscribers get it from the group, so that it is once whatever fails (R11).
         matched.durable.extend(self.node_targets(plan, published));
@@ -344,7 +359,7 @@ impl Worker {
     }
 
     /// The durable queues a message goes to; full ones refuse it (before the acknowledgement, as promised).
-    pub(super) fn match_durable(&self, plan: &Plan, published: &Published<'_>) -> Matched {
+    pub(super) fn match_durable(&self, plan: &Plan, published: &Published<'_>, shares: Shares) -> Matched {
         let mut matched = Matched::default();
         for target in &plan.targets {
             let Some(terms) = target.terms_for(published.publisher) else {
@@ -372,7 +387,11 @@ impl Worker {
             });
         }
         for share in &plan.shares {
-            if share.durable && published.qos > QoS::AtMostOnce {
+            let is_meant = match shares {
+                Shares::Durable => share.durable,
+                Shares::All => share.durable || !share.members.is_empty(),
+            };
+            if is_meant && published.qos > QoS::AtMostOnce {
                 matched.any = true;
                 matched.durable.push(Target {
                     queue: TargetQueue::Share(share.key.clone()),
@@ -389,6 +408,7 @@ impl Worker {
     /// Delivers to everybody who is connected and gets the message without replication. Whether there was anybody.
     pub(super) fn deliver_live(self: &Rc<Self>, plan: &Plan, published: &Published<'_>) -> Taken {
         let mut taken = self.deliver_live_here(plan, published);
+        self.deliver_to_shares(plan, published, &mut taken);
         for node in plan.live_remotes(published.qos) {
             self.forward(node, &Recipients::Matching, published);
             taken.add(node);
@@ -396,8 +416,7 @@ impl Worker {
         taken
     }
 
-    /// As [`Self::deliver_live`], to connections of this node, and to one member of each share without durable member,
-    /// wherever it is.
+    /// As [`Self::deliver_live`], to connections of this node, and to no shares.
     pub(super) fn deliver_live_here(self: &Rc<Self>, plan: &Plan, published: &Published<'_>) -> Taken {
         let expires_at = published.expiry_secs.map(|secs| self.now().plus_secs(secs));
         let mut taken = Taken::default();
@@ -415,13 +434,34 @@ impl Worker {
             let Some(location) = target.location else { continue };
             self.deliver_to(location, published, terms, expires_at, &mut begun);
         }
-        for share in &plan.shares {
-            if !share.durable || published.qos == QoS::AtMostOnce {
-                any |= self.deliver_to_member(share, published, expires_at, &mut begun, &mut taken);
-            }
-        }
         taken.any = any;
         taken
+    }
+
+    /// Gives a message to one member of each share without durable member, wherever it is; at QoS 0 of each share.
+    fn deliver_to_shares(self: &Rc<Self>, plan: &Plan, published: &Published<'_>, taken: &mut Taken) {
+        let expires_at = published.expiry_secs.map(|secs| self.now().plus_secs(secs));
+        for share in &plan.shares {
+            if published.qos == QoS::AtMostOnce {
+                self.deliver_to_member(share, published, expires_at, taken);
+                continue;
+            }
+            if share.durable {
+                continue;
+            }
+            match self.hold_for_share(share, published, expires_at) {
+                Lent::Nobody => {}
+                Lent::Here => taken.any = true,
+                Lent::There(node) => taken.add(node),
+                Lent::Full => {
+                    taken.refused = true;
+                    self.counters
+                        .messages_dropped
+                        .of(DropReason::QueueFull)
+                        .increment();
+                }
+            }
+        }
     }
 
     pub(super) fn deliver_to(
@@ -477,44 +517,27 @@ impl Worker {
         self.mark_batches();
     }
 
-    /// Picks the next member of a shared subscription without durable member.
+    /// Delivers at QoS 0 to the next member of a shared subscription.
     fn deliver_to_member(
         self: &Rc<Self>,
         share: &PlannedShare,
         published: &Published<'_>,
         expires_at: Option<Instant>,
-        begun: &mut Option<u16>,
         taken: &mut Taken,
-    ) -> bool {
-        let Some(member) = next_member(share) else {
-            return false;
-        };
-        let Some(location) = member.location else {
-            let Some(node) = member.remote else { return false };
+    ) {
+        let Some(member) = next_member(share) else { return };
+        if let Some(location) = member.location {
+            // Another target of this message may share the worker: a message of its own keeps batches in order.
+            self.deliver_to(location, published, &member.terms, expires_at, &mut None);
+            taken.any = true;
+        } else if let Some(node) = member.remote {
             let recipient = Recipients::Member {
                 session: member.session,
                 share: share.key.clone(),
             };
             self.forward(node, &recipient, published);
             taken.add(node);
-            return true;
-        };
-        if published.qos.min(member.terms.qos) == QoS::AtMostOnce {
-            // Another target of this message may share the worker: a message of its own keeps batches in order.
-            *begun = None;
-            self.deliver_to(location, published, &member.terms, expires_at, begun);
-            *begun = None;
-            return true;
         }
-        let shared = LiveShared {
-            location,
-            share: share.key.clone(),
-            message: Arc::new(published.to_message()),
-            terms: member.terms.clone(),
-            expires_at,
-        };
-        self.send_live_shared(shared);
-        true
     }
 
     /// Hands a message of a shared subscription to its member's worker.
@@ -545,19 +568,18 @@ fn publish_group(conn: &Conn, origin: &Origin) -> GroupId {
     }
 }
 
-/// Whether [`Worker::deliver_live`] would find anybody here or, of a share, anywhere.
+/// Whether [`Worker::deliver_live_here`] would find anybody.
 fn has_live_taker(plan: &Plan, published: &Published<'_>) -> bool {
     let is_live = |target: &PlannedTarget| {
         let terms = target.terms_for(published.publisher);
         terms.is_some_and(|terms| target.queue.is_none() || published.qos.min(terms.qos) == QoS::AtMostOnce)
             && target.remote.is_none()
     };
-    let shared = |share: &PlannedShare| !share.durable && !share.members.is_empty();
-    plan.targets.iter().any(is_live) || plan.shares.iter().any(shared)
+    plan.targets.iter().any(is_live)
 }
 
 /// Round robin over the connected members.
-pub(super) fn next_member(share: &PlannedShare) -> Option<&PlannedTarget> {
+fn next_member(share: &PlannedShare) -> Option<&PlannedTarget> {
     if share.members.is_empty() {
         return None;
     }

@@ -6,36 +6,37 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use quorate_cluster::node::{MemberAt, SharedReference};
-use quorate_cluster::state::{Sequence, SessionId, ShareKey};
+use quorate_cluster::node::{MemberAt, ShareHold, SharedReference};
+use quorate_cluster::state::{NodeId, SessionId, ShareKey};
 use quorate_proto::codec::QoS;
 use quorate_proto::message::Message;
 use quorate_proto::session::{
-    ConnectionSettings, DeliverResult, DeliveryPhase, DeliveryToken, DropReason, Instant, PacketIdSource,
-    TrackedDelivery,
+    DeliverResult, DeliveryPhase, DeliveryToken, DropReason, Instant, PacketIdSource, TrackedDelivery,
 };
 use quorate_storage::log::GroupId;
 
 use super::connection::Conn;
 use super::counting::drop_reason;
-use super::publish::{Published, next_member};
+use super::held::{Lender, LenderNews, Returned};
+use super::publish::Published;
 use super::queue::{OTHER_TOKENS, translate};
-use super::{LiveShared, Worker};
+use super::{LiveShared, Mail, Worker};
 use crate::metrics::DropReason as Dropped;
-use crate::peers::Recipients;
+use crate::peers::{self, PeerBatch, Recipients};
 
-/// Where a shared message comes from.
+/// Who gave a shared message to the connection, and is told what becomes of it.
 #[derive(Debug, Clone)]
 enum Holder {
     /// A group holds it until it is settled.
-    Group { group: GroupId, sequence: Sequence },
-    /// Nobody but this connection.
-    Live,
+    Group { group: GroupId, hold: ShareHold },
+    /// The worker whose connection published it holds it (R40).
+    Lender { lender: Lender, number: u64 },
 }
 
 /// A shared message given to a connection.
 #[derive(Debug)]
 struct Shared {
+    session: SessionId,
     holder: Holder,
     share: ShareKey,
     message: Message,
@@ -45,62 +46,39 @@ struct Shared {
     expires_at: Option<Instant>,
 }
 
+/// Who was told that a connection has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refused {
+    Group { node: NodeId, group: GroupId },
+    Lender(Lender),
+}
+
 /// What a connection holds of shared subscriptions.
 #[derive(Debug, Default)]
 pub(super) struct SharedHolds {
     waiting: VecDeque<Shared>,
-    /// Bytes of what waits and is held nowhere else.
-    waiting_bytes: usize,
     sent: BTreeMap<DeliveryToken, Shared>,
     next_token: u64,
+    /// Are told when there is room again (R39).
+    refused: Vec<Refused>,
 }
 
 impl SharedHolds {
-    /// Lets a message wait, unless it is held nowhere else and the session's limits say no.
-    fn push(&mut self, shared: Shared, settings: &ConnectionSettings) -> bool {
-        if matches!(shared.holder, Holder::Live) {
-            let size = shared.message.size();
-            let full = self.waiting.len() >= settings.queue_messages_max as usize
-                || self.waiting_bytes + size > settings.queue_bytes_max as usize;
-            if full {
-                return false;
-            }
-            self.waiting_bytes += size;
-        }
-        self.waiting.push_back(shared);
-        true
-    }
-
-    fn pop(&mut self) -> Option<Shared> {
-        let shared = self.waiting.pop_front()?;
-        if matches!(shared.holder, Holder::Live) {
-            self.waiting_bytes -= shared.message.size();
-        }
-        Some(shared)
-    }
-
-    /// Puts back what [`Self::pop`] gave.
-    fn put_back(&mut self, shared: Shared) {
-        if matches!(shared.holder, Holder::Live) {
-            self.waiting_bytes += shared.message.size();
-        }
-        self.waiting.push_front(shared);
-    }
-
     /// Whether the connection holds nothing.
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.sent.is_empty()
+        self.waiting.is_empty() && self.sent.is_empty() && self.refused.is_empty()
     }
 }
 
 impl Worker {
     /// A message of a shared subscription without durable member.
     pub(super) fn deliver_live_shared(self: &Rc<Self>, live: LiveShared) {
-        let Some(conn) = self.open_connection(live.location) else {
-            return self.give_to_another(live.share, &live.message, live.expires_at);
-        };
         let shared = Shared {
-            holder: Holder::Live,
+            session: live.session,
+            holder: Holder::Lender {
+                lender: live.lender,
+                number: live.number,
+            },
             share: live.share,
             qos: live.message.qos.min(live.terms.qos),
             retain: live.message.retain && live.terms.retain_as_published,
@@ -108,7 +86,10 @@ impl Worker {
             subscription_ids: live.terms.subscription_ids.to_vec(),
             expires_at: live.expires_at,
         };
-        self.hold_shared(&conn, shared);
+        match self.open_connection(live.location) {
+            Some(conn) => self.hold_shared(&conn, shared),
+            None => self.give_back(&shared, false),
+        }
     }
 
     /// References of shared queues for members here.
@@ -118,79 +99,145 @@ impl Worker {
                 MemberAt::Here(location) => self.open_connection(location),
                 MemberAt::There(_) => None,
             };
-            let Some(conn) = here else {
-                let group = self.shared.node().group(reference.group);
-                group.share_returned(&reference.share, reference.reference.sequence);
-                continue;
-            };
             let pulled = reference.reference;
             let now = self.now();
+            let hold = ShareHold {
+                share: reference.share.clone(),
+                sequence: pulled.sequence,
+                give: reference.give,
+                is_held: reference.is_held,
+                from: self.shared.settings.node,
+            };
             let shared = Shared {
+                session: reference.session,
+                qos: given_qos(pulled.qos.min(reference.options.qos), hold.is_held),
                 holder: Holder::Group {
                     group: reference.group,
-                    sequence: pulled.sequence,
+                    hold,
                 },
                 share: reference.share,
-                qos: pulled.qos.min(reference.options.qos),
                 retain: pulled.message.retain && reference.options.retain_as_published,
                 message: pulled.message,
                 subscription_ids: reference.subscription_id.into_iter().collect(),
                 expires_at: pulled.expires_at.map(|at| translate(at, reference.now, now)),
             };
-            self.hold_shared(&conn, shared);
+            self.take_reference(here.as_ref(), shared);
         }
     }
 
-    /// A reference that another node's dispatch gives to a member here. False where the member is not here, which one
-    /// worker says.
+    /// A reference that another node's dispatch gives to a member here: one worker says where the member is not here.
     pub(super) fn hold_forwarded(
         self: &Rc<Self>,
         session: SessionId,
-        share: &ShareKey,
-        (group, sequence): (GroupId, Sequence),
+        (group, hold): (GroupId, ShareHold),
         published: &Published<'_>,
-    ) -> bool {
+    ) {
+        let members = self.shared.router.read(|table| table.share_members(&hold.share));
+        let member = members.iter().find(|member| member.session == session);
+        let here = member.and_then(|member| match member.at {
+            MemberAt::Here(location) => Some((member, location)),
+            MemberAt::There(_) => None,
+        });
+        if here.map_or(0, |(_, location)| location.worker) != self.index {
+            return;
+        }
+        let options = here.map(|(member, _)| member.options).unwrap_or_default();
+        let subscription_id = here.and_then(|(member, _)| member.subscription_id);
+        let shared = Shared {
+            session,
+            qos: given_qos(published.qos.min(options.qos), hold.is_held),
+            share: hold.share.clone(),
+            holder: Holder::Group { group, hold },
+            retain: published.retain && options.retain_as_published,
+            message: published.to_message(),
+            subscription_ids: subscription_id.into_iter().collect(),
+            expires_at: published.expiry_secs.map(|secs| self.now().plus_secs(secs)),
+        };
+        let conn = here.and_then(|(_, location)| self.open_connection(location));
+        self.take_reference(conn.as_ref(), shared);
+    }
+
+    /// A message that another node's worker lends to a member here (R40): one worker says where the member is not here.
+    pub(super) fn borrow_forwarded(
+        self: &Rc<Self>,
+        session: SessionId,
+        share: &ShareKey,
+        (lender, number): (Lender, u64),
+        published: &Published<'_>,
+    ) {
         let members = self.shared.router.read(|table| table.share_members(share));
         let member = members.iter().find(|member| member.session == session);
         let here = member.and_then(|member| match member.at {
             MemberAt::Here(location) => Some((member, location)),
             MemberAt::There(_) => None,
         });
-        let Some((member, location)) = here else {
-            return self.index != 0;
-        };
-        if location.worker != self.index {
-            return true;
+        if here.map_or(0, |(_, location)| location.worker) != self.index {
+            return;
         }
-        let Some(conn) = self.open_connection(location) else {
-            return false;
-        };
+        let options = here.map(|(member, _)| member.options).unwrap_or_default();
+        let subscription_id = here.and_then(|(member, _)| member.subscription_id);
         let shared = Shared {
-            holder: Holder::Group { group, sequence },
+            session,
+            holder: Holder::Lender { lender, number },
             share: share.clone(),
-            qos: published.qos.min(member.options.qos),
-            retain: published.retain && member.options.retain_as_published,
+            qos: published.qos.min(options.qos),
+            retain: published.retain && options.retain_as_published,
             message: published.to_message(),
-            subscription_ids: member.subscription_id.into_iter().collect(),
+            subscription_ids: subscription_id.into_iter().collect(),
             expires_at: published.expiry_secs.map(|secs| self.now().plus_secs(secs)),
         };
-        self.hold_shared(&conn, shared);
-        true
+        match here.and_then(|(_, location)| self.open_connection(location)) {
+            Some(conn) => self.hold_shared(&conn, shared),
+            None => self.give_back(&shared, false),
+        }
     }
 
-    fn hold_shared(self: &Rc<Self>, conn: &Rc<Conn>, shared: Shared) {
-        let waits = {
-            let state = &mut *conn.state.borrow_mut();
-            let holds = &mut state.rare.get_or_insert_default().shared;
-            holds.push(shared, state.protocol.settings())
+    /// A reference of a group for a connection, unless the group's leader counts on it that it did not come.
+    fn take_reference(self: &Rc<Self>, conn: Option<&Rc<Conn>>, shared: Shared) {
+        let Holder::Group { group, hold } = &shared.holder else {
+            return;
         };
-        if !waits {
-            self.counters.messages_dropped.of(Dropped::QueueFull).increment();
+        // What is sent at QoS 0 is settled already.
+        let is_counted = shared.qos > QoS::AtMostOnce || hold.is_held;
+        if is_counted && !self.shared.node().group(*group).take_shared(hold, shared.session) {
+            return;
         }
+        match conn {
+            Some(conn) => self.hold_shared(conn, shared),
+            None if is_counted => self.give_back(&shared, false),
+            None => {}
+        }
+    }
+
+    /// Lets a connection have a message, unless the connection has no room for it (R39).
+    fn hold_shared(self: &Rc<Self>, conn: &Rc<Conn>, shared: Shared) {
+        let has_room = {
+            let state = &mut *conn.state.borrow_mut();
+            let free = state.protocol.window_free();
+            let holds = &mut state.rare().shared;
+            let has_room = shared.qos == QoS::AtMostOnce || holds.waiting.len() < free;
+            if !has_room {
+                let refused = match &shared.holder {
+                    Holder::Group { group, hold } => Refused::Group {
+                        node: hold.from,
+                        group: *group,
+                    },
+                    Holder::Lender { lender, .. } => Refused::Lender(*lender),
+                };
+                if !holds.refused.contains(&refused) {
+                    holds.refused.push(refused);
+                }
+            }
+            has_room
+        };
+        if !has_room {
+            return self.give_back(&shared, true);
+        }
+        conn.state.borrow_mut().rare().shared.waiting.push_back(shared);
         self.send_shared_waiting(conn);
     }
 
-    /// Sends what waits, as far as the window allows.
+    /// Sends what waits, as far as the window allows, and says where there is room for more.
     pub(super) fn send_shared_waiting(self: &Rc<Self>, conn: &Rc<Conn>) {
         loop {
             let mut state = conn.state.borrow_mut();
@@ -198,8 +245,8 @@ impl Worker {
             let Some(holds) = state.rare.as_mut().map(|rare| &mut rare.shared) else {
                 return;
             };
-            let Some(shared) = holds.pop() else {
-                return;
+            let Some(shared) = holds.waiting.pop_front() else {
+                break;
             };
             let token = DeliveryToken(OTHER_TOKENS | holds.next_token);
             self.lend_buffer(&mut state.out);
@@ -207,7 +254,7 @@ impl Worker {
             let holds = &mut state.rare().shared;
             match result {
                 DeliverResult::Busy => {
-                    holds.put_back(shared);
+                    holds.waiting.push_front(shared);
                     return;
                 }
                 DeliverResult::Sent | DeliverResult::Queued => {
@@ -220,7 +267,7 @@ impl Worker {
                 }
                 DeliverResult::Dropped(DropReason::NotConnected) => {
                     // The end of the connection gives it to another.
-                    holds.put_back(shared);
+                    holds.waiting.push_front(shared);
                     return;
                 }
                 DeliverResult::Dropped(reason) => {
@@ -229,6 +276,50 @@ impl Worker {
                 }
             }
         }
+        self.tell_of_room(conn);
+    }
+
+    /// Who was told that the connection has no room is told that it has.
+    fn tell_of_room(&self, conn: &Conn) {
+        let (session, refused) = {
+            let mut state = conn.state.borrow_mut();
+            if state.protocol.window_free() == 0 {
+                return;
+            }
+            let Some((session, _)) = state.session() else {
+                return;
+            };
+            let Some(rare) = &mut state.rare else { return };
+            (session, std::mem::take(&mut rare.shared.refused))
+        };
+        for refused in refused {
+            match refused {
+                Refused::Group { node, group } if node == self.shared.settings.node => {
+                    self.shared.node().group(group).share_member_has_room(session);
+                }
+                Refused::Group { node, group } => {
+                    let groups = vec![group];
+                    self.tell_peer(node, &Recipients::Dispatches { session, groups });
+                }
+                Refused::Lender(lender) => self.tell_lender(lender, LenderNews::HasRoom(session)),
+            }
+        }
+    }
+
+    fn tell_lender(&self, lender: Lender, news: LenderNews) {
+        if lender.node == self.shared.settings.node {
+            if lender.incarnation == self.shared.settings.incarnation {
+                self.shared.mailboxes[usize::from(lender.worker)].send(Mail::LenderNews(news));
+            }
+            return;
+        }
+        self.tell_peer(lender.node, &Recipients::Lender { lender, news });
+    }
+
+    fn tell_peer(&self, node: NodeId, recipients: &Recipients) {
+        let mut batch = PeerBatch::default();
+        peers::put_item(&mut batch.items, recipients, &peers::NO_MESSAGE);
+        self.shared.peers.send(&self.shared, node, batch);
     }
 
     /// The client is done with a shared message.
@@ -240,11 +331,16 @@ impl Worker {
     }
 
     fn done_with(&self, shared: &Shared) {
-        if let Holder::Group { group, sequence } = shared.holder {
-            self.shared
-                .node()
-                .group(group)
-                .settle_shared(&shared.share, sequence);
+        match &shared.holder {
+            Holder::Group { group, hold } => {
+                if shared.qos > QoS::AtMostOnce || hold.is_held {
+                    self.shared.node().group(*group).settle_shared(hold);
+                }
+            }
+            Holder::Lender { lender, number } => {
+                let news = LenderNews::Returned(*number, shared.session, Returned::Done);
+                self.tell_lender(*lender, news);
+            }
         }
     }
 
@@ -254,56 +350,59 @@ impl Worker {
         let waiting = holds.waiting.into_iter().map(|shared| (shared, false));
         for (shared, is_sent) in sent.chain(waiting) {
             // What was sent at QoS 2 goes to nobody else, also when its session ends [MQTT-4.8.2-5].
-            let is_over = is_sent && shared.qos == QoS::ExactlyOnce;
-            match shared.holder {
-                Holder::Group { group, sequence } => {
-                    let group = self.shared.node().group(group);
-                    if is_over {
-                        group.settle_shared(&shared.share, sequence);
-                    } else {
-                        group.share_returned(&shared.share, sequence);
-                    }
-                }
-                Holder::Live if is_over => self
-                    .counters
+            if is_sent && shared.qos == QoS::ExactlyOnce {
+                self.counters
                     .messages_dropped
                     .of(Dropped::SessionEnded)
-                    .increment(),
-                Holder::Live => self.give_to_another(shared.share, &shared.message, shared.expires_at),
+                    .increment();
+                self.done_with(&shared);
+            } else {
+                self.give_back(&shared, false);
             }
         }
     }
 
-    pub(super) fn give_to_another(
-        self: &Rc<Self>,
-        share: ShareKey,
-        message: &Message,
-        expires_at: Option<Instant>,
-    ) {
-        let plan = self.plan(message.topic());
-        let found = plan
-            .shares
-            .iter()
-            .find(|planned| planned.key == share)
-            .and_then(next_member);
-        if let Some((member, node)) = found.and_then(|member| Some((member, member.remote?))) {
-            let recipient = Recipients::Member {
-                session: member.session,
-                share,
-            };
-            return self.forward(node, &recipient, &Published::of(message, None));
+    /// A message that the client was not sent, or did not acknowledge at QoS 1, goes to another member.
+    fn give_back(self: &Rc<Self>, shared: &Shared, is_full: bool) {
+        match &shared.holder {
+            Holder::Group { group: id, hold } => {
+                let group = self.shared.node().group(*id);
+                let is_from_here = hold.from == self.shared.settings.node;
+                if is_full && is_from_here {
+                    group.share_member_full(shared.session, &shared.share);
+                }
+                let is_back = group.give_back_shared(hold);
+                if (is_full || is_back) && !is_from_here {
+                    let recipients = Recipients::Dispatch {
+                        session: shared.session,
+                        share: shared.share.clone(),
+                        group: *id,
+                        sequence: hold.sequence,
+                        give: hold.give,
+                        is_full,
+                        is_back,
+                    };
+                    self.tell_peer(hold.from, &recipients);
+                }
+            }
+            Holder::Lender { lender, number } => {
+                if !self.shared.serves(lender.node, lender.incarnation) {
+                    // Who held it is gone: this node holds it from now on.
+                    return self.hold_own(&shared.share, &shared.message, shared.expires_at);
+                }
+                let returned = if is_full { Returned::Full } else { Returned::Back };
+                let news = LenderNews::Returned(*number, shared.session, returned);
+                self.tell_lender(*lender, news);
+            }
         }
-        let Some((member, location)) = found.and_then(|member| Some((member, member.location?))) else {
-            self.counters.messages_dropped.of(Dropped::NoMember).increment();
-            return;
-        };
-        self.send_live_shared(LiveShared {
-            location,
-            share,
-            message: std::sync::Arc::new(message.clone()),
-            terms: member.terms.clone(),
-            expires_at,
-        });
+    }
+}
+
+/// QoS of a group's reference: what may go to another member is not sent at QoS 2 (R37).
+fn given_qos(qos: QoS, is_held: bool) -> QoS {
+    match is_held {
+        true => qos,
+        false => qos.min(QoS::AtLeastOnce),
     }
 }
 

@@ -67,6 +67,7 @@ impl Worker {
                 }
             }
             self.close_overdue_publishers(&mut due);
+            self.look_at_held();
         }
     }
 

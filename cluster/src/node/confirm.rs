@@ -58,6 +58,20 @@ impl<H: Host> RouteConfirmations<H> {
         self.directory.read().view().serving.len() <= 1
     }
 
+    /// The nodes of the view, and their starts.
+    pub(super) fn serving(&self) -> Vec<(NodeId, NodeIncarnation)> {
+        let directory = self.directory.read();
+        let serving = directory.view().serving.iter();
+        serving
+            .map(|(node, serving)| (*node, serving.incarnation))
+            .collect()
+    }
+
+    /// Whether a start of a node is in the view.
+    pub(super) fn serves(&self, node: NodeId, incarnation: NodeIncarnation) -> bool {
+        self.directory.read().view().holds(node, incarnation)
+    }
+
     /// Whether the cluster never had another node.
     pub(super) fn was_always_alone(&self) -> bool {
         self.directory.read().nodes().count() <= 1

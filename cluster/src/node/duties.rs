@@ -16,13 +16,14 @@ impl<H: Host> Group<H> {
     pub(super) async fn run_leadership(self: Arc<Self>, replica: RaftGroup) {
         let mut changes = replica.changes();
         let mut standing = self.watch_standing();
-        let mut leads = false;
+        // The term in which this node leads. It may have led in another one just before.
+        let mut leads = None;
         loop {
             // A replica that another one still tells this node of has no duties yet.
             let stands = *standing.borrow_and_update() == Standing::Replica;
-            let led = std::mem::replace(&mut leads, stands && replica.is_leader());
+            let led = std::mem::replace(&mut leads, replica.led_term().filter(|_| stands));
             if leads != led {
-                tracing::debug!(group = self.id().0, leads, "leadership has changed");
+                tracing::debug!(group = self.id().0, term = leads, "leadership has changed");
                 self.begin_dispatch(leads);
                 self.deadline_changed.notify_one();
                 self.will_due.notify_one();

@@ -22,7 +22,7 @@ use super::puller::{PullRequest, WaitingPull};
 use super::recall::Recalls;
 use super::remote::READS_MAX;
 use super::retained_waits::RetainedWaits;
-use super::shares::ShareDispatch;
+use super::shares::{Holding, ShareDispatch};
 use super::unstored::{OwnUnstored, Unstored};
 use super::{Backlog, Completion, GroupClock, GroupKind, Host, Placement};
 use crate::raft::{CheckpointStore, ProposeError, RaftGroup};
@@ -108,6 +108,8 @@ pub struct Group<H: Host> {
     /// not empty, and each leaves when that reference does.
     pub(super) stopped: Mutex<HashMap<SessionId, Sequence, foldhash::fast::RandomState>>,
     pub(super) shares: Mutex<ShareDispatch>,
+    /// What members here were given of shared queues.
+    pub(super) holding: Mutex<Holding>,
     pub(super) retained_waits: Mutex<RetainedWaits<H::Ticket>>,
     /// How far this node has taken its own queue.
     pub(super) node_taken: Mutex<Sequence>,
@@ -148,6 +150,7 @@ impl<H: Host> Group<H> {
             sent: Mutex::default(),
             stopped: Mutex::default(),
             shares: Mutex::default(),
+            holding: Mutex::default(),
             retained_waits: Mutex::default(),
             node_taken: Mutex::default(),
             takes_node_messages: AtomicBool::new(false),
@@ -461,6 +464,16 @@ impl<H: Host> Group<H> {
                     queue: TargetQueue::Share(share),
                     ..
                 } => self.shared_removed(share),
+                Event::Held {
+                    share,
+                    sequence,
+                    holder,
+                } => self.shared_held(share, *sequence, holder),
+                Event::Unheld {
+                    share,
+                    sequence,
+                    give,
+                } => self.shared_unheld(share, *sequence, *give),
                 Event::SessionOwner { session, owner, .. } if Placement::is_durable(*session) => {
                     let this = (self.settings.node, self.settings.incarnation);
                     let is_here = owner.is_some_and(|owner| (owner.node, owner.incarnation) == this);

@@ -10,7 +10,7 @@ use quorate_storage::log::GroupId;
 use super::BrokerReply;
 use crate::raft::PeerStart;
 use crate::state::{
-    Event, NodeId, Outcome, PulledReference, Sequence, SessionId, ShareKey, Target, TargetQueue,
+    Event, GiveId, NodeId, Outcome, PulledReference, Sequence, SessionId, ShareKey, Target, TargetQueue,
 };
 
 /// Address of a connection on this node: worker, place in its table, and the place's generation, so that a late
@@ -74,6 +74,10 @@ pub struct SharedReference {
     pub options: SubscriptionOptions,
     /// The member's subscription identifier.
     pub subscription_id: Option<u32>,
+    /// Which giving of the reference this is.
+    pub give: GiveId,
+    /// The group knows that this member has it for good (R37).
+    pub is_held: bool,
     /// Group time when it was given.
     pub now: crate::state::GroupTime,
 }

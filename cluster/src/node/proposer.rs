@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use quorate_storage::log::GroupId;
 use tokio::sync::{Notify, oneshot};
 
-use super::shares::Assignment;
+use super::shares::{Assignment, Choice, ShareHold};
 use super::{Backlog, Completion, Group, Host};
 use crate::raft::{BATCH_BYTES_MAX, ProposeError, Proposed};
 use crate::state::codec::{batch_proposer, stamp_batch};
@@ -35,6 +35,9 @@ pub(super) enum Waiter<T> {
     Task(oneshot::Sender<Completion>),
     /// The dispatch of shared references.
     Assign(Assignment),
+    Hold(Box<Choice>),
+    /// The member's node that says what became of one.
+    Held(ShareHold),
 }
 
 /// When a command's waiter is told.
@@ -451,6 +454,8 @@ impl<H: Host> Group<H> {
             // The task may have gone with its connection.
             Waiter::Task(sender) => drop(sender.send(completion)),
             Waiter::Assign(assignment) => self.assigned(assignment, &completion),
+            Waiter::Hold(choice) => self.chosen(*choice, &completion),
+            Waiter::Held(hold) => self.hold_ended(&hold, &completion),
         }
         None
     }

@@ -81,6 +81,10 @@ impl<H: Host> Node<H> {
             }
             RequestBody::Confirm(confirm) => self.answer_confirm(confirm).await,
             RequestBody::Report(_) => Some(self.answer_report(from.node)),
+            RequestBody::ReportShared(ask) => {
+                let group = self.find_group(group_id(ask.group))?;
+                Some(AnswerBody::SharedReported(group.answer_report_shared(&ask)))
+            }
             RequestBody::Broker(_) => None,
             body => Some(
                 self.answer_follower(from, body, reply)

@@ -208,6 +208,7 @@ impl<H: Host> Node<H> {
         self.spawn(Self::run_beginnings(Arc::downgrade(self)));
         self.spawn(Self::run_losses(Arc::downgrade(self)));
         self.spawn(self.routes.clone().run());
+        self.spawn(Self::run_share_losses(Arc::downgrade(self)));
         self.spawn(run_checkpoints(
             Arc::downgrade(self),
             self.settings.checkpoint_interval,

@@ -31,6 +31,8 @@ impl<H: Host> Node<H> {
                 let group = node.group(group);
                 if group.leads() {
                     group.drop_expired();
+                    // What was given while the view changed.
+                    group.share_starts_lost();
                     node.drop_unknown_queues(group).await;
                 }
                 group.forget_sent();

@@ -300,6 +300,13 @@ impl RaftGroup {
         self.inner.raft.server_metrics().borrow_watched().state == ServerState::Leader
     }
 
+    /// The term in which this replica leads, as far as it knows.
+    pub fn led_term(&self) -> Option<u64> {
+        let metrics = self.inner.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        (metrics.state == ServerState::Leader).then_some(metrics.vote.leader_id.term)
+    }
+
     /// The leader, as far as this replica knows.
     pub fn leader(&self) -> Option<NodeId> {
         self.inner

@@ -79,6 +79,39 @@ pub struct ShareKey {
     pub filter: Arc<str>,
 }
 
+/// Numbers what the leaders of a group give of shared queues to members: by the leader's term, then in the order of the
+/// giving.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GiveId(pub u64);
+
+impl GiveId {
+    const COUNT_BITS: u32 = 40;
+
+    /// Below all that a leader of this term gives.
+    pub fn first(term: u64) -> Self {
+        Self(term << Self::COUNT_BITS)
+    }
+
+    /// The next one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// The member that has a QoS 2 reference of a shared queue for good, though the queue keeps it (R37).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ShareHolder {
+    /// Its session, which ends with its connection.
+    pub session: SessionId,
+    /// The node of the connection.
+    pub node: NodeId,
+    /// Its start.
+    pub incarnation: NodeIncarnation,
+    /// Which giving of the reference it is.
+    pub give: GiveId,
+}
+
 /// One entry of a group's log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
@@ -232,6 +265,26 @@ pub enum Command {
         subscription_ids: Vec<u32>,
         /// RETAIN flag to send.
         retain: bool,
+    },
+    /// Says that a QoS 2 reference of a shared queue goes to a member whose session ends with its connection (R37). It
+    /// stays in the queue, and with this member until it is settled, or handed back with [`Self::Unhold`]. Refused
+    /// where another member has it, or it is gone.
+    Hold {
+        /// The shared queue.
+        share: ShareKey,
+        /// Position in it.
+        sequence: Sequence,
+        /// Who has it.
+        holder: ShareHolder,
+    },
+    /// The member of a [`Self::Hold`] was not sent the reference, and never will be: another may have it.
+    Unhold {
+        /// The shared queue.
+        share: ShareKey,
+        /// Position in it.
+        sequence: Sequence,
+        /// Of the holder; another one is left alone.
+        give: GiveId,
     },
     /// Drops the queues of sessions, shares or nodes that exist no more.
     DropQueues {

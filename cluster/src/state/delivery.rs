@@ -9,8 +9,8 @@ use super::queue::Delivery;
 use super::retained::RetainedLimits;
 use super::timers::Timer;
 use super::{
-    Event, GroupState, Outcome, QueueLimits, RefusedReason, RetainedSource, RetainedTaken, Sequence,
-    SessionId, ShareKey, TargetQueue,
+    Event, GiveId, GroupState, Outcome, QueueLimits, RefusedReason, RetainedSource, RetainedTaken, Sequence,
+    SessionId, ShareHolder, ShareKey, TargetQueue,
 };
 
 /// A member's queue takes what is assigned to it: the message has its place in the group already, and the leader assigns
@@ -68,6 +68,45 @@ impl GroupState {
         let to = TargetQueue::Session(session);
         if let Some(sequence) = self.queues.push(&to, &UNLIMITED, size, delivery, || slot) {
             events.queued(&to, sequence, size);
+        }
+        Outcome::Done
+    }
+
+    /// Notes who has a reference of a share for good, though the queue keeps it (R37).
+    pub(super) fn hold(
+        &mut self,
+        share: &ShareKey,
+        sequence: Sequence,
+        holder: ShareHolder,
+        events: &mut Events<'_>,
+    ) -> Outcome {
+        let queue = TargetQueue::Share(share.clone());
+        if self.has_ended(holder.session) || !self.queues.hold(&queue, sequence.0, holder) {
+            return Outcome::Refused(RefusedReason::Fenced);
+        }
+        events.push(Event::Held {
+            share: share.clone(),
+            sequence,
+            holder,
+        });
+        Outcome::Done
+    }
+
+    /// A member gives back what it was not sent; what another has is left alone.
+    pub(super) fn unhold(
+        &mut self,
+        share: &ShareKey,
+        sequence: Sequence,
+        give: GiveId,
+        events: &mut Events<'_>,
+    ) -> Outcome {
+        let queue = TargetQueue::Share(share.clone());
+        if self.queues.unhold(&queue, sequence.0, give) {
+            events.push(Event::Unheld {
+                share: share.clone(),
+                sequence,
+                give,
+            });
         }
         Outcome::Done
     }

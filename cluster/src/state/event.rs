@@ -4,7 +4,10 @@
 
 use quorate_storage::log::GroupId;
 
-use super::{ClientId, Epoch, Owner, RetainedSource, Sequence, SessionId, Subscription, TargetQueue};
+use super::{
+    ClientId, Epoch, GiveId, Owner, RetainedSource, Sequence, SessionId, ShareHolder, ShareKey, Subscription,
+    TargetQueue,
+};
 
 /// How far the retained writes of this group have come.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,6 +95,24 @@ pub enum Event {
         count: u32,
         /// Bytes.
         bytes: u64,
+    },
+    /// A reference of a shared queue is with a member whose session ends with its connection (R37).
+    Held {
+        /// The shared queue.
+        share: ShareKey,
+        /// Position in it.
+        sequence: Sequence,
+        /// Who has it.
+        holder: ShareHolder,
+    },
+    /// It is not, and was not sent to it.
+    Unheld {
+        /// The shared queue.
+        share: ShareKey,
+        /// Position in it.
+        sequence: Sequence,
+        /// Which giving that was.
+        give: GiveId,
     },
     /// A will is due: the leader matches and publishes it.
     WillDue {

@@ -168,6 +168,16 @@ impl GroupState {
                 let delivery = super::queue::Delivery::new(*qos, *retain, subscription_ids);
                 self.assign(share, *sequence, *session, delivery, events)
             }
+            Command::Hold {
+                share,
+                sequence,
+                holder,
+            } => self.hold(share, *sequence, *holder, events),
+            Command::Unhold {
+                share,
+                sequence,
+                give,
+            } => self.unhold(share, *sequence, *give, events),
             Command::SetRetained {
                 source,
                 message,

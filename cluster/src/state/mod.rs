@@ -49,9 +49,9 @@ pub use codec::{
     encode_publish_more, stamp_batch,
 };
 pub use command::{
-    Batch, ClientId, Command, Epoch, GroupTime, NodeId, NodeIncarnation, Origin, Owner, PublishCommand,
-    PublishPart, QueueLimits, RetainedSource, Sequence, SessionId, SessionLimits, ShareKey, Subscription,
-    Target, TargetQueue, WillMessage,
+    Batch, ClientId, Command, Epoch, GiveId, GroupTime, NodeId, NodeIncarnation, Origin, Owner,
+    PublishCommand, PublishPart, QueueLimits, RetainedSource, Sequence, SessionId, SessionLimits,
+    ShareHolder, ShareKey, Subscription, Target, TargetQueue, WillMessage,
 };
 pub use event::{Event, RetainedTaken};
 pub use group::GroupState;

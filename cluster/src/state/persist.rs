@@ -295,13 +295,13 @@ impl Loader {
 
     fn load_reference(&mut self, key: &mut KeyReader<'_>, fields: &Bytes) -> Result<(), Fault> {
         let (queue, sequence) = (key.queue()?, key.u64()?);
-        let (message_key, delivery) = parse(fields, read_reference)?;
+        let (message_key, delivery, holder) = parse(fields, read_reference)?;
         let slot = self.refer(message_key)?;
         let size = self.state.messages.size(slot);
         let loaded = self
             .state
             .queues
-            .load_reference(&queue, sequence, (slot, size), delivery);
+            .load_reference(&queue, sequence, (slot, size), (delivery, holder));
         require(loaded, "the queue has not given this sequence")
     }
 

@@ -7,18 +7,21 @@
 //! Invariants: sequences ascend and are below `next`; the front is not a hole; `live` and `bytes` count what is not
 //! settled.
 
-use std::collections::VecDeque;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
 
 use quorate_proto::codec::QoS;
 
-use super::QueueLimits;
-use super::codec::{CodecError, Reader, put_ids, read_ids, read_qos};
+use super::codec::{CodecError, Reader, put_ids, put_share_holder, read_ids, read_qos, read_share_holder};
 use super::messages::{MessageKey, Messages, Slot};
+use super::{GiveId, QueueLimits, ShareHolder};
 
 const RETAIN: u8 = 1 << 2;
 const RECEIVED: u8 = 1 << 3;
 const REPLAYED: u8 = 1 << 4;
 const SETTLED: u8 = 1 << 5;
+/// Of a stored reference: who has it follows.
+const HELD: u8 = 1 << 6;
 /// Fewer holes are not worth closing.
 const HOLES_MIN: usize = 32;
 
@@ -82,18 +85,24 @@ impl Delivery {
         }
     }
 
-    fn write(&self, out: &mut Vec<u8>) {
-        out.push(self.flags);
+    fn write(&self, holder: Option<&ShareHolder>, out: &mut Vec<u8>) {
+        out.push(self.flags | if holder.is_some() { HELD } else { 0 });
         put_ids(out, self.ids());
+        if let Some(holder) = holder {
+            put_share_holder(out, holder);
+        }
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+    fn read(reader: &mut Reader<'_>) -> Result<(Self, Option<ShareHolder>), CodecError> {
         let flags = reader.u8("reference flags")?;
+        let is_held = flags & HELD != 0;
+        let flags = flags & !HELD;
         if flags >= SETTLED {
             return Err(CodecError::Invalid("reference flags"));
         }
         let plain = Self::new(read_qos(flags)?, false, &read_ids(reader)?);
-        Ok(Self { flags, ..plain })
+        let holder = is_held.then(|| read_share_holder(reader)).transpose()?;
+        Ok((Self { flags, ..plain }, holder))
     }
 }
 
@@ -110,15 +119,19 @@ impl Reference {
         self.delivery.flags & SETTLED != 0
     }
 
-    fn write(&self, messages: &Messages, out: &mut Vec<u8>) {
+    fn write(&self, holder: Option<&ShareHolder>, messages: &Messages, out: &mut Vec<u8>) {
         messages.key(self.slot).write(out);
-        self.delivery.write(out);
+        self.delivery.write(holder, out);
     }
 }
 
-/// A stored reference.
-pub(super) fn read_reference(reader: &mut Reader<'_>) -> Result<(MessageKey, Delivery), CodecError> {
-    Ok((MessageKey::read(reader)?, Delivery::read(reader)?))
+/// A stored reference, and who has it.
+pub(super) fn read_reference(
+    reader: &mut Reader<'_>,
+) -> Result<(MessageKey, Delivery, Option<ShareHolder>), CodecError> {
+    let key = MessageKey::read(reader)?;
+    let (delivery, holder) = Delivery::read(reader)?;
+    Ok((key, delivery, holder))
 }
 
 /// A queue.
@@ -138,6 +151,8 @@ struct Active {
     saved_next: u64,
     /// Sequences below `saved_next` that changed since.
     changed: Vec<u64>,
+    /// Who has references of a share for good, though they are not settled (R37).
+    holders: BTreeMap<u64, ShareHolder>,
     /// The queue is on the list of changed queues.
     dirty: bool,
 }
@@ -211,6 +226,7 @@ impl Queue {
                 bytes: 0,
                 saved_next: next,
                 changed: Vec::new(),
+                holders: BTreeMap::new(),
                 dirty: false,
             })
         })
@@ -240,6 +256,7 @@ impl Queue {
         let size = messages.size(slot);
         active.live -= 1;
         active.bytes -= size;
+        active.holders.remove(&sequence);
         active.note(sequence);
         active.close_holes();
         Some((slot, size))
@@ -260,6 +277,41 @@ impl Queue {
         delivery.flags |= RECEIVED;
         active.note(sequence);
         true
+    }
+
+    /// Notes who has a reference; whether that is new. Nothing where there is none, or another has it.
+    pub(super) fn hold(&mut self, sequence: u64, holder: ShareHolder) -> Option<bool> {
+        let active = self.active.as_mut()?;
+        active.at(sequence)?;
+        match active.holders.entry(sequence) {
+            Entry::Occupied(entry) => return (*entry.get() == holder).then_some(false),
+            Entry::Vacant(entry) => drop(entry.insert(holder)),
+        }
+        active.note(sequence);
+        Some(true)
+    }
+
+    /// Nobody has a reference any more; whether somebody had it by this giving.
+    pub(super) fn unhold(&mut self, sequence: u64, give: GiveId) -> bool {
+        let Some(active) = self.active.as_mut() else {
+            return false;
+        };
+        if active
+            .holders
+            .get(&sequence)
+            .is_none_or(|holder| holder.give != give)
+        {
+            return false;
+        }
+        active.holders.remove(&sequence);
+        active.note(sequence);
+        true
+    }
+
+    /// Who has references, in the order of these.
+    pub(super) fn holders(&self) -> impl Iterator<Item = (u64, ShareHolder)> {
+        let holders = self.active.iter().flat_map(|active| &active.holders);
+        holders.map(|(sequence, holder)| (*sequence, *holder))
     }
 
     /// Sequences that the last checkpoint may hold a record for.
@@ -298,7 +350,13 @@ impl Queue {
         changed.dedup();
         for sequence in changed {
             match active.at(sequence) {
-                Some(at) => write(sequence, Some(&|out| active.references[at].write(messages, out))),
+                Some(at) => {
+                    let holder = active.holders.get(&sequence);
+                    write(
+                        sequence,
+                        Some(&|out| active.references[at].write(holder, messages, out)),
+                    );
+                }
                 None => write(sequence, None),
             }
         }
@@ -306,9 +364,17 @@ impl Queue {
         active.saved_next = self.next;
         active.dirty = false;
         for reference in self.iter_from(saved_next) {
-            write(reference.sequence, Some(&|out| reference.write(messages, out)));
+            let holder = self.holder(reference.sequence);
+            write(
+                reference.sequence,
+                Some(&|out| reference.write(holder, messages, out)),
+            );
         }
         self.shrink();
+    }
+
+    fn holder(&self, sequence: u64) -> Option<&ShareHolder> {
+        self.active.as_ref()?.holders.get(&sequence)
     }
 
     fn shrink(&mut self) {
@@ -328,7 +394,8 @@ impl Queue {
         mut write: impl FnMut(u64, &dyn Fn(&mut Vec<u8>)),
     ) {
         for reference in self.iter_from(0) {
-            write(reference.sequence, &|out| reference.write(messages, out));
+            let holder = self.holder(reference.sequence);
+            write(reference.sequence, &|out| reference.write(holder, messages, out));
         }
     }
 
@@ -348,6 +415,11 @@ impl Queue {
         true
     }
 
+    /// Adds who has a stored reference.
+    pub(super) fn load_holder(&mut self, sequence: u64, holder: ShareHolder) {
+        self.active().holders.insert(sequence, holder);
+    }
+
     /// Places in memory, holes counted.
     #[cfg(test)]
     pub(super) fn places(&self) -> usize {
@@ -364,6 +436,13 @@ impl Queue {
         }
         if active.references.front().is_some_and(Reference::is_settled) || active.saved_next > self.next {
             return Err("the front is a hole, or the checkpoint is ahead".into());
+        }
+        if active
+            .holders
+            .keys()
+            .any(|sequence| active.at(*sequence).is_none())
+        {
+            return Err("somebody has a reference that is not there".into());
         }
         let live = self.iter_from(0).count();
         let bytes: u64 = self

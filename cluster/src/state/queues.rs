@@ -15,7 +15,9 @@ use hashbrown::hash_map::Entry;
 use super::messages::{Messages, Slot};
 use super::queue::{Delivery, Queue};
 use super::records::{Key, Kind, RecordSink};
-use super::{HashMap, NodeId, NodeIncarnation, QueueLimits, SessionId, ShareKey, TargetQueue};
+use super::{
+    GiveId, HashMap, NodeId, NodeIncarnation, QueueLimits, SessionId, ShareHolder, ShareKey, TargetQueue,
+};
 
 /// The queues.
 #[derive(Debug, Default)]
@@ -138,6 +140,32 @@ impl Queues {
         Some(taken)
     }
 
+    /// Notes who has a reference of a share; false where there is none, or another has it.
+    pub(super) fn hold(&mut self, queue: &TargetQueue, sequence: u64, holder: ShareHolder) -> bool {
+        let Some(target) = self.find(queue) else {
+            return false;
+        };
+        let Some(is_new) = target.hold(sequence, holder) else {
+            return false;
+        };
+        if is_new && target.mark_dirty() {
+            self.dirty.push(queue.clone());
+        }
+        true
+    }
+
+    /// Nobody has a reference any more; whether its holder had it by this giving.
+    pub(super) fn unhold(&mut self, queue: &TargetQueue, sequence: u64, give: GiveId) -> bool {
+        let Some(target) = self.find(queue) else {
+            return false;
+        };
+        let was_held = target.unhold(sequence, give);
+        if was_held && target.mark_dirty() {
+            self.dirty.push(queue.clone());
+        }
+        was_held
+    }
+
     /// Marks a reference as received.
     pub(super) fn receive(&mut self, session: SessionId, sequence: u64) {
         let Some(target) = self.sessions.get_mut(&session) else {
@@ -237,12 +265,15 @@ impl Queues {
         queue: &TargetQueue,
         sequence: u64,
         (slot, size): (Slot, u64),
-        delivery: Delivery,
+        (delivery, holder): (Delivery, Option<ShareHolder>),
     ) -> bool {
         let Some(target) = self.find(queue) else {
             return false;
         };
         let loaded = target.load(sequence, slot, size, delivery);
+        if let Some(holder) = holder {
+            target.load_holder(sequence, holder);
+        }
         self.references += 1;
         self.bytes += size;
         loaded
@@ -261,6 +292,11 @@ impl Queues {
                 .map_err(|error| format!("queue {key:?}: {error}"))?;
             references += u64::from(queue.len());
             bytes += queue.bytes();
+            if !matches!(key, TargetQueue::Share(_)) && queue.holders().next().is_some() {
+                return Err(format!(
+                    "queue {key:?}: only members of shares are given references"
+                ));
+            }
             if matches!(key, TargetQueue::Session(session) if !exists(session)) {
                 return Err(format!("queue {key:?}: the session does not exist"));
             }

@@ -15,7 +15,7 @@ use super::queue::Queue;
 use super::sessions::Session;
 use super::{
     ClientId, Epoch, GroupState, GroupTime, NodeId, NodeIncarnation, Owner, RetainedSource, Sequence,
-    SessionId, Subscription, TargetQueue, WillMessage,
+    SessionId, ShareHolder, ShareKey, Subscription, TargetQueue, WillMessage,
 };
 
 /// A session.
@@ -270,6 +270,18 @@ impl GroupState {
             });
         }
         bytes
+    }
+
+    /// The references of shares that members have for good, though they are not settled (R37).
+    pub fn held_references(&self) -> impl Iterator<Item = (ShareKey, Sequence, ShareHolder)> {
+        let shares = self.queues.iter().filter_map(|(key, queue)| match key {
+            TargetQueue::Share(share) => Some((share, queue)),
+            _ => None,
+        });
+        shares.flat_map(|(share, queue)| {
+            let held = queue.holders();
+            held.map(move |(sequence, holder)| (share.clone(), Sequence(sequence), holder))
+        })
     }
 
     /// Whether a queue has a reference that is not settled.

@@ -18,6 +18,7 @@ mod partitions;
 mod power;
 mod recovery;
 mod routing;
+mod shares;
 mod tls;
 
 use quorate_tests::cluster::Cluster;

@@ -388,9 +388,14 @@ async fn messages_that_wait_for_a_member_are_bounded_in_bytes() {
     let mut stuck = broker.raw_client(Version::V5, &packet).await;
     stuck.subscribe([filter("$share/g/x").qos(1)]).await;
     let mut publisher = broker.clean(Version::V5, "p").await;
+    let mut refused = 0;
     for _ in 0..30 {
-        publisher.publish(publish("x", "x".repeat(100_000)).qos(1)).await;
+        match publisher.publish(publish("x", "x".repeat(100_000)).qos(1)).await {
+            0x97 => refused += 1,
+            code => assert!(code < 0x80, "{code:#x}"),
+        }
     }
+    assert!((19..=20).contains(&refused), "{refused} of 30 refused");
     let dropped = broker.metric("quorate_messages_dropped_total{reason=\"queue_full\"}");
     assert!((19.0..=20.0).contains(&dropped), "{dropped} of 30 dropped");
 }

@@ -37,7 +37,71 @@ fn session(node: &TestNode, number: u16) -> SessionId {
     SessionId::new(Placement::data_groups().find(is_other).unwrap(), 1, number)
 }
 
+/// A connected member whose session ends with its connection.
+fn live_member(number: u16, qos: QoS) -> ShareMember {
+    let session = SessionId::new(Placement::live_of_client("live"), 1, number);
+    let options = SubscriptionOptions {
+        qos,
+        ..SubscriptionOptions::default()
+    };
+    ShareMember {
+        session,
+        at: MemberAt::Here(location(session.0 as u32)),
+        options,
+        subscription_id: None,
+    }
+}
+
+fn hold_of(given: &SharedReference) -> ShareHold {
+    ShareHold {
+        share: given.share.clone(),
+        sequence: given.reference.sequence,
+        give: given.give,
+        is_held: given.is_held,
+        from: NodeId(1),
+    }
+}
+
+/// Sequences and sessions.
+fn who(given: &[SharedReference]) -> Vec<(u64, SessionId)> {
+    let who = given
+        .iter()
+        .map(|given| (given.reference.sequence.0, given.session));
+    who.collect()
+}
+
 impl TestNode {
+    fn set_live_members(&self, members: &[ShareMember]) {
+        self.told.members.lock().insert(share(), members.to_vec());
+        self.home().share_ready(&share());
+    }
+
+    /// What was given to members, when so much was, and nothing more comes.
+    async fn given(&self, count: usize) -> Vec<SharedReference> {
+        eventually(|| (self.told.shared.lock().len() >= count).then_some(())).await;
+        for _ in 0..3 {
+            self.settled().await;
+        }
+        let given = self.told.shared.lock().clone();
+        assert_eq!(given.len(), count, "{:?}", who(&given));
+        given
+    }
+
+    /// The members' node has taken what was given.
+    fn take(&self, given: &[SharedReference]) -> Vec<bool> {
+        let take = |given: &SharedReference| self.home().take_shared(&hold_of(given), given.session);
+        given.iter().map(take).collect()
+    }
+
+    /// Another leader takes over, which is this node again.
+    async fn change_leader(&self) {
+        let term = self.home().replica().and_then(|replica| replica.led_term());
+        self.home().begin_dispatch(None);
+        self.home()
+            .begin_dispatch(Some(term.expect("a node alone leads") + 1));
+        eventually(|| self.home().shares.lock().is_open().then_some(())).await;
+    }
+
     fn set_members(&self, sessions: &[SessionId]) {
         let members = sessions.iter().map(|session| member(*session)).collect();
         self.told.members.lock().insert(share(), members);
@@ -158,16 +222,12 @@ async fn nothing_is_remembered_of_a_share_without_queue() {
 async fn a_lost_member_gives_back_what_it_held() {
     let node = TestNode::start().await;
     let home = node.home();
-    let live = |number| SessionId::new(Placement::live_of_client("live"), 1, number);
-    let members = [1, 2].map(|number| ShareMember {
-        session: live(number),
-        ..member(session(&node, number))
-    });
+    let members = [1, 2].map(|number| live_member(number, QoS::AtLeastOnce));
     node.told.members.lock().insert(share(), members.to_vec());
     node.publish_to_share(4).await;
     eventually(|| (node.told.shared.lock().len() == 4).then_some(())).await;
     node.told.members.lock().insert(share(), members[1..].to_vec());
-    home.share_member_lost(live(1));
+    home.share_member_lost(members[0].session);
     let mut given: Vec<_> = eventually(|| {
         let shared = node.told.shared.lock();
         let given = |given: &SharedReference| (given.reference.sequence.0, given.at);
@@ -176,4 +236,155 @@ async fn a_lost_member_gives_back_what_it_held() {
     .await;
     given.sort_unstable_by_key(|(sequence, _)| *sequence);
     assert_eq!(given, [(0, members[1].at), (2, members[1].at)]);
+}
+
+/// R37: a member whose session ends with its connection is sent a QoS 2 message when the group knows that it has it.
+#[tokio::test]
+async fn r37_what_a_live_member_is_sent_at_qos_2_is_committed_first() {
+    let node = TestNode::start().await;
+    let one = live_member(1, QoS::ExactlyOnce);
+    node.set_live_members(&[one]);
+    node.publish_to_share(3).await;
+    let given = node.given(3).await;
+    let held: Vec<_> = node.home().state().held_references().collect();
+    let told = given.iter().map(|given| {
+        let holder = ShareHolder {
+            session: one.session,
+            node: NodeId(1),
+            incarnation: NodeIncarnation(1),
+            give: given.give,
+        };
+        (share(), given.reference.sequence, holder)
+    });
+    assert_eq!(held, told.collect::<Vec<_>>());
+    assert!(given.iter().all(|given| given.is_held));
+    assert_eq!(
+        node.queued(&share_queue()),
+        3,
+        "they are in the queue until they are done"
+    );
+    node.take(&given);
+    given
+        .iter()
+        .for_each(|given| node.home().settle_shared(&hold_of(given)));
+    node.queue_becomes(&share_queue(), 0).await;
+}
+
+/// R37 [MQTT-4.8.2-5]: what may have been sent goes to nobody else, also when its member is lost. What was not goes to
+/// another.
+#[tokio::test]
+async fn r37_only_the_members_node_gives_back_what_is_held() {
+    let node = TestNode::start().await;
+    let members = [1, 2].map(|number| live_member(number, QoS::ExactlyOnce));
+    node.set_live_members(&members[..1]);
+    node.publish_to_share(2).await;
+    let given = node.given(2).await;
+    assert_eq!(node.take(&given), [true, true]);
+    node.set_live_members(&members[1..]);
+    node.home().share_member_lost(members[0].session);
+    node.given(2).await;
+    // One was on its way to the client, the other not.
+    node.home().settle_shared(&hold_of(&given[0]));
+    assert!(!node.home().give_back_shared(&hold_of(&given[1])));
+    let given = node.given(3).await;
+    assert_eq!(who(&given[2..]), [(1, members[1].session)]);
+    assert_eq!(node.queued(&share_queue()), 1);
+}
+
+/// R37: what a start of a node that is over may have sent ends with it.
+#[tokio::test]
+async fn r37_what_was_held_ends_with_the_start_of_its_node() {
+    let node = TestNode::start().await;
+    node.set_live_members(&[live_member(1, QoS::ExactlyOnce)]);
+    node.publish_to_share(2).await;
+    node.given(2).await;
+    let node = node.restart(|_| {}).await;
+    node.set_live_members(&[live_member(2, QoS::ExactlyOnce)]);
+    node.queue_becomes(&share_queue(), 0).await;
+    assert_eq!(who(&node.told.shared.lock()), []);
+}
+
+/// R38: what members hold stays with them when another leads, whether it may go to others or not.
+#[tokio::test]
+async fn r38_what_members_hold_is_not_given_again_by_a_new_leader() {
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let node = TestNode::start().await;
+        let members = [1, 2].map(|number| live_member(number, qos));
+        node.set_live_members(&members);
+        node.publish_to_share(6).await;
+        let given = node.given(6).await;
+        assert_eq!(node.take(&given), [true; 6]);
+        node.change_leader().await;
+        node.given(6).await;
+        // The new leader knows who has what.
+        node.home().settle_shared(&hold_of(&given[0]));
+        node.home().give_back_shared(&hold_of(&given[1]));
+        assert_eq!(node.given(7).await[6].reference.sequence, Sequence(1), "{qos:?}");
+    }
+}
+
+/// R38: what an earlier leader gave and no member's node has is given again, and comes too late after that.
+#[tokio::test]
+async fn r38_what_no_member_has_is_given_again_once() {
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let node = TestNode::start().await;
+        let members = [1, 2].map(|number| live_member(number, qos));
+        node.set_live_members(&members);
+        node.publish_to_share(4).await;
+        let given = node.given(4).await;
+        assert_eq!(node.take(&given[..1]), [true]);
+        node.change_leader().await;
+        let again = node.given(7).await;
+        let mut sequences: Vec<u64> = who(&again[4..]).iter().map(|(sequence, _)| *sequence).collect();
+        sequences.sort_unstable();
+        assert_eq!(sequences, [1, 2, 3], "{qos:?}");
+        assert_eq!(node.take(&given[1..4]), [false; 3], "of the earlier leader");
+        assert_eq!(node.take(&again[4..]), [true; 3]);
+        assert_eq!(node.take(&again[4..]), [false; 3], "twice");
+    }
+}
+
+/// R38: what a member is done with is named to a leader until that is committed.
+#[tokio::test]
+async fn r38_a_settled_reference_is_named_until_the_group_knows() {
+    let node = TestNode::start().await;
+    node.set_live_members(&[live_member(1, QoS::ExactlyOnce)]);
+    node.publish_to_share(1).await;
+    let given = node.given(1).await;
+    node.take(&given);
+    // No await between: the command cannot have been carried out.
+    node.home().settle_shared(&hold_of(&given[0]));
+    assert_eq!(node.home().report_held(GiveId(0)).len(), 1);
+    node.queue_becomes(&share_queue(), 0).await;
+    eventually(|| node.home().report_held(GiveId(0)).is_empty().then_some(())).await;
+}
+
+/// R39: a member whose node says that it has no room is left alone until it has.
+#[tokio::test]
+async fn r39_a_member_without_room_is_given_nothing() {
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let node = TestNode::start().await;
+        let members = [1, 2].map(|number| live_member(number, qos));
+        let [full, other] = members.map(|member| member.session);
+        node.set_live_members(&members[..1]);
+        node.publish_to_share(1).await;
+        let given = node.given(1).await;
+        node.take(&given);
+        node.home().share_member_full(full, &share());
+        node.home().give_back_shared(&hold_of(&given[0]));
+        node.given(1).await;
+        node.set_live_members(&members);
+        node.publish_to_share(3).await;
+        let given = node.given(5).await;
+        assert!(
+            given[1..].iter().all(|given| given.session == other),
+            "{:?}",
+            who(&given)
+        );
+        node.set_live_members(&members[..1]);
+        node.publish_to_share(1).await;
+        node.given(5).await;
+        node.home().share_member_has_room(full);
+        assert_eq!(who(&node.given(6).await[5..]), [(4, full)]);
+    }
 }

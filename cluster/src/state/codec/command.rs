@@ -28,6 +28,8 @@ pub(super) mod tag {
     pub(in crate::state::codec) const PUBLISH_MORE: u8 = 18;
     pub(in crate::state::codec) const DRAIN_CONNECTION: u8 = 32;
     pub(in crate::state::codec) const RETAINED_CARRIED: u8 = 33;
+    pub(in crate::state::codec) const HOLD: u8 = 40;
+    pub(in crate::state::codec) const UNHOLD: u8 = 41;
 }
 
 impl Command {
@@ -62,6 +64,26 @@ impl Command {
                 out.push(*qos as u8);
                 put_ids(out, subscription_ids);
                 put_bool(out, *retain);
+            }
+            Self::Hold {
+                share,
+                sequence,
+                holder,
+            } => {
+                out.push(tag::HOLD);
+                put_share(out, share);
+                put_varint(out, sequence.0);
+                put_share_holder(out, holder);
+            }
+            Self::Unhold {
+                share,
+                sequence,
+                give,
+            } => {
+                out.push(tag::UNHOLD);
+                put_share(out, share);
+                put_varint(out, sequence.0);
+                put_varint(out, give.0);
             }
             Self::DropQueues { .. }
             | Self::SetRetained { .. }
@@ -236,6 +258,16 @@ impl Command {
                 qos: read_whole_qos(reader)?,
                 subscription_ids: read_ids(reader)?,
                 retain: reader.bool("retain")?,
+            }),
+            tag::HOLD => Ok(Self::Hold {
+                share: read_share(reader)?,
+                sequence: crate::state::Sequence(reader.varint("sequence")?),
+                holder: read_share_holder(reader)?,
+            }),
+            tag::UNHOLD => Ok(Self::Unhold {
+                share: read_share(reader)?,
+                sequence: crate::state::Sequence(reader.varint("sequence")?),
+                give: crate::state::GiveId(reader.varint("number of a giving")?),
             }),
             tag @ (tag::DROP_QUEUES..=tag::FORGET_LIVE_WILLS | tag::RETAINED_CARRIED) => {
                 Self::decode_duty(tag, reader)

@@ -8,8 +8,8 @@ use quorate_storage::log::GroupId;
 
 use super::primitive::{CodecError, Reader, put_bool, put_option, put_str, put_varint};
 use crate::state::{
-    Epoch, NodeId, NodeIncarnation, Owner, RetainedSource, Sequence, SessionId, ShareKey, Subscription,
-    Target, TargetQueue, WillMessage,
+    Epoch, GiveId, NodeId, NodeIncarnation, Owner, RetainedSource, Sequence, SessionId, ShareHolder,
+    ShareKey, Subscription, Target, TargetQueue, WillMessage,
 };
 
 const QOS_BITS: u8 = 0b11;
@@ -247,6 +247,23 @@ pub(in crate::state) fn put_start(out: &mut Vec<u8>, node: NodeId, incarnation: 
 pub(in crate::state) fn read_start(reader: &mut Reader<'_>) -> Result<(NodeId, NodeIncarnation), CodecError> {
     let node = NodeId(reader.varint("node")?);
     Ok((node, NodeIncarnation(reader.varint("node incarnation")?)))
+}
+
+pub(in crate::state) fn put_share_holder(out: &mut Vec<u8>, holder: &ShareHolder) {
+    put_session(out, holder.session);
+    put_start(out, holder.node, holder.incarnation);
+    put_varint(out, holder.give.0);
+}
+
+pub(in crate::state) fn read_share_holder(reader: &mut Reader<'_>) -> Result<ShareHolder, CodecError> {
+    let session = read_session(reader)?;
+    let (node, incarnation) = read_start(reader)?;
+    Ok(ShareHolder {
+        session,
+        node,
+        incarnation,
+        give: GiveId(reader.varint("number of a giving")?),
+    })
 }
 
 pub(in crate::state) fn put_owner(out: &mut Vec<u8>, owner: &Owner) {

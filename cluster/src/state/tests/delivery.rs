@@ -382,6 +382,57 @@ fn r37_a_member_that_has_ended_gets_nothing_assigned() {
 }
 
 #[test]
+fn r37_a_reference_is_with_one_member_until_that_gives_it_back() {
+    let mut group = Harness::new();
+    let (one, other) = (live_session(1), live_session(2));
+    group.publish("m", vec![to(share_queue("g"))]);
+    assert_eq!(group.one(hold(1, holder(one, 5))), FENCED, "there is none");
+    assert_eq!(group.one(hold(0, holder(one, 5))), Outcome::Done);
+    assert!(group.has_event(&Event::Held {
+        share: share("g"),
+        sequence: Sequence(0),
+        holder: holder(one, 5),
+    }));
+    // Whoever says the same again has it, nobody else.
+    assert_eq!(group.one(hold(0, holder(one, 5))), Outcome::Done);
+    assert_eq!(group.one(hold(0, holder(one, 6))), FENCED);
+    assert_eq!(group.one(hold(0, holder(other, 7))), FENCED);
+    assert_eq!(
+        group.payloads(&share_queue("g")),
+        ["m"],
+        "it is in the queue all the while"
+    );
+    group.one(unhold(0, 4));
+    assert!(group.events.is_empty(), "of another giving");
+    group.one(unhold(0, 5));
+    assert_eq!(
+        group.events,
+        [Event::Unheld {
+            share: share("g"),
+            sequence: Sequence(0),
+            give: GiveId(5),
+        }]
+    );
+    assert_eq!(group.one(hold(0, holder(other, 7))), Outcome::Done);
+    group.one(settle(share_queue("g"), &[0]));
+    assert_eq!(group.state.counts().messages, 0);
+    assert_eq!(group.state.held_references().count(), 0);
+    assert_eq!(group.one(hold(0, holder(other, 7))), FENCED, "it is settled");
+}
+
+#[test]
+fn r37_a_member_that_has_ended_is_given_nothing() {
+    let mut group = Harness::new();
+    let member = group.open("member");
+    group.one(Command::EndSession {
+        session: member.session,
+        publish_will: false,
+    });
+    group.publish("m", vec![to(share_queue("g"))]);
+    assert_eq!(group.one(hold(0, holder(member.session, 1))), FENCED);
+}
+
+#[test]
 fn r21_a_late_acknowledgement_settles_nothing_of_a_share_that_came_back() {
     let mut group = Harness::new();
     for payload in ["0", "1"] {

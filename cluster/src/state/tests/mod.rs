@@ -305,6 +305,31 @@ fn assign(share: ShareKey, sequence: u64, member: SessionId) -> Command {
     }
 }
 
+fn holder(session: SessionId, give: u64) -> ShareHolder {
+    ShareHolder {
+        session,
+        node: NODE,
+        incarnation: START,
+        give: GiveId(give),
+    }
+}
+
+fn hold(sequence: u64, holder: ShareHolder) -> Command {
+    Command::Hold {
+        share: share("g"),
+        sequence: Sequence(sequence),
+        holder,
+    }
+}
+
+fn unhold(sequence: u64, give: u64) -> Command {
+    Command::Unhold {
+        share: share("g"),
+        sequence: Sequence(sequence),
+        give: GiveId(give),
+    }
+}
+
 fn publish(origin: Origin, message: Message, targets: Vec<Target>) -> Command {
     Command::Publish(PublishCommand {
         origin,

@@ -228,6 +228,8 @@ fn r42_every_change_alone_reaches_the_checkpoint() {
         },
         settle(client.queue(), &[1]),
         settle(client.queue(), &[2]),
+        hold(0, holder(live_session(1), 5)),
+        unhold(0, 5),
         Command::Assign {
             share: share("g"),
             sequence: Sequence(0),
@@ -412,4 +414,31 @@ fn version_1_of_the_records_is_frozen() {
         17_736_308_896_772_605_577,
         "replicas of different versions compare it"
     );
+}
+
+/// R37: who has a reference outlives a restart, whether it was stored before it was given or after.
+#[test]
+fn r37_who_has_a_reference_is_stored() {
+    let mut group = Harness::new();
+    let member = live_session(1);
+    let mut store = Store::default();
+    let mut stored = |group: &mut Harness| {
+        store.write(group.state.take_changes());
+        let loaded = store.load().unwrap();
+        assert_eq!(loaded.digest(), group.state.digest());
+        loaded.held_references().collect::<Vec<_>>()
+    };
+    for payload in ["0", "1"] {
+        group.publish(payload, vec![to(share_queue("g"))]);
+    }
+    group.one(hold(0, holder(member, 5)));
+    let first = (share("g"), Sequence(0), holder(member, 5));
+    assert_eq!(stored(&mut group), std::slice::from_ref(&first));
+    group.one(hold(1, holder(member, 6)));
+    let second = (share("g"), Sequence(1), holder(member, 6));
+    assert_eq!(stored(&mut group), [first, second.clone()]);
+    group.one(unhold(0, 5));
+    assert_eq!(stored(&mut group), [second]);
+    group.one(settle(share_queue("g"), &[0, 1]));
+    assert_eq!(stored(&mut group), []);
 }

@@ -8,8 +8,8 @@ use quorate_storage::log::GroupId;
 
 use super::*;
 use crate::state::{
-    Epoch, Origin, Outcome, PublishCommand, PublishPart, RetainedSource, Sequence, SessionId, SessionLimits,
-    ShareKey, Subscription, Target, TargetQueue, WillMessage,
+    Epoch, GiveId, Origin, Outcome, PublishCommand, PublishPart, RetainedSource, Sequence, SessionId,
+    SessionLimits, ShareHolder, ShareKey, Subscription, Target, TargetQueue, WillMessage,
 };
 
 /// Every command, some in several forms, and what comes behind the header.
@@ -214,12 +214,33 @@ fn golden_commands() -> Vec<(&'static str, Command)> {
         (
             "0a 01 67 03 742f23 80 01 0807060504030201 02 01 05 00",
             Command::Assign {
-                share,
+                share: share.clone(),
                 sequence: Sequence(128),
                 session,
                 qos: QoS::ExactlyOnce,
                 subscription_ids: vec![5],
                 retain: false,
+            },
+        ),
+        (
+            "28 01 67 03 742f23 80 01 0807060504030201 03 ac02 8101",
+            Command::Hold {
+                share: share.clone(),
+                sequence: Sequence(128),
+                holder: ShareHolder {
+                    session,
+                    node: NodeId(3),
+                    incarnation: NodeIncarnation(300),
+                    give: GiveId(129),
+                },
+            },
+        ),
+        (
+            "29 01 67 03 742f23 80 01 8101",
+            Command::Unhold {
+                share,
+                sequence: Sequence(128),
+                give: GiveId(129),
             },
         ),
         (
@@ -318,7 +339,7 @@ fn version_1_is_frozen() {
         golden_commands().iter().map(|(bytes, _)| hex(bytes)[0]).collect();
     assert_eq!(
         tags,
-        (1..=18).chain([32, 33]).collect(),
+        (1..=18).chain([32, 33, 40, 41]).collect(),
         "every command is frozen"
     );
     for (bytes, command) in golden_commands() {

@@ -11,8 +11,9 @@ use quorate_storage::log::GroupId;
 
 use super::super::*;
 use crate::state::{
-    Epoch, Origin, Outcome, Owner, PublishCommand, PublishPart, RefusedReason, RetainedSource, Sequence,
-    SessionId, SessionLimits, ShareKey, SubscribeResult, Subscription, Target, TargetQueue, WillMessage,
+    Epoch, GiveId, Origin, Outcome, Owner, PublishCommand, PublishPart, RefusedReason, RetainedSource,
+    Sequence, SessionId, SessionLimits, ShareHolder, ShareKey, SubscribeResult, Subscription, Target,
+    TargetQueue, WillMessage,
 };
 
 fn text() -> impl Strategy<Value = Arc<str>> {
@@ -268,6 +269,23 @@ fn message_command() -> impl Strategy<Value = Command> {
                     retain
                 }
             ),
+        (share(), session(), any::<[u64; 4]>()).prop_map(
+            |(share, session, [sequence, node, incarnation, give])| Command::Hold {
+                share,
+                sequence: Sequence(sequence),
+                holder: ShareHolder {
+                    session,
+                    node: NodeId(node),
+                    incarnation: NodeIncarnation(incarnation),
+                    give: GiveId(give),
+                },
+            }
+        ),
+        (share(), any::<[u64; 2]>()).prop_map(|(share, [sequence, give])| Command::Unhold {
+            share,
+            sequence: Sequence(sequence),
+            give: GiveId(give),
+        }),
         vec((queue(), any::<u64>().prop_map(Sequence)), 0..4)
             .prop_map(|queues| Command::DropQueues { queues }),
         (source(), message(), any::<u32>(), any::<u64>()).prop_map(

@@ -354,6 +354,39 @@ impl World {
                     retain: false,
                 }
             }
+            Step::Hold {
+                queue,
+                sequence,
+                client,
+                give,
+            } => {
+                let share = share_of(7 + queue % 2);
+                let sequence = self.sequence(&TargetQueue::Share(share.clone()), sequence);
+                Command::Hold {
+                    share,
+                    sequence,
+                    holder: ShareHolder {
+                        session: self.connection(client, false).0,
+                        node: NodeId(1),
+                        incarnation: NodeIncarnation(10),
+                        give: GiveId(give.into()),
+                    },
+                }
+            }
+            Step::Unhold {
+                queue,
+                sequence,
+                give,
+            } => {
+                let share = share_of(7 + queue % 2);
+                let sequence = self.sequence(&TargetQueue::Share(share.clone()), sequence);
+                let give = GiveId(give.into());
+                Command::Unhold {
+                    share,
+                    sequence,
+                    give,
+                }
+            }
             Step::Drop { queue } => {
                 let queue = self.queue(queue);
                 let next = self.first.next_sequence(&queue).unwrap_or_default();

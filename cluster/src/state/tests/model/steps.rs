@@ -66,6 +66,17 @@ pub(super) enum Step {
         sequence: u8,
         client: u8,
     },
+    Hold {
+        queue: u8,
+        sequence: u8,
+        client: u8,
+        give: u8,
+    },
+    Unhold {
+        queue: u8,
+        sequence: u8,
+        give: u8,
+    },
     Drop {
         queue: u8,
     },
@@ -108,8 +119,12 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (client.clone(), 1..4u16).prop_map(|(client, packet_id)| Step::Release { client, packet_id }),
         4 => (queue.clone(), sequences()).prop_map(|(queue, sequences)| Step::Settle { queue, sequences }),
         1 => (client.clone(), sequences()).prop_map(|(client, sequences)| Step::Received { client, sequences }),
-        2 => (queue.clone(), 0..12u8, client).prop_map(
+        2 => (queue.clone(), 0..12u8, client.clone()).prop_map(
             |(queue, sequence, client)| Step::Assign { queue, sequence, client }),
+        2 => (queue.clone(), 0..12u8, client, 0..3u8).prop_map(
+            |(queue, sequence, client, give)| Step::Hold { queue, sequence, client, give }),
+        1 => (queue.clone(), 0..12u8, 0..3u8).prop_map(
+            |(queue, sequence, give)| Step::Unhold { queue, sequence, give }),
         1 => queue.prop_map(|queue| Step::Drop { queue }),
         2 => (0..3u16, 0..20u8, 0..4u8, 0..3u8, 0..4u32).prop_map(
             |(group, index, topic, payload, expiry)| Step::SetRetained { group, index, topic, payload, expiry }),

@@ -1,0 +1,246 @@
+//! What the leader of a group knows of its shared queues: who was given what, and who has room.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::node::ShareMember;
+use crate::state::{GiveId, NodeId, NodeIncarnation, Sequence, SessionId, ShareKey};
+
+/// References of one group that one member may hold unsettled, and length of its own queue from which on nothing is
+/// assigned to it.
+pub(super) const MEMBER_WINDOW: usize = 16;
+
+/// Dispatch state of one shared queue.
+#[derive(Debug, Default)]
+pub(super) struct Share {
+    /// Everything below was given to somebody once.
+    pub(super) next: Sequence,
+    /// Given back by members that were lost, or had no room.
+    pub(super) returned: BTreeSet<Sequence>,
+    pub(super) given: BTreeMap<Sequence, Given>,
+    /// Goes round the members.
+    turn: usize,
+}
+
+/// Who was given a reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Given {
+    pub(super) session: SessionId,
+    /// The node of its connection, and its start.
+    pub(super) node: NodeId,
+    pub(super) incarnation: NodeIncarnation,
+    pub(super) give: GiveId,
+    pub(super) standing: GivenStanding,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GivenStanding {
+    /// Goes to another member when this one is lost.
+    Lent,
+    /// Its [`Hold`](crate::state::Command::Hold) is under way: nobody has been sent it.
+    Holding,
+    /// With this member for good (R37): the entries of its node say what becomes of it, or the end of that node.
+    Held,
+}
+
+impl Share {
+    /// The next member that has room.
+    pub(super) fn choose(
+        &mut self,
+        members: &[ShareMember],
+        mut has_room: impl FnMut(&ShareMember) -> bool,
+    ) -> Option<ShareMember> {
+        for step in 0..members.len() {
+            let member = &members[(self.turn + step) % members.len()];
+            if has_room(member) {
+                self.turn = self.turn + step + 1;
+                return Some(*member);
+            }
+        }
+        None
+    }
+}
+
+/// How many references of which shares each member holds.
+#[derive(Debug, Default)]
+pub(super) struct Held(BTreeMap<SessionId, BTreeMap<ShareKey, usize>>);
+
+impl Held {
+    pub(super) fn count(&self, session: SessionId, share: &ShareKey) -> usize {
+        let shares = self.0.get(&session);
+        shares.and_then(|shares| shares.get(share)).copied().unwrap_or(0)
+    }
+
+    pub(super) fn add(&mut self, session: SessionId, share: &ShareKey) {
+        *self
+            .0
+            .entry(session)
+            .or_default()
+            .entry(share.clone())
+            .or_default() += 1;
+    }
+
+    fn remove(&mut self, session: SessionId, share: &ShareKey) {
+        let Some(shares) = self.0.get_mut(&session) else {
+            return;
+        };
+        if let Some(count) = shares.get_mut(share) {
+            *count -= 1;
+            if *count == 0 {
+                shares.remove(share);
+            }
+        }
+        if shares.is_empty() {
+            self.0.remove(&session);
+        }
+    }
+
+    /// The shares of which a member holds something.
+    fn shares_of(&self, session: SessionId) -> Vec<ShareKey> {
+        let shares = self.0.get(&session);
+        shares.map_or_else(Vec::new, |shares| shares.keys().cloned().collect())
+    }
+}
+
+/// Dispatch state of a group's shared queues, of one time that this node leads it.
+#[derive(Debug, Default)]
+pub(in crate::node) struct ShareDispatch {
+    /// Counts the times that this node began to lead, or ceased to.
+    pub(super) generation: u64,
+    /// What earlier leaders gave is known as far as it has to be (R38): references are given out.
+    pub(super) is_open: bool,
+    /// The last giving, or question about what was given.
+    last: GiveId,
+    /// Nodes have been asked what they hold of what was given before this; they take nothing of it any more.
+    pub(super) fences: BTreeMap<NodeId, GiveId>,
+    pub(super) shares: BTreeMap<ShareKey, Share>,
+    pub(super) marked: BTreeSet<ShareKey>,
+    /// Nodes to be asked what they hold.
+    pub(super) doubted: BTreeSet<NodeId>,
+    pub(super) held: Held,
+    /// Assignments that were proposed and whose outcome is not known, by member.
+    pub(super) assigning: BTreeMap<SessionId, usize>,
+    /// Members that have no room, and the shares that had something for them: those whose own queue is long, and those
+    /// whose node has said so (R39).
+    pub(super) full: BTreeMap<SessionId, BTreeSet<ShareKey>>,
+    pub(super) blocked: BTreeMap<SessionId, BTreeSet<ShareKey>>,
+}
+
+impl ShareDispatch {
+    #[cfg(test)]
+    pub(in crate::node) fn is_empty(&self) -> bool {
+        self.shares.is_empty() && self.held.0.is_empty() && self.assigning.is_empty() && self.full.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(in crate::node) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// Another time of leading begins, in this term, or one ends.
+    pub(super) fn begin(&mut self, term: Option<u64>) {
+        *self = Self {
+            generation: self.generation + 1,
+            last: GiveId::first(term.unwrap_or(0)),
+            ..Self::default()
+        };
+    }
+
+    /// A number above all before.
+    pub(super) fn number(&mut self) -> GiveId {
+        self.last = self.last.next();
+        self.last
+    }
+
+    /// First reference that was given to nobody yet.
+    pub(in crate::node) fn next(&self, share: &ShareKey) -> Sequence {
+        self.shares.get(share).map_or(Sequence(0), |share| share.next)
+    }
+
+    /// The share has references, or members with room.
+    pub(in crate::node) fn mark(&mut self, share: &ShareKey) {
+        if !self.marked.contains(share) {
+            self.marked.insert(share.clone());
+        }
+    }
+
+    /// Notes who has a reference.
+    pub(super) fn note_given(&mut self, key: &ShareKey, sequence: Sequence, given: Given) {
+        let share = self.shares.entry(key.clone()).or_default();
+        share.returned.remove(&sequence);
+        let before = share.given.insert(sequence, given);
+        self.held.add(given.session, key);
+        if let Some(before) = before {
+            self.held.remove(before.session, key);
+        }
+    }
+
+    /// Nobody has a reference any more; who had.
+    pub(super) fn release(&mut self, key: &ShareKey, sequence: Sequence) -> Option<Given> {
+        let given = self.shares.get_mut(key)?.given.remove(&sequence)?;
+        self.held.remove(given.session, key);
+        self.mark(key);
+        Some(given)
+    }
+
+    /// A reference that nobody has any more goes to another.
+    pub(super) fn give_again(&mut self, key: &ShareKey, sequence: Sequence) {
+        self.release(key, sequence);
+        if let Some(share) = self.shares.get_mut(key) {
+            share.returned.insert(sequence);
+        }
+        self.mark(key);
+    }
+
+    /// Who has a reference by a giving, or may get it.
+    pub(super) fn given(&self, key: &ShareKey, sequence: Sequence) -> Option<&Given> {
+        self.shares.get(key)?.given.get(&sequence)
+    }
+
+    /// What is given to members for which `is_meant`.
+    pub(super) fn all_given(&self, is_meant: impl Fn(&Given) -> bool) -> Vec<(ShareKey, Sequence, Given)> {
+        let shares = self.shares.iter();
+        let given = shares.flat_map(|(key, share)| {
+            let given = share.given.iter();
+            given.map(move |(sequence, given)| (key, *sequence, *given))
+        });
+        given
+            .filter(|(_, _, given)| is_meant(given))
+            .map(|(key, sequence, given)| (key.clone(), sequence, given))
+            .collect()
+    }
+
+    /// What a lost member had goes to others, unless it is held for good; the shares it held something of.
+    pub(super) fn lose(&mut self, session: SessionId) -> Vec<ShareKey> {
+        self.blocked.remove(&session);
+        let shares = self.held.shares_of(session);
+        for key in &shares {
+            let Some(share) = self.shares.get_mut(key) else {
+                continue;
+            };
+            let is_lost = |given: &Given| given.session == session && given.standing == GivenStanding::Lent;
+            let lost = share.given.extract_if(.., |_, given| is_lost(given));
+            for (sequence, _) in lost {
+                share.returned.insert(sequence);
+                self.held.remove(session, key);
+            }
+            self.mark(key);
+        }
+        shares
+    }
+
+    /// The member has room in its own queue; whether a share has something for it.
+    pub(super) fn mark_shares_of(&mut self, session: SessionId) -> bool {
+        let shares = self.full.remove(&session);
+        let any = shares.is_some();
+        self.marked.extend(shares.into_iter().flatten());
+        any
+    }
+
+    /// The member's node says that it has room again; whether a share has something for it.
+    pub(super) fn unblock(&mut self, session: SessionId) -> bool {
+        let shares = self.blocked.remove(&session);
+        let any = shares.is_some();
+        self.marked.extend(shares.into_iter().flatten());
+        any
+    }
+}

@@ -1,0 +1,128 @@
+//! What the members here have been given of a group's shared queues, as the leader is told that asks (R38).
+//!
+//! A reference stands here from when it was taken until the entry that says what became of it is applied: a leader that
+//! asks, and finds it neither here nor settled, knows that nobody was sent it, and nobody will be.
+
+use std::collections::BTreeMap;
+
+use crate::node::proposer::{Due, Waiter};
+use crate::node::{Completion, Group, Host};
+use crate::state::{Command, GiveId, NodeId, Sequence, SessionId, ShareKey, TargetQueue};
+
+/// A reference of a shared queue that was given to a member here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShareHold {
+    /// The shared subscription.
+    pub share: ShareKey,
+    /// The reference.
+    pub sequence: Sequence,
+    /// Which giving of it this is.
+    pub give: GiveId,
+    /// The group knows that this member has it for good (R37).
+    pub is_held: bool,
+    /// The node that gave it.
+    pub from: NodeId,
+}
+
+/// What members here hold.
+#[derive(Debug, Default)]
+pub(in crate::node) struct Holding {
+    /// A leader was told what there was of everything given before this.
+    fence: GiveId,
+    references: BTreeMap<(ShareKey, Sequence), (SessionId, GiveId)>,
+}
+
+/// One that a leader is told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::node) struct HeldReference {
+    pub(in crate::node) share: ShareKey,
+    pub(in crate::node) sequence: Sequence,
+    pub(in crate::node) session: SessionId,
+    pub(in crate::node) give: GiveId,
+}
+
+impl<H: Host> Group<H> {
+    /// A reference has come for a member here. False where it must not be sent: the leader has been told since that it
+    /// had not come, or it has come before.
+    pub fn take_shared(&self, hold: &ShareHold, session: SessionId) -> bool {
+        let mut holding = self.holding.lock();
+        let key = (hold.share.clone(), hold.sequence);
+        if hold.give < holding.fence || holding.references.contains_key(&key) {
+            return false;
+        }
+        holding.references.insert(key, (session, hold.give));
+        true
+    }
+
+    /// The member is done with a reference, or has it for good and its session has ended: it is settled, and the member
+    /// has room.
+    pub fn settle_shared(&self, hold: &ShareHold) {
+        self.settle_given(&hold.share, hold.sequence);
+        let queue = TargetQueue::Share(hold.share.clone());
+        let settle = Command::Settle {
+            queue,
+            sequences: vec![hold.sequence],
+        };
+        self.end_hold(hold, &settle);
+    }
+
+    /// The member was not sent a reference, or was lost before it acknowledged one that may go to others. Whether the
+    /// node that gave it is still to be told.
+    pub fn give_back_shared(&self, hold: &ShareHold) -> bool {
+        if hold.is_held {
+            let unhold = Command::Unhold {
+                share: hold.share.clone(),
+                sequence: hold.sequence,
+                give: hold.give,
+            };
+            self.end_hold(hold, &unhold);
+            return false;
+        }
+        self.forget_hold(hold);
+        if hold.from != self.settings.node {
+            return true;
+        }
+        self.share_returned(&hold.share, hold.sequence, hold.give);
+        false
+    }
+
+    fn end_hold(&self, hold: &ShareHold, command: &Command) {
+        let waiter = Waiter::Held(hold.clone());
+        self.push(|buffer| command.encode(buffer), waiter, Due::Applied);
+    }
+
+    /// What became of a reference is known to the group.
+    pub(in crate::node) fn hold_ended(&self, hold: &ShareHold, completion: &Completion) {
+        // A batch that was refused is of a start of this node that is over.
+        if *completion != Completion::Refused {
+            self.forget_hold(hold);
+        }
+    }
+
+    fn forget_hold(&self, hold: &ShareHold) {
+        let key = (hold.share.clone(), hold.sequence);
+        let mut holding = self.holding.lock();
+        if holding
+            .references
+            .get(&key)
+            .is_some_and(|(_, give)| *give == hold.give)
+        {
+            holding.references.remove(&key);
+        }
+    }
+
+    /// What members here hold; of what was given before `fence` nothing more is taken.
+    pub(in crate::node) fn report_held(&self, fence: GiveId) -> Vec<HeldReference> {
+        let mut holding = self.holding.lock();
+        holding.fence = holding.fence.max(fence);
+        let references = holding.references.iter();
+        references
+            .map(|((share, sequence), (session, give))| HeldReference {
+                share: share.clone(),
+                sequence: *sequence,
+                session: *session,
+                give: *give,
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,549 @@
+//! Shared subscriptions whose messages a group holds: gives each reference of a shared queue to one connected member.
+//!
+//! ```text
+//! leader (dispatch) --Hold / Assign--> group            what is for one member for good (R37)
+//!        |    ^
+//!      gives  gives back, asks (gather, R38)
+//!        v    |
+//! member's node (holding) --Settle / Unhold--> group    what became of it
+//! ```
+//!
+//! Round robin over the members that have room. At QoS 1 a member that is lost gives its references back and they go to
+//! another at once. At QoS 2 the choice is committed first (R37) [MQTT-4.8.2-4, -5]: what a durable member is assigned
+//! moves to its own queue of this group, whose length, which a restart does not forget, bounds how much is assigned to
+//! it; what a member whose session ends with its connection is given stays in the share's queue, with its name. Only the
+//! node of that member can say that it was not sent, and then another gets it.
+//!
+//! A member's node takes no more than the member has room for, and says so; the leader leaves that member alone until it
+//! is told that there is room (R39).
+
+mod dispatch;
+mod gather;
+mod holding;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use quorate_proto::codec::QoS;
+
+use super::host::{MemberAt, ShareMember, shared_qos};
+use super::proposer::{Due, Waiter};
+use super::{Completion, Group, Host, Placement, SharedReference};
+use crate::state::{
+    Command, GiveId, NodeId, NodeIncarnation, Outcome, PulledReference, Sequence, SessionId, ShareHolder,
+    ShareKey, TargetQueue,
+};
+pub(super) use dispatch::ShareDispatch;
+use dispatch::{Given, GivenStanding, MEMBER_WINDOW, Share};
+pub(super) use holding::Holding;
+pub use holding::ShareHold;
+
+/// References looked at in one pull.
+const PULL_COUNT: usize = 64;
+
+/// A QoS 2 reference on its way into a member's own queue.
+#[derive(Debug)]
+pub(super) struct Assignment {
+    share: ShareKey,
+    sequence: Sequence,
+    session: SessionId,
+}
+
+/// A QoS 2 reference that is given to a member when the group knows that it has it.
+#[derive(Debug)]
+pub(super) struct Choice {
+    generation: u64,
+    reference: SharedReference,
+}
+
+/// How a member gets a reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// It is forgotten as soon as it is given.
+    Forget,
+    /// Until it is acknowledged it may go to another.
+    Lend,
+    /// It is this member's for good, and its session ends with its connection.
+    Hold,
+    /// It moves to the member's own queue.
+    Assign,
+}
+
+impl Way {
+    fn of(reference: &PulledReference, member: &ShareMember) -> Self {
+        match shared_qos(reference.qos, &member.options) {
+            QoS::AtMostOnce => Self::Forget,
+            QoS::AtLeastOnce => Self::Lend,
+            QoS::ExactlyOnce if Placement::is_durable(member.session) => Self::Assign,
+            QoS::ExactlyOnce => Self::Hold,
+        }
+    }
+}
+
+/// What a look at a share has to do.
+#[derive(Debug, Default)]
+struct Dispatched {
+    given: Vec<SharedReference>,
+    chosen: Vec<SharedReference>,
+    assigned: Vec<(Command, Assignment)>,
+}
+
+impl<H: Host> Group<H> {
+    /// A member connected.
+    pub fn share_ready(&self, share: &ShareKey) {
+        self.shares.lock().mark(share);
+        self.attend.notify_one();
+    }
+
+    /// A reference did not reach its member, or was not acknowledged by one that has gone: it goes to another.
+    pub fn share_returned(&self, share: &ShareKey, sequence: Sequence, give: GiveId) {
+        let mut dispatch = self.shares.lock();
+        let is_lent = |given: &Given| given.give == give && given.standing == GivenStanding::Lent;
+        if dispatch.given(share, sequence).is_some_and(is_lent) {
+            dispatch.give_again(share, sequence);
+            drop(dispatch);
+            self.attend.notify_one();
+        }
+    }
+
+    /// A member's node has refused something: the member has no room until the node says that it has (R39).
+    pub fn share_member_full(&self, session: SessionId, share: &ShareKey) {
+        let mut dispatch = self.shares.lock();
+        dispatch.blocked.entry(session).or_default().insert(share.clone());
+    }
+
+    /// A member that was said to have no room has some.
+    pub fn share_member_has_room(&self, session: SessionId) {
+        if self.shares.lock().unblock(session) {
+            self.attend.notify_one();
+        }
+    }
+
+    /// The session's connection is gone: what it held goes to others. What is its own for good is its node's to end.
+    pub fn share_member_lost(&self, session: SessionId) {
+        let shares = self.shares.lock().lose(session);
+        if !shares.is_empty() {
+            self.attend.notify_one();
+        }
+    }
+
+    /// The member is done with a reference: it has room.
+    fn settle_given(&self, share: &ShareKey, sequence: Sequence) {
+        let mut dispatch = self.shares.lock();
+        if dispatch.release(share, sequence).is_some() {
+            drop(dispatch);
+            self.attend.notify_one();
+        }
+    }
+
+    /// References left a shared queue: who held them has room.
+    pub(super) fn shared_removed(&self, key: &ShareKey) {
+        let mut dispatch = self.shares.lock();
+        let Some(share) = dispatch.shares.get_mut(key) else {
+            return;
+        };
+        let queue = TargetQueue::Share(key.clone());
+        let gone: Vec<Sequence> = {
+            let state = self.state();
+            share.returned.retain(|sequence| state.holds(&queue, *sequence));
+            let given = share.given.keys();
+            given
+                .filter(|sequence| !state.holds(&queue, **sequence))
+                .copied()
+                .collect()
+        };
+        for sequence in &gone {
+            dispatch.release(key, *sequence);
+        }
+        if !gone.is_empty() {
+            drop(dispatch);
+            self.attend.notify_one();
+        }
+    }
+
+    /// Somebody has a reference for good. Where this leader has not chosen it, an earlier one has, and was too late to
+    /// send it: its node is asked.
+    pub(super) fn shared_held(&self, share: &ShareKey, sequence: Sequence, holder: &ShareHolder) {
+        let mut dispatch = self.shares.lock();
+        let is_known = |given: &Given| given.give == holder.give;
+        if !dispatch.is_open || dispatch.given(share, sequence).is_some_and(is_known) {
+            return;
+        }
+        let given = Given {
+            session: holder.session,
+            node: holder.node,
+            incarnation: holder.incarnation,
+            give: holder.give,
+            standing: GivenStanding::Held,
+        };
+        dispatch.note_given(share, sequence, given);
+        dispatch.doubted.insert(holder.node);
+        drop(dispatch);
+        self.share_starts_lost();
+    }
+
+    /// A member was not sent what it was to have for good.
+    pub(super) fn shared_unheld(&self, share: &ShareKey, sequence: Sequence, give: GiveId) {
+        let mut dispatch = self.shares.lock();
+        if dispatch
+            .given(share, sequence)
+            .is_some_and(|given| given.give == give)
+        {
+            dispatch.give_again(share, sequence);
+            drop(dispatch);
+            self.attend.notify_one();
+        }
+    }
+
+    /// Forgets shares whose queue was dropped and of which no member holds anything.
+    pub(super) fn forget_shares(&self) {
+        let mut dispatch = self.shares.lock();
+        let state = self.state();
+        dispatch.shares.retain(|key, share| {
+            let is_idle = share.given.is_empty() && share.returned.is_empty();
+            !is_idle || state.next_sequence(&TargetQueue::Share(key.clone())).is_some()
+        });
+    }
+
+    /// References left a session's own queue; whether the attendant has something to give it.
+    pub(super) fn member_has_room(&self, session: SessionId) -> bool {
+        let mut dispatch = self.shares.lock();
+        dispatch.full.contains_key(&session)
+            && self.queue_has_room(session, 0)
+            && dispatch.mark_shares_of(session)
+    }
+
+    fn queue_has_room(&self, session: SessionId, coming: usize) -> bool {
+        let queued = self.state().queue_len(&TargetQueue::Session(session)) as usize;
+        queued + coming < MEMBER_WINDOW
+    }
+
+    /// An assignment is committed, or refused: then the reference is still the share's.
+    pub(super) fn assigned(&self, assignment: Assignment, completion: &Completion) {
+        let Assignment {
+            share: key,
+            sequence,
+            session,
+        } = assignment;
+        let mut dispatch = self.shares.lock();
+        if let Some(assigning) = dispatch.assigning.get_mut(&session) {
+            *assigning -= 1;
+            if *assigning == 0 {
+                dispatch.assigning.remove(&session);
+            }
+        }
+        if *completion != Completion::Applied(Outcome::Done)
+            && let Some(share) = dispatch.shares.get_mut(&key)
+        {
+            share.returned.insert(sequence);
+        }
+        dispatch.mark_shares_of(session);
+        dispatch.mark(&key);
+        drop(dispatch);
+        // A group that refuses its batches has nothing to give any more.
+        if matches!(completion, Completion::Applied(_)) {
+            self.attend.notify_one();
+        }
+    }
+
+    /// The group knows who has a reference for good, or refuses that: now it is sent, or goes to another.
+    pub(super) fn chosen(&self, choice: Choice, completion: &Completion) {
+        let Choice {
+            generation,
+            reference,
+        } = choice;
+        let SharedReference { share, give, .. } = &reference;
+        let sequence = reference.reference.sequence;
+        let mut dispatch = self.shares.lock();
+        // Whoever leads now asks what became of it.
+        if dispatch.generation != generation || !self.leads() {
+            return;
+        }
+        let Some(given) = dispatch.given(share, sequence).copied() else {
+            return;
+        };
+        if given.give != *give {
+            return;
+        }
+        if *completion != Completion::Applied(Outcome::Done) {
+            dispatch.give_again(share, sequence);
+            drop(dispatch);
+            if matches!(completion, Completion::Applied(_)) {
+                self.attend.notify_one();
+            }
+            return;
+        }
+        let standing = GivenStanding::Held;
+        dispatch.note_given(share, sequence, Given { standing, ..given });
+        let is_refused = dispatch
+            .fences
+            .get(&given.node)
+            .is_some_and(|fence| *give < *fence);
+        let this = (self.settings.node, self.settings.incarnation);
+        let start = (given.node, given.incarnation);
+        let is_lost = start != this && !self.routes.serves(start.0, start.1);
+        drop(dispatch);
+        if is_refused || is_lost {
+            // Its node takes nothing that was given before it was asked, or takes nothing any more.
+            self.unhold(share.clone(), sequence, *give);
+        } else {
+            self.hand_over_shared(vec![reference]);
+        }
+    }
+
+    pub(super) fn dispatch_shares(self: &Arc<Self>) {
+        let (marked, doubted) = {
+            let mut dispatch = self.shares.lock();
+            if !dispatch.is_open {
+                // What is marked is looked at then.
+                return;
+            }
+            (
+                std::mem::take(&mut dispatch.marked),
+                std::mem::take(&mut dispatch.doubted),
+            )
+        };
+        for node in doubted {
+            self.doubt_holder(node);
+        }
+        if marked.is_empty() || !self.leads() {
+            return;
+        }
+        let starts = self.routes.serving().into_iter().collect();
+        for key in marked {
+            let members = self.host.share_members(&key);
+            let Dispatched {
+                given,
+                chosen,
+                assigned,
+            } = self.dispatch_share(&key, &members, &starts);
+            for (assign, assignment) in assigned {
+                self.push(
+                    |buffer| assign.encode(buffer),
+                    Waiter::Assign(assignment),
+                    Due::Applied,
+                );
+            }
+            for reference in chosen {
+                self.propose_hold(reference, &starts);
+            }
+            if !given.is_empty() {
+                self.hand_over_shared(given);
+            }
+        }
+    }
+
+    fn propose_hold(&self, reference: SharedReference, starts: &BTreeMap<NodeId, NodeIncarnation>) {
+        let Some((node, incarnation)) = self.start_of(reference.at, starts) else {
+            return;
+        };
+        let hold = Command::Hold {
+            share: reference.share.clone(),
+            sequence: reference.reference.sequence,
+            holder: ShareHolder {
+                session: reference.session,
+                node,
+                incarnation,
+                give: reference.give,
+            },
+        };
+        let generation = self.shares.lock().generation;
+        let choice = Choice {
+            generation,
+            reference,
+        };
+        self.push(
+            |buffer| hold.encode(buffer),
+            Waiter::Hold(Box::new(choice)),
+            Due::Applied,
+        );
+    }
+
+    /// The start of the node that a member's connection is at; none where it does not serve any more.
+    fn start_of(
+        &self,
+        at: MemberAt,
+        starts: &BTreeMap<NodeId, NodeIncarnation>,
+    ) -> Option<(NodeId, NodeIncarnation)> {
+        match at {
+            MemberAt::Here(_) => Some((self.settings.node, self.settings.incarnation)),
+            MemberAt::There(node) => Some((node, *starts.get(&node)?)),
+        }
+    }
+
+    /// What is given to members now, and what is to be theirs first.
+    fn dispatch_share(
+        &self,
+        key: &ShareKey,
+        members: &[ShareMember],
+        starts: &BTreeMap<NodeId, NodeIncarnation>,
+    ) -> Dispatched {
+        let queue = TargetQueue::Share(key.clone());
+        let mut dispatched = Dispatched::default();
+        let mut dispatch = self.shares.lock();
+        // A member that comes marks its shares in every group, and few of them have something for it.
+        if !dispatch.shares.contains_key(key) && self.state().queue_len(&queue) == 0 {
+            return dispatched;
+        }
+        loop {
+            let (references, skipped) = {
+                let share = dispatch.shares.entry(key.clone()).or_default();
+                self.waiting_references(&queue, share)
+            };
+            let mut progressed = skipped;
+            for reference in references {
+                let Some(member) = self.choose_member(&mut dispatch, key, &reference, members, starts) else {
+                    return dispatched;
+                };
+                progressed = true;
+                self.give(&mut dispatch, key, &member, reference, starts, &mut dispatched);
+            }
+            if let Some(share) = dispatch.shares.get_mut(key) {
+                share.returned.clear();
+            }
+            if !progressed {
+                return dispatched;
+            }
+        }
+    }
+
+    /// References that nobody has, a piece of the queue at a time; whether some were passed over.
+    fn waiting_references(&self, queue: &TargetQueue, share: &mut Share) -> (Vec<PulledReference>, bool) {
+        let mut references = Vec::new();
+        let state = self.state();
+        for sequence in &share.returned {
+            state.pull(queue, *sequence, 1, u64::MAX, &mut references);
+            // A returned reference that was settled meanwhile yields its successor: not ours to give here.
+            references.pop_if(|reference| reference.sequence != *sequence);
+        }
+        let mut new = Vec::new();
+        state.pull(queue, share.next, PULL_COUNT, u64::MAX, &mut new);
+        let mut skipped = false;
+        for reference in new {
+            if share.given.contains_key(&reference.sequence) {
+                // An earlier leader gave it. Those in front of it are given below.
+                skipped |= references.is_empty();
+                if references.is_empty() {
+                    share.next = Sequence(reference.sequence.0 + 1);
+                }
+            } else {
+                references.push(reference);
+            }
+        }
+        (references, skipped)
+    }
+
+    fn choose_member(
+        &self,
+        dispatch: &mut ShareDispatch,
+        key: &ShareKey,
+        reference: &PulledReference,
+        members: &[ShareMember],
+        starts: &BTreeMap<NodeId, NodeIncarnation>,
+    ) -> Option<ShareMember> {
+        let ShareDispatch {
+            shares,
+            held,
+            assigning,
+            full,
+            blocked,
+            ..
+        } = dispatch;
+        let share = shares.get_mut(key)?;
+        share.choose(members, |member| {
+            let way = Way::of(reference, member);
+            if let (Some(shares), true) = (blocked.get_mut(&member.session), way != Way::Forget) {
+                shares.insert(key.clone());
+                return false;
+            }
+            if way != Way::Assign {
+                let has_room = held.count(member.session, key) < MEMBER_WINDOW;
+                return has_room && self.start_of(member.at, starts).is_some();
+            }
+            let coming = assigning.get(&member.session).copied().unwrap_or(0);
+            let has_room = self.queue_has_room(member.session, coming);
+            if !has_room {
+                full.entry(member.session).or_default().insert(key.clone());
+            }
+            has_room
+        })
+    }
+
+    /// Gives a reference to a member.
+    fn give(
+        &self,
+        dispatch: &mut ShareDispatch,
+        key: &ShareKey,
+        member: &ShareMember,
+        reference: PulledReference,
+        starts: &BTreeMap<NodeId, NodeIncarnation>,
+        dispatched: &mut Dispatched,
+    ) {
+        let sequence = reference.sequence;
+        let give = dispatch.number();
+        if let Some(share) = dispatch.shares.get_mut(key) {
+            share.returned.remove(&sequence);
+            share.next = share.next.max(Sequence(sequence.0 + 1));
+        }
+        let way = Way::of(&reference, member);
+        if way == Way::Assign {
+            *dispatch.assigning.entry(member.session).or_default() += 1;
+            dispatched.assigned.push(assign(key, member, &reference));
+            return;
+        }
+        if let (Way::Lend | Way::Hold, Some((node, incarnation))) = (way, self.start_of(member.at, starts)) {
+            let standing = match way {
+                Way::Hold => GivenStanding::Holding,
+                _ => GivenStanding::Lent,
+            };
+            let given = Given {
+                session: member.session,
+                node,
+                incarnation,
+                give,
+                standing,
+            };
+            dispatch.note_given(key, sequence, given);
+        }
+        if way == Way::Forget {
+            let settle = Command::Settle {
+                queue: TargetQueue::Share(key.clone()),
+                sequences: vec![sequence],
+            };
+            self.propose(&settle, None);
+        }
+        let reference = SharedReference {
+            at: member.at,
+            session: member.session,
+            group: self.id(),
+            share: key.clone(),
+            reference,
+            options: member.options,
+            subscription_id: member.subscription_id,
+            give,
+            is_held: way == Way::Hold,
+            now: self.now(),
+        };
+        match way {
+            Way::Hold => dispatched.chosen.push(reference),
+            _ => dispatched.given.push(reference),
+        }
+    }
+}
+
+fn assign(key: &ShareKey, member: &ShareMember, reference: &PulledReference) -> (Command, Assignment) {
+    let assign = Command::Assign {
+        share: key.clone(),
+        sequence: reference.sequence,
+        session: member.session,
+        qos: QoS::ExactlyOnce,
+        subscription_ids: member.subscription_id.into_iter().collect(),
+        retain: reference.message.retain && member.options.retain_as_published,
+    };
+    let assignment = Assignment {
+        share: key.clone(),
+        sequence: reference.sequence,
+        session: member.session,
+    };
+    (assign, assignment)
+}
