@@ -1,7 +1,7 @@
 //! Long queues, many subscriptions and many retained messages, when nodes die and come.
 //!
 //! With `QUORATE_LONG_CLUSTER` set there are 100,000 of each, and 1,000 large messages; `QUORATE_BINARY` names an
-//! optimized broker for that.
+//! optimized broker for that. Large messages need such a broker in any case.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -211,15 +211,10 @@ fn resident(pid: usize) -> Option<usize> {
     Some(kib * 1024)
 }
 
-const SAMPLE_INTERVAL: Duration = Duration::from_millis(20);
-/// On a machine that lets a thread wait for so long heartbeats come late, whatever the nodes do.
-const STARVED: Duration = Duration::from_millis(120);
-
-/// Looks at the nodes' memory all the time, and at how far it is itself let run.
+/// Looks at the nodes' memory all the time.
 struct MemoryWatch {
     nodes: Arc<Vec<(AtomicUsize, AtomicUsize)>>,
     ends: Arc<AtomicBool>,
-    is_starved: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -231,25 +226,21 @@ impl MemoryWatch {
             .map(|node| (AtomicUsize::new(node.pid() as usize), AtomicUsize::new(0)));
         let nodes: Arc<Vec<_>> = Arc::new(pids.collect());
         let ends = Arc::new(AtomicBool::new(false));
-        let is_starved = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
-            let (nodes, ends, is_starved) = (nodes.clone(), ends.clone(), is_starved.clone());
+            let (nodes, ends) = (nodes.clone(), ends.clone());
             move || {
                 while !ends.load(Ordering::Relaxed) {
                     for (pid, peak) in &*nodes {
                         let now = resident(pid.load(Ordering::Relaxed));
                         peak.fetch_max(now.unwrap_or(0), Ordering::Relaxed);
                     }
-                    let began = Instant::now();
-                    std::thread::sleep(SAMPLE_INTERVAL);
-                    is_starved.fetch_or(began.elapsed() > SAMPLE_INTERVAL + STARVED, Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_millis(20));
                 }
             }
         });
         Self {
             nodes,
             ends,
-            is_starved,
             thread: Some(thread),
         }
     }
@@ -263,23 +254,6 @@ impl MemoryWatch {
             .iter()
             .map(|(_, peak)| peak.load(Ordering::Relaxed))
             .collect()
-    }
-
-    /// Nobody but the node that dies loses a leadership, and nobody but it, when it is back, is given one.
-    fn check_leaders(&self, before: &Leaders, after: &Leaders, dies: &str) {
-        let is_undisturbed = |group: &String, term: u64, leader: &str| {
-            let (term_now, leader_now) = &after[group];
-            *term_now == term || leader == dies || leader_now == dies
-        };
-        let changed: Vec<_> = before
-            .iter()
-            .filter(|(group, (term, leader))| !is_undisturbed(group, *term, leader))
-            .collect();
-        if self.is_starved.load(Ordering::Relaxed) {
-            println!("the machine is too busy to tell of heartbeats; changed: {changed:?}");
-        } else {
-            assert!(changed.is_empty(), "{changed:?}, now {after:?}");
-        }
     }
 
     fn check(&self, when: &str) {
@@ -322,6 +296,19 @@ fn leaders(cluster: &Cluster, asked: usize) -> Leaders {
     groups.map(leader).collect()
 }
 
+/// Nobody but the node that dies loses a leadership, and nobody but it, when it is back, is given one.
+fn check_leaders(before: &Leaders, after: &Leaders, dies: &str) {
+    let is_undisturbed = |group: &String, term: u64, leader: &str| {
+        let (term_now, leader_now) = &after[group];
+        *term_now == term || leader == dies || leader_now == dies
+    };
+    let changed: Vec<_> = before
+        .iter()
+        .filter(|(group, (term, leader))| !is_undisturbed(group, *term, leader))
+        .collect();
+    assert!(changed.is_empty(), "{changed:?}, now {after:?}");
+}
+
 /// They are spread over the nodes after a start.
 async fn settled_leaders(cluster: &Cluster) -> Leaders {
     let mut before = leaders(cluster, 0);
@@ -341,6 +328,12 @@ async fn settled_leaders(cluster: &Cluster) -> Leaders {
 #[tokio::test(flavor = "multi_thread")]
 async fn large_messages_for_an_absent_subscriber_stay_within_bounds_of_memory() {
     const DIES: usize = 2;
+    if std::env::var_os("QUORATE_BINARY").is_none() {
+        // One that is not optimized misses its heartbeats meanwhile where it has no core for itself. What bounds the
+        // memory has tests of its own in the other crates.
+        println!("not run: QUORATE_BINARY names no optimized broker");
+        return;
+    }
     let mut cluster = Cluster::start_with(BINARY, 3, for_large);
     let mut subscriber = cluster.nodes[0].durable(Version::V5, "s").await;
     subscriber.subscribe("large", 1).await;
@@ -356,11 +349,11 @@ async fn large_messages_for_an_absent_subscriber_stay_within_bounds_of_memory() 
     let dies_at = large_count() / 3;
     for number in 0..large_count() {
         if number == dies_at {
-            watch.check_leaders(&before, &leaders(&cluster, 0), "nobody");
+            check_leaders(&before, &leaders(&cluster, 0), "nobody");
             cluster.nodes[DIES].kill();
         }
         if number == dies_at + 10 {
-            watch.check_leaders(&before, &leaders(&cluster, 0), "node-3");
+            check_leaders(&before, &leaders(&cluster, 0), "node-3");
             cluster.nodes[DIES].begin_restart();
             watch.follow(DIES, cluster.nodes[DIES].pid());
         }
@@ -395,7 +388,7 @@ async fn large_messages_for_an_absent_subscriber_stay_within_bounds_of_memory() 
     assert_eq!(subscriber.waiting().map(|message| message.payload.len()), None);
     println!("received in {:?}", began.elapsed());
     watch.check("received");
-    watch.check_leaders(&before, &leaders(&cluster, 0), "node-3");
+    check_leaders(&before, &leaders(&cluster, 0), "node-3");
     let began = Instant::now();
     loop {
         let now: Vec<_> = (cluster.nodes.iter())
