@@ -66,6 +66,8 @@ impl GroupSettings {
             max_in_snapshot_log_to_keep: self.log_entries_to_keep,
             purge_batch_size: self.purge_batch,
             max_payload_entries: 512,
+            // Apply may wait for a checkpoint; heartbeats and votes do not wait for it.
+            state_machine_channel_size: Some(1 << 20),
             // Latencies that nobody reads.
             log_stage_capacity: Some(16),
             replication_lag_threshold: 1 << 20,

@@ -47,8 +47,8 @@ impl GroupState {
         Outcome::Done
     }
 
-    /// Moves a reference of a share to a member's queue (R37). A member whose session is known to have ended is
-    /// refused, so that the message stays with the share.
+    /// Moves a reference of a share to a member's queue (R37). Refused, so that the message stays with the share, where the
+    /// member's session is known to have ended, and where another has it: the choice is of an earlier leader then.
     pub(super) fn assign(
         &mut self,
         share: &ShareKey,
@@ -61,6 +61,13 @@ impl GroupState {
             return Outcome::Refused(RefusedReason::Fenced);
         }
         let from = TargetQueue::Share(share.clone());
+        if self
+            .queues
+            .get(&from)
+            .is_some_and(|queue| queue.is_held(sequence.0))
+        {
+            return Outcome::Refused(RefusedReason::Fenced);
+        }
         let Some((slot, size)) = self.queues.take(&from, sequence.0, &self.messages) else {
             return Outcome::Done;
         };

@@ -43,11 +43,13 @@ pub(in crate::node) struct HeldReference {
 
 impl<H: Host> Group<H> {
     /// A reference has come for a member here. False where it must not be sent: the leader has been told since that it
-    /// had not come, or it has come before.
+    /// had not come, or it has come before. One that was given later shows that the earlier giving is over, though this
+    /// node has not applied that yet.
     pub fn take_shared(&self, hold: &ShareHold, session: SessionId) -> bool {
         let mut holding = self.holding.lock();
         let key = (hold.share.clone(), hold.sequence);
-        if hold.give < holding.fence || holding.references.contains_key(&key) {
+        let has_come = |(_, give): &(SessionId, GiveId)| *give >= hold.give;
+        if hold.give < holding.fence || holding.references.get(&key).is_some_and(has_come) {
             return false;
         }
         holding.references.insert(key, (session, hold.give));

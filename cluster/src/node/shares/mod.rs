@@ -166,7 +166,9 @@ impl<H: Host> Group<H> {
     pub(super) fn shared_held(&self, share: &ShareKey, sequence: Sequence, holder: &ShareHolder) {
         let mut dispatch = self.shares.lock();
         let is_known = |given: &Given| given.give == holder.give;
-        if !dispatch.is_open || dispatch.given(share, sequence).is_some_and(is_known) {
+        // While the others are asked too: what was loaded is older than this.
+        let concerns_this = dispatch.is_open || self.leads();
+        if !concerns_this || dispatch.given(share, sequence).is_some_and(is_known) {
             return;
         }
         let given = Given {

@@ -397,6 +397,8 @@ fn r37_a_reference_is_with_one_member_until_that_gives_it_back() {
     assert_eq!(group.one(hold(0, holder(one, 5))), Outcome::Done);
     assert_eq!(group.one(hold(0, holder(one, 6))), FENCED);
     assert_eq!(group.one(hold(0, holder(other, 7))), FENCED);
+    let durable = group.open("durable");
+    assert_eq!(group.one(assign(share("g"), 0, durable.session)), FENCED);
     assert_eq!(
         group.payloads(&share_queue("g")),
         ["m"],
