@@ -410,7 +410,7 @@ impl Shared {
         }
     }
 
-    fn mail(&self, location: Location, mail: Mail) {
+    pub(crate) fn mail(&self, location: Location, mail: Mail) {
         self.mailboxes[usize::from(location.worker)].send(mail);
     }
 

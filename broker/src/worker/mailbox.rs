@@ -17,6 +17,7 @@ use super::batch::LiveBatch;
 use super::held::{Lender, LenderNews};
 use super::late::LateRetained;
 use super::open::OpenedSession;
+use super::shared::Shared;
 use super::ticket::Ticket;
 use crate::listener::ListenerContext;
 use crate::peers::ForwardedFrame;
@@ -60,6 +61,8 @@ pub(crate) enum Mail {
     References(References),
     /// References of a shared subscription.
     SharedReferences(Vec<SharedReference>),
+    /// A message of a shared subscription that another node gives to a member.
+    Given(Location, Box<Shared>),
     /// The gate is open for a connection that waited to open its session.
     Proceed {
         location: Location,

@@ -208,6 +208,7 @@ impl Worker {
             Mail::Completions(completions) => self.handle_completions(completions),
             Mail::Pending { location, slot } => self.handle_pending(location, slot),
             Mail::References(references) => self.handle_references(references),
+            Mail::Given(location, shared) => self.take_given(Some(location), *shared),
             Mail::SharedReferences(references) => self.handle_shared_references(references),
             Mail::Proceed { location, request } => self.handle_proceed(location, request),
             Mail::LookedUp { location, request } => self.handle_looked_up(location, request),

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use quorate_cluster::node::{MemberAt, ShareHold, SharedReference};
+use quorate_cluster::node::{Location, MemberAt, ShareHold, SharedReference};
 use quorate_cluster::state::{NodeId, SessionId, ShareKey};
 use quorate_proto::codec::QoS;
 use quorate_proto::message::Message;
@@ -35,7 +35,7 @@ enum Holder {
 
 /// A shared message given to a connection.
 #[derive(Debug)]
-struct Shared {
+pub(crate) struct Shared {
     session: SessionId,
     holder: Holder,
     share: ShareKey,
@@ -125,39 +125,22 @@ impl Worker {
         }
     }
 
-    /// A reference that another node's dispatch gives to a member here: one worker says where the member is not here.
+    /// A reference that another node's dispatch gives to a member here.
     pub(super) fn hold_forwarded(
         self: &Rc<Self>,
         session: SessionId,
         (group, hold): (GroupId, ShareHold),
         published: &Published<'_>,
     ) {
-        let members = self.shared.router.read(|table| table.share_members(&hold.share));
-        let member = members.iter().find(|member| member.session == session);
-        let here = member.and_then(|member| match member.at {
-            MemberAt::Here(location) => Some((member, location)),
-            MemberAt::There(_) => None,
-        });
-        if here.map_or(0, |(_, location)| location.worker) != self.index {
+        if !self.looks_for(session) {
             return;
         }
-        let options = here.map(|(member, _)| member.options).unwrap_or_default();
-        let subscription_id = here.and_then(|(member, _)| member.subscription_id);
-        let shared = Shared {
-            session,
-            qos: given_qos(published.qos.min(options.qos), hold.is_held),
-            share: hold.share.clone(),
-            holder: Holder::Group { group, hold },
-            retain: published.retain && options.retain_as_published,
-            message: published.to_message(),
-            subscription_ids: subscription_id.into_iter().collect(),
-            expires_at: published.expiry_secs.map(|secs| self.now().plus_secs(secs)),
-        };
-        let conn = here.and_then(|(_, location)| self.open_connection(location));
-        self.take_reference(conn.as_ref(), shared);
+        let (share, is_held) = (hold.share.clone(), hold.is_held);
+        let given = |qos| given_qos(qos, is_held);
+        self.pass_on(session, &share, Holder::Group { group, hold }, published, given);
     }
 
-    /// A message that another node's worker lends to a member here (R40): one worker says where the member is not here.
+    /// A message that another node's worker lends to a member here (R40).
     pub(super) fn borrow_forwarded(
         self: &Rc<Self>,
         session: SessionId,
@@ -165,30 +148,61 @@ impl Worker {
         (lender, number): (Lender, u64),
         published: &Published<'_>,
     ) {
+        if self.looks_for(session) {
+            let holder = Holder::Lender { lender, number };
+            self.pass_on(session, share, holder, published, |qos| qos);
+        }
+    }
+
+    /// Whether it is this worker that looks where a member is. One looks for all: the others may look a moment later, and
+    /// a connection that ends in between would be nobody's, and what was given to it never given back.
+    fn looks_for(&self, session: SessionId) -> bool {
+        session.0 % self.shared.mailboxes.len() as u64 == u64::from(self.index)
+    }
+
+    /// Looks where a member is, and lets its worker have what another node gives it.
+    fn pass_on(
+        self: &Rc<Self>,
+        session: SessionId,
+        share: &ShareKey,
+        holder: Holder,
+        published: &Published<'_>,
+        given: impl FnOnce(QoS) -> QoS,
+    ) {
         let members = self.shared.router.read(|table| table.share_members(share));
         let member = members.iter().find(|member| member.session == session);
         let here = member.and_then(|member| match member.at {
             MemberAt::Here(location) => Some((member, location)),
             MemberAt::There(_) => None,
         });
-        if here.map_or(0, |(_, location)| location.worker) != self.index {
-            return;
-        }
         let options = here.map(|(member, _)| member.options).unwrap_or_default();
         let subscription_id = here.and_then(|(member, _)| member.subscription_id);
         let shared = Shared {
             session,
-            holder: Holder::Lender { lender, number },
+            holder,
             share: share.clone(),
-            qos: published.qos.min(options.qos),
+            qos: given(published.qos.min(options.qos)),
             retain: published.retain && options.retain_as_published,
             message: published.to_message(),
             subscription_ids: subscription_id.into_iter().collect(),
             expires_at: published.expiry_secs.map(|secs| self.now().plus_secs(secs)),
         };
-        match here.and_then(|(_, location)| self.open_connection(location)) {
-            Some(conn) => self.hold_shared(&conn, shared),
-            None => self.give_back(&shared, false),
+        match here {
+            Some((_, location)) if location.worker != self.index => {
+                self.shared
+                    .mail(location, Mail::Given(location, Box::new(shared)));
+            }
+            here => self.take_given(here.map(|(_, location)| location), shared),
+        }
+    }
+
+    /// What another node gives to a member, at the member's worker; it goes back where the connection is gone.
+    pub(super) fn take_given(self: &Rc<Self>, location: Option<Location>, shared: Shared) {
+        let conn = location.and_then(|location| self.open_connection(location));
+        match (&shared.holder, conn) {
+            (Holder::Group { .. }, conn) => self.take_reference(conn.as_ref(), shared),
+            (Holder::Lender { .. }, Some(conn)) => self.hold_shared(&conn, shared),
+            (Holder::Lender { .. }, None) => self.give_back(&shared, false),
         }
     }
 

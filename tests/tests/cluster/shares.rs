@@ -10,7 +10,7 @@ use quorate_tests::wire::{Packet, Property, connect, filter, puback, publish};
 
 use super::{REPLICAS, nodes, three};
 
-const FILTER: &str = "$share/g/work/#";
+const FILTER: &str = "$share/g/jobs/#";
 /// The longest that a message may need to a member that has room, the loss of a node included.
 const ARRIVAL_MAX: Duration = Duration::from_secs(30);
 /// How long nothing may have come before nothing comes any more.
@@ -44,7 +44,7 @@ async fn publish_from_all_homes(cluster: &Cluster, node: usize, numbers: std::op
             .clean(Version::V5, &format!("p{number}"))
             .await;
         let code = publisher
-            .publish(publish("work/x", number.to_string()).qos(qos))
+            .publish(publish("jobs/x", number.to_string()).qos(qos))
             .await;
         assert!(code < 0x80, "{code:#x}");
         publisher.disconnect().await;
@@ -288,7 +288,7 @@ async fn r40_nothing_is_lost_or_doubled_while_a_share_becomes_durable_and_back()
         for number in 0..COUNT {
             let publisher = if number % 2 == 0 { &mut live } else { &mut durable };
             let code = publisher
-                .publish(publish("work/x", number.to_string()).qos(2))
+                .publish(publish("jobs/x", number.to_string()).qos(2))
                 .await;
             assert!(code < 0x80, "{code:#x}");
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::node::ShareMember;
-use crate::state::{GiveId, NodeId, NodeIncarnation, Sequence, SessionId, ShareKey};
+use crate::state::{GiveId, NodeId, NodeIncarnation, Sequence, SessionId, ShareHolder, ShareKey};
 
 /// References of one group that one member may hold unsettled, and length of its own queue from which on nothing is
 /// assigned to it.
@@ -30,6 +30,19 @@ pub(super) struct Given {
     pub(super) incarnation: NodeIncarnation,
     pub(super) give: GiveId,
     pub(super) standing: GivenStanding,
+}
+
+impl Given {
+    /// As the group has it.
+    pub(super) fn held(holder: &ShareHolder) -> Self {
+        Self {
+            session: holder.session,
+            node: holder.node,
+            incarnation: holder.incarnation,
+            give: holder.give,
+            standing: GivenStanding::Held,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -92,14 +92,7 @@ impl<H: Host> Group<H> {
             return;
         }
         for (share, sequence, holder) in self.state().held_references() {
-            let given = Given {
-                session: holder.session,
-                node: holder.node,
-                incarnation: holder.incarnation,
-                give: holder.give,
-                standing: GivenStanding::Held,
-            };
-            dispatch.note_given(&share, sequence, given);
+            dispatch.note_given(&share, sequence, Given::held(&holder));
         }
     }
 

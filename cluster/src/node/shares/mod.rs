@@ -171,14 +171,7 @@ impl<H: Host> Group<H> {
         if !concerns_this || dispatch.given(share, sequence).is_some_and(is_known) {
             return;
         }
-        let given = Given {
-            session: holder.session,
-            node: holder.node,
-            incarnation: holder.incarnation,
-            give: holder.give,
-            standing: GivenStanding::Held,
-        };
-        dispatch.note_given(share, sequence, given);
+        dispatch.note_given(share, sequence, Given::held(holder));
         dispatch.doubted.insert(holder.node);
         drop(dispatch);
         self.share_starts_lost();
