@@ -100,6 +100,11 @@ impl<H: Host> Group<H> {
         self.state().unsaved_bytes() >= MUCH_BYTES
     }
 
+    /// Whether a replica that lags is being sent what is stored.
+    pub(super) fn is_streamed(&self) -> bool {
+        self.replica().is_some_and(|replica| replica.is_streamed())
+    }
+
     /// Writes the state to the store; what is large and stored leaves memory. Whether it is written.
     pub(super) async fn checkpoint(&self) -> bool {
         let Some(replica) = self.replica() else {

@@ -139,7 +139,7 @@ impl<H: Host> Node<H> {
         let peers = Peers::new(parts.transport.clone(), beginnings.clone());
         let directory = Arc::new(Directory::default());
         let backlog = Arc::new(Backlog::new(PROPOSALS_BYTES_MAX));
-        let unstored = Arc::new(Unstored::default());
+        let unstored = Arc::new(Unstored::new(parts.checkpoints.memory_waits().clone()));
         let clock = Arc::new(GroupClock::default());
         let routes = Arc::new(RouteConfirmations::new(
             host.clone(),
@@ -509,10 +509,11 @@ impl<H: Host> Node<H> {
         let turn = self.checkpoint_turn.lock().await;
         // What a checkpoint takes is in memory twice until it is written: where it is much, one group after the other.
         for group in self.groups.values() {
-            if group.has_much_to_store() {
+            if group.has_much_to_store() && !group.is_streamed() {
                 group.checkpoint().await;
             }
         }
+        drop(turn);
         let groups = self.groups.values().map(|group| group.checkpoint());
         let meta = async {
             if let Some(meta) = self.meta()
@@ -522,7 +523,6 @@ impl<H: Host> Node<H> {
             }
         };
         tokio::join!(join_all(groups), meta);
-        drop(turn);
         self.relieve_log().await;
     }
 

@@ -8,9 +8,11 @@
 //! its log goes on, and its answers to heartbeats and votes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::start::Node;
 use super::{Backlog, Group, Host};
@@ -23,6 +25,8 @@ const BYTES_MAX: usize = 48 << 20;
 const LIMIT_BYTES: usize = 2 * BYTES_MAX;
 /// A checkpoint for fewer bytes of one group would not help.
 const WORTH_BYTES_MIN: u64 = 1 << 20;
+/// How long the checkpoint of a group whose stored state is being sent is waited for before others are looked at.
+const STREAMED_WAIT: Duration = Duration::from_millis(250);
 /// Bytes of queued messages of a group that no checkpoint has; from there on it takes one without waiting for its time.
 const GROUP_BYTES_MAX: u64 = 16 << 20;
 /// Entries below this size are never held back: they may be acknowledgements, after which memory is free.
@@ -34,18 +38,19 @@ pub(super) struct Unstored {
     payloads: Backlog,
     /// Some group has much to store.
     filled: Notify,
-}
-
-impl Default for Unstored {
-    fn default() -> Self {
-        Self {
-            payloads: Backlog::new(BYTES_MAX),
-            filled: Notify::new(),
-        }
-    }
+    /// What tells the writer of checkpoints that there [`is_much`](Self::is_much).
+    memory_waits: Arc<AtomicBool>,
 }
 
 impl Unstored {
+    pub(super) fn new(memory_waits: Arc<AtomicBool>) -> Self {
+        Self {
+            payloads: Backlog::new(BYTES_MAX),
+            filled: Notify::new(),
+            memory_waits,
+        }
+    }
+
     pub(super) fn payloads(&self) -> &Backlog {
         &self.payloads
     }
@@ -106,9 +111,11 @@ impl OwnUnstored {
             Some(more) => self.node.payloads.add(more),
             None => self.node.payloads.remove(before - now),
         }
+        let is_much = self.node.is_much();
+        self.node.memory_waits.store(is_much, Ordering::Relaxed);
         let unsaved = state.unsaved_bytes();
         self.unsaved.store(unsaved, Ordering::Relaxed);
-        if unsaved >= GROUP_BYTES_MAX || unsaved >= WORTH_BYTES_MIN && self.node.is_much() {
+        if unsaved >= GROUP_BYTES_MAX || unsaved >= WORTH_BYTES_MIN && is_much {
             self.node.filled.notify_one();
         }
     }
@@ -125,21 +132,27 @@ impl<H: Host> Node<H> {
                 let Some(group) = node.fullest(unstored.is_much()) else {
                     break;
                 };
-                if !group.checkpoint().await {
+                let stored = match group.is_streamed() {
+                    // Another group may be full by then, and need not wait.
+                    true => timeout(STREAMED_WAIT, group.checkpoint()).await,
+                    false => Ok(group.checkpoint().await),
+                };
+                if stored == Ok(false) {
                     break;
                 }
             }
         }
     }
 
-    /// The group with the most to store, where it is enough for a checkpoint.
+    /// The group with the most to store, where it is enough for a checkpoint; one whose stored state is being sent to
+    /// another replica only where there is no other.
     fn fullest(&self, is_much: bool) -> Option<&Arc<Group<H>>> {
         // Not from the states: who looks at one while its changes are taken waits, and others behind it.
-        let (unsaved, group) = self
-            .groups()
-            .map(|group| (group.unstored.unsaved.load(Ordering::Relaxed), group))
-            .max_by_key(|(unsaved, _)| *unsaved)?;
         let enough = if is_much { WORTH_BYTES_MIN } else { GROUP_BYTES_MAX };
-        (unsaved >= enough).then_some(group)
+        self.groups()
+            .map(|group| (group.unstored.unsaved.load(Ordering::Relaxed), group))
+            .filter(|(unsaved, _)| *unsaved >= enough)
+            .max_by_key(|(unsaved, group)| (!group.is_streamed(), *unsaved))
+            .map(|(_, group)| group)
     }
 }

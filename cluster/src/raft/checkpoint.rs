@@ -15,6 +15,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -99,6 +100,8 @@ pub trait CheckpointStore: Send + Sync + 'static {
 pub struct CheckpointSettings {
     /// Longest time a snapshot that is being streamed holds up its group's checkpoint.
     pub snapshot_pause_max: Duration,
+    /// The same where memory waits for the checkpoint; twice as long after each stream that lost.
+    pub snapshot_pause_urgent: Duration,
     /// Most bytes of entries that a group applies while a snapshot that is being streamed holds up its checkpoint.
     pub snapshot_pause_bytes_max: u64,
     /// Directory for snapshots that are being received; emptied at start.
@@ -110,6 +113,7 @@ impl CheckpointSettings {
     pub fn new(spool_directory: PathBuf) -> Self {
         Self {
             snapshot_pause_max: Duration::from_secs(120),
+            snapshot_pause_urgent: Duration::from_secs(2),
             snapshot_pause_bytes_max: 256 << 20,
             spool_directory,
         }
@@ -123,6 +127,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(2);
 pub struct CheckpointService {
     store: Arc<dyn CheckpointStore>,
     settings: CheckpointSettings,
+    memory_waits: Arc<AtomicBool>,
     leases: Mutex<HashMap<GroupId, Arc<GroupLeases>>>,
     requests: Mutex<Option<Sender<Request>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -182,10 +187,12 @@ impl CheckpointService {
             std::fs::remove_file(leftover?.path())?;
         }
         let (sender, receiver) = channel();
+        let memory_waits = Arc::<AtomicBool>::default();
         let writer = Writer {
             store: Arc::clone(&store),
             log,
             settings: settings.clone(),
+            memory_waits: Arc::clone(&memory_waits),
             pending: VecDeque::new(),
             failed: None,
         };
@@ -195,6 +202,7 @@ impl CheckpointService {
         Ok(Arc::new(Self {
             store,
             settings,
+            memory_waits,
             leases: Mutex::default(),
             requests: Mutex::new(Some(sender)),
             thread: Mutex::new(Some(thread)),
@@ -217,6 +225,11 @@ impl CheckpointService {
     /// I/O failed.
     pub fn forget(&self, group: GroupId) -> io::Result<()> {
         self.store.remove(group)
+    }
+
+    /// Set it while memory is short until checkpoints are written: they wait less for snapshots that are streamed.
+    pub(crate) fn memory_waits(&self) -> &Arc<AtomicBool> {
+        &self.memory_waits
     }
 
     /// Where the checkpoints are.
@@ -277,6 +290,7 @@ struct Writer {
     store: Arc<dyn CheckpointStore>,
     log: Arc<dyn Log>,
     settings: CheckpointSettings,
+    memory_waits: Arc<AtomicBool>,
     pending: VecDeque<Request>,
     failed: Option<String>,
 }
@@ -333,7 +347,8 @@ impl Writer {
         }
         match &request.work {
             Work::Checkpoint(checkpoint) => {
-                self.is_synced(checkpoint) && request.leases.try_begin_write(&self.settings)
+                let is_urgent = self.memory_waits.load(Ordering::Relaxed);
+                self.is_synced(checkpoint) && request.leases.try_begin_write(&self.settings, is_urgent)
             }
             Work::Replace { .. } => {
                 // Whoever streams the old state streams what nobody needs any more.

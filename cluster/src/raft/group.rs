@@ -356,6 +356,11 @@ impl RaftGroup {
         self.inner.applied.get()
     }
 
+    /// Whether the stored state is being sent to another replica: a checkpoint would wait for that, or end it.
+    pub fn is_streamed(&self) -> bool {
+        self.inner.checkpoints.leases(self.inner.life.group).is_read()
+    }
+
     /// Writes everything this replica has applied to the state store, so that openraft purges the log behind it.
     /// Returns the index up to which the store holds the state; `None` where there is nothing yet. Calls wait for
     /// each other.

@@ -2,12 +2,13 @@
 //!
 //! A snapshot streams what the store holds as of one position. While it does, the group's next checkpoint waits, for a
 //! bounded time and a bounded number of bytes of log; then the stream is told that it has lost, and starts again from
-//! the next checkpoint. A reader asks after each read whether it still holds its lease: a write starts only after the
+//! the next checkpoint. Where memory waits for the checkpoint, that waits for two seconds, and twice as long each time until a
+//! stream has come to its end: clients wait no longer than they must, and a replica that lags still comes up to date. A reader asks after each read whether it still holds its lease: a write starts only after the
 //! lease was revoked, so what was read before that answer is untouched by it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -24,6 +25,8 @@ pub(super) struct GroupLeases {
 #[derive(Default)]
 struct Gate {
     writing: bool,
+    /// Streams in a row that lost to a checkpoint.
+    lost: u32,
     readers: Vec<Arc<Reader>>,
 }
 
@@ -63,11 +66,15 @@ impl GroupLeases {
     }
 
     /// Begins a write where no reader is in the way, or none that is still within its bounds.
-    pub(super) fn try_begin_write(&self, settings: &CheckpointSettings) -> bool {
+    pub(super) fn try_begin_write(&self, settings: &CheckpointSettings, is_urgent: bool) -> bool {
         let applied = self.applied_bytes.load(Ordering::Relaxed);
         let mut gate = self.gate.lock();
+        let pause_max = match is_urgent {
+            true => gate.urgent_pause(settings),
+            false => settings.snapshot_pause_max,
+        };
         let within_bounds = |reader: &Arc<Reader>| {
-            reader.since.elapsed() < settings.snapshot_pause_max
+            reader.since.elapsed() < pause_max
                 && applied.saturating_sub(reader.applied_bytes) < settings.snapshot_pause_bytes_max
         };
         if gate.readers.iter().any(within_bounds) {
@@ -75,6 +82,11 @@ impl GroupLeases {
         }
         gate.begin_write();
         true
+    }
+
+    /// Whether somebody reads the stored state.
+    pub(super) fn is_read(&self) -> bool {
+        !self.gate.lock().readers.is_empty()
     }
 
     /// Begins a write; readers lose their leases.
@@ -90,7 +102,17 @@ impl GroupLeases {
 }
 
 impl Gate {
+    fn urgent_pause(&self, settings: &CheckpointSettings) -> Duration {
+        let pause = settings
+            .snapshot_pause_urgent
+            .saturating_mul(1 << self.lost.min(16));
+        pause.min(settings.snapshot_pause_max)
+    }
+
     fn begin_write(&mut self) {
+        if !self.readers.is_empty() {
+            self.lost += 1;
+        }
         for reader in self.readers.drain(..) {
             reader.revoked.store(true, Ordering::SeqCst);
         }
@@ -103,6 +125,16 @@ impl ReadLease {
     pub(super) fn is_held(&self) -> bool {
         !self.reader.revoked.load(Ordering::SeqCst)
     }
+
+    /// Everything was read; whether it was untouched by a write.
+    pub(super) fn end(self) -> bool {
+        let mut gate = self.leases.gate.lock();
+        let is_held = self.is_held();
+        if is_held {
+            gate.lost = 0;
+        }
+        is_held
+    }
 }
 
 impl Drop for ReadLease {
@@ -112,5 +144,51 @@ impl Drop for ReadLease {
             .lock()
             .readers
             .retain(|reader| !Arc::ptr_eq(reader, &self.reader));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r45_a_checkpoint_that_memory_waits_for_waits_longer_after_each_stream_that_lost() {
+        let settings = CheckpointSettings {
+            snapshot_pause_urgent: Duration::from_millis(10),
+            snapshot_pause_max: Duration::from_millis(35),
+            ..CheckpointSettings::new(std::path::PathBuf::new())
+        };
+        let leases = Arc::<GroupLeases>::default();
+        for pause_ms in [10, 20, 35, 35] {
+            let (began, lease) = (Instant::now(), leases.read());
+            assert!(leases.is_read());
+            while !leases.try_begin_write(&settings, true) {
+                assert!(lease.is_held());
+                std::thread::yield_now();
+            }
+            assert!(began.elapsed() >= Duration::from_millis(pause_ms));
+            assert!(!lease.end());
+            leases.end_write();
+        }
+        let lease = leases.read();
+        assert!(lease.end());
+        assert!(!leases.is_read());
+        assert_eq!(
+            leases.gate.lock().urgent_pause(&settings),
+            Duration::from_millis(10)
+        );
+    }
+
+    #[test]
+    fn r45_a_checkpoint_that_nothing_waits_for_is_patient() {
+        let settings = CheckpointSettings {
+            snapshot_pause_urgent: Duration::ZERO,
+            ..CheckpointSettings::new(std::path::PathBuf::new())
+        };
+        let leases = Arc::<GroupLeases>::default();
+        let lease = leases.read();
+        assert!(!leases.try_begin_write(&settings, false));
+        assert!(leases.try_begin_write(&settings, true));
+        assert!(!lease.is_held());
     }
 }

@@ -153,7 +153,7 @@ impl StoredSnapshot {
                 false => Err(stale()),
             }
         })?;
-        match lease.is_held() {
+        match lease.end() {
             true => Ok(()),
             false => Err(stale()),
         }
