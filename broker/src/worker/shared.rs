@@ -381,22 +381,15 @@ impl Worker {
         match &shared.holder {
             Holder::Group { group: id, hold } => {
                 let group = self.shared.node().group(*id);
-                let is_from_here = hold.from == self.shared.settings.node;
-                if is_full && is_from_here {
-                    group.share_member_full(shared.session, &shared.share);
-                }
                 let is_back = group.give_back_shared(hold);
-                if (is_full || is_back) && !is_from_here {
-                    let recipients = Recipients::Dispatch {
-                        session: shared.session,
-                        share: shared.share.clone(),
-                        group: *id,
-                        sequence: hold.sequence,
-                        give: hold.give,
-                        is_full,
-                        is_back,
-                    };
-                    self.tell_peer(hold.from, &recipients);
+                // After that: who asks now what is held is not told of this one.
+                for giver in group.givers_of(hold) {
+                    self.tell_giver(
+                        giver,
+                        (*id, hold),
+                        shared,
+                        (is_full && giver == hold.from, is_back),
+                    );
                 }
             }
             Holder::Lender { lender, number } => {
@@ -408,6 +401,38 @@ impl Worker {
                 let news = LenderNews::Returned(*number, shared.session, returned);
                 self.tell_lender(*lender, news);
             }
+        }
+    }
+}
+
+impl Worker {
+    /// Tells a leader that a member has no room, and that a reference is nobody's.
+    fn tell_giver(
+        &self,
+        giver: NodeId,
+        (id, hold): (GroupId, &ShareHold),
+        shared: &Shared,
+        (is_full, is_back): (bool, bool),
+    ) {
+        if giver == self.shared.settings.node {
+            let group = self.shared.node().group(id);
+            if is_full {
+                group.share_member_full(shared.session, &shared.share);
+            }
+            if is_back {
+                group.share_returned(&hold.share, hold.sequence, hold.give);
+            }
+        } else if is_full || is_back {
+            let recipients = Recipients::Dispatch {
+                session: shared.session,
+                share: shared.share.clone(),
+                group: id,
+                sequence: hold.sequence,
+                give: hold.give,
+                is_full,
+                is_back,
+            };
+            self.tell_peer(giver, &recipients);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use quorate_storage::log::LogPosition;
 
 use super::{Directory, MetaState};
 use crate::raft::{AppliedBatch, ReplicatedState, StateChanges, StateError};
@@ -27,7 +28,8 @@ impl MetaReplica {
 }
 
 impl ReplicatedState for MetaReplica {
-    fn apply(&mut self, index: u64, entry: &Bytes) -> Result<AppliedBatch, StateError> {
+    fn apply(&mut self, at: LogPosition, entry: &Bytes) -> Result<AppliedBatch, StateError> {
+        let index = at.index;
         let outcome = match self.directory.change(|state| state.apply(entry)) {
             Ok(()) => BatchOutcome::Applied(vec![Outcome::Done]),
             Err(super::Rejected::Malformed) => {

@@ -464,11 +464,6 @@ impl<H: Host> Group<H> {
                     queue: TargetQueue::Share(share),
                     ..
                 } => self.shared_removed(share),
-                Event::Held {
-                    share,
-                    sequence,
-                    holder,
-                } => self.shared_held(share, *sequence, holder),
                 Event::Unheld {
                     share,
                     sequence,

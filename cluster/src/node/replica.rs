@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use quorate_storage::log::LogPosition;
 
 use super::group::Standing;
 use super::{Group, Host};
@@ -58,13 +59,14 @@ impl<H: Host> Group<H> {
 }
 
 impl<H: Host> ReplicatedState for Replica<H> {
-    fn apply(&mut self, index: u64, entry: &Bytes) -> Result<AppliedBatch, StateError> {
+    fn apply(&mut self, at: LogPosition, entry: &Bytes) -> Result<AppliedBatch, StateError> {
+        let index = at.index;
         let batch =
             Batch::decode(entry).map_err(|error| StateError::Corrupt(format!("entry {index}: {error}")))?;
         let group = &self.group;
         let _nothing_else_is_applied = group.applying.lock();
         let mut state = group.state();
-        let outcome = state.apply(index, &batch, &mut self.events);
+        let outcome = state.apply(at, &batch, &mut self.events);
         let first_index = state.applied_at(&batch);
         group.unstored.count(&state);
         drop(state);

@@ -83,7 +83,9 @@ impl<H: Host> Node<H> {
             RequestBody::Report(_) => Some(self.answer_report(from.node)),
             RequestBody::ReportShared(ask) => {
                 let group = self.find_group(group_id(ask.group))?;
-                Some(AnswerBody::SharedReported(group.answer_report_shared(&ask)))
+                Some(AnswerBody::SharedReported(
+                    group.answer_report_shared(from.node, &ask),
+                ))
             }
             RequestBody::Broker(_) => None,
             body => Some(

@@ -34,12 +34,12 @@ use super::types::{Applied, LogId, Payload, SnapshotMeta, StoredMembership, Type
 /// Whatever error is returned, the group stops on this node: a replica that cannot apply an entry must not go on
 /// with the next one.
 pub trait ReplicatedState: Send + 'static {
-    /// Applies the batch that `entry` encodes; `index` is its place in the group's log, rising with every call, with
+    /// Applies the batch that `entry` encodes; `at` is its place in the group's log, rising with every call, with
     /// gaps where the log holds no batch.
     ///
     /// # Errors
     /// The entry cannot be decoded or contradicts the state.
-    fn apply(&mut self, index: u64, entry: &Bytes) -> Result<AppliedBatch, StateError>;
+    fn apply(&mut self, at: LogPosition, entry: &Bytes) -> Result<AppliedBatch, StateError>;
 
     /// Takes the keys that changed since the last call or since `load`, with their present values (none: removed).
     fn changes(&mut self) -> StateChanges;
@@ -307,7 +307,7 @@ impl Machine {
                 self.leases.count_applied(batch.len() as u64);
                 let gone = || StateError::Corrupt("the state is gone after a failed load".to_owned());
                 let state = self.state.get_mut().as_mut().ok_or_else(gone)?;
-                Ok(Applied::Batch(state.apply(log_id.index, &batch)?))
+                Ok(Applied::Batch(state.apply(position_of(log_id), &batch)?))
             }
         }
     }

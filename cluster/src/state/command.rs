@@ -92,6 +92,10 @@ impl GiveId {
         Self(term << Self::COUNT_BITS)
     }
 
+    fn is_of_term(self, term: u64) -> bool {
+        self.0 >> Self::COUNT_BITS == term
+    }
+
     /// The next one.
     #[must_use]
     pub fn next(self) -> Self {
@@ -265,10 +269,13 @@ pub enum Command {
         subscription_ids: Vec<u32>,
         /// RETAIN flag to send.
         retain: bool,
+        /// Which giving of the reference it is; refused in an entry of another leader's term, which may have lent the
+        /// reference since.
+        give: GiveId,
     },
     /// Says that a QoS 2 reference of a shared queue goes to a member whose session ends with its connection (R37). It
     /// stays in the queue, and with this member until it is settled, or handed back with [`Self::Unhold`]. Refused
-    /// where another member has it, or it is gone.
+    /// where another member has it, it is gone, or in an entry of another leader's term.
     Hold {
         /// The shared queue.
         share: ShareKey,
@@ -340,6 +347,18 @@ pub enum Command {
         /// Connections of this start and all before it.
         incarnation: NodeIncarnation,
     },
+}
+
+impl Command {
+    /// Whether it may have its effect in an entry of this term. What a leader chooses for a member holds as long as it
+    /// leads: a batch that it repeats to its successor must not move what that one has given to another since (R37).
+    pub(super) fn is_of_term(&self, term: u64) -> bool {
+        match self {
+            Self::Assign { give, .. } => give.is_of_term(term),
+            Self::Hold { holder, .. } => holder.give.is_of_term(term),
+            _ => true,
+        }
+    }
 }
 
 /// A message for its targets.

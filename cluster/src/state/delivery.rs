@@ -64,7 +64,7 @@ impl GroupState {
         if self
             .queues
             .get(&from)
-            .is_some_and(|queue| queue.is_held(sequence.0))
+            .is_some_and(|queue| queue.holder(sequence.0).is_some())
         {
             return Outcome::Refused(RefusedReason::Fenced);
         }
@@ -80,22 +80,11 @@ impl GroupState {
     }
 
     /// Notes who has a reference of a share for good, though the queue keeps it (R37).
-    pub(super) fn hold(
-        &mut self,
-        share: &ShareKey,
-        sequence: Sequence,
-        holder: ShareHolder,
-        events: &mut Events<'_>,
-    ) -> Outcome {
+    pub(super) fn hold(&mut self, share: &ShareKey, sequence: Sequence, holder: ShareHolder) -> Outcome {
         let queue = TargetQueue::Share(share.clone());
         if self.has_ended(holder.session) || !self.queues.hold(&queue, sequence.0, holder) {
             return Outcome::Refused(RefusedReason::Fenced);
         }
-        events.push(Event::Held {
-            share: share.clone(),
-            sequence,
-            holder,
-        });
         Outcome::Done
     }
 

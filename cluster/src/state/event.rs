@@ -5,8 +5,7 @@
 use quorate_storage::log::GroupId;
 
 use super::{
-    ClientId, Epoch, GiveId, Owner, RetainedSource, Sequence, SessionId, ShareHolder, ShareKey, Subscription,
-    TargetQueue,
+    ClientId, Epoch, GiveId, Owner, RetainedSource, Sequence, SessionId, ShareKey, Subscription, TargetQueue,
 };
 
 /// How far the retained writes of this group have come.
@@ -96,16 +95,7 @@ pub enum Event {
         /// Bytes.
         bytes: u64,
     },
-    /// A reference of a shared queue is with a member whose session ends with its connection (R37).
-    Held {
-        /// The shared queue.
-        share: ShareKey,
-        /// Position in it.
-        sequence: Sequence,
-        /// Who has it.
-        holder: ShareHolder,
-    },
-    /// It is not, and was not sent to it.
+    /// A reference of a shared queue that was to be with one member was not sent to it (R37).
     Unheld {
         /// The shared queue.
         share: ShareKey,

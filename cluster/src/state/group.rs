@@ -1,6 +1,6 @@
 //! The state of one group, and how an entry is applied to it.
 
-use quorate_storage::log::GroupId;
+use quorate_storage::log::{GroupId, LogPosition};
 
 use super::inbound::Inbound;
 use super::live_wills::LiveWills;
@@ -74,7 +74,8 @@ impl GroupState {
     /// A repeat of its proposer's last batch gets the same outcome, an older batch and one of a lost start is refused
     /// (R10); neither has any effect, not even on group time. Else group time advances to the stamp, timers due then
     /// act, then the commands do.
-    pub fn apply(&mut self, index: u64, batch: &Batch, events: &mut Vec<Event>) -> BatchOutcome {
+    pub fn apply(&mut self, at: LogPosition, batch: &Batch, events: &mut Vec<Event>) -> BatchOutcome {
+        let LogPosition { term, index, .. } = at;
         self.applied = index;
         match self.proposers.admit(batch) {
             Admission::New => {}
@@ -91,7 +92,10 @@ impl GroupState {
                 index,
                 position: position as u32,
             };
-            outcomes.push(self.command(place, batch, command, &mut events));
+            outcomes.push(match command.is_of_term(term) {
+                true => self.command(place, batch, command, &mut events),
+                false => Outcome::Refused(RefusedReason::Fenced),
+            });
         }
         self.proposers.record(index, batch, &outcomes);
         let deadline_now = self.next_deadline();
@@ -164,6 +168,7 @@ impl GroupState {
                 qos,
                 subscription_ids,
                 retain,
+                ..
             } => {
                 let delivery = super::queue::Delivery::new(*qos, *retain, subscription_ids);
                 self.assign(share, *sequence, *session, delivery, events)
@@ -172,7 +177,7 @@ impl GroupState {
                 share,
                 sequence,
                 holder,
-            } => self.hold(share, *sequence, *holder, events),
+            } => self.hold(share, *sequence, *holder),
             Command::Unhold {
                 share,
                 sequence,

@@ -291,12 +291,6 @@ impl Queue {
         Some(true)
     }
 
-    /// Whether somebody has a reference.
-    pub(super) fn is_held(&self, sequence: u64) -> bool {
-        let active = self.active.as_ref();
-        active.is_some_and(|active| active.holders.contains_key(&sequence))
-    }
-
     /// Nobody has a reference any more; whether somebody had it by this giving.
     pub(super) fn unhold(&mut self, sequence: u64, give: GiveId) -> bool {
         let Some(active) = self.active.as_mut() else {
@@ -379,7 +373,7 @@ impl Queue {
         self.shrink();
     }
 
-    fn holder(&self, sequence: u64) -> Option<&ShareHolder> {
+    pub(super) fn holder(&self, sequence: u64) -> Option<&ShareHolder> {
         self.active.as_ref()?.holders.get(&sequence)
     }
 

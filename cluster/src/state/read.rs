@@ -284,6 +284,12 @@ impl GroupState {
         })
     }
 
+    /// Who has a reference of a share for good.
+    pub fn holder(&self, share: &ShareKey, sequence: Sequence) -> Option<ShareHolder> {
+        let queue = self.queues.get(&TargetQueue::Share(share.clone()))?;
+        queue.holder(sequence.0).copied()
+    }
+
     /// Whether a queue has a reference that is not settled.
     pub fn holds(&self, queue: &TargetQueue, sequence: Sequence) -> bool {
         let reference = self

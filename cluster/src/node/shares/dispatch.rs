@@ -149,11 +149,11 @@ impl ShareDispatch {
         self.is_open
     }
 
-    /// Another time of leading begins, in this term, or one ends.
+    /// Another time of leading begins, in this term, or one ends. Numbers go on where it is the same term.
     pub(super) fn begin(&mut self, term: Option<u64>) {
         *self = Self {
             generation: self.generation + 1,
-            last: GiveId::first(term.unwrap_or(0)),
+            last: self.last.max(GiveId::first(term.unwrap_or(0))),
             ..Self::default()
         };
     }

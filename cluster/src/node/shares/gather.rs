@@ -142,7 +142,7 @@ impl<H: Host> Group<H> {
                 fence
             };
             let told = match node == self.settings.node {
-                true => Some(self.report_held(fence)),
+                true => Some(self.report_held(node, fence)),
                 false => self.ask_held(node, fence).await,
             };
             if let Some(told) = told {
@@ -267,8 +267,12 @@ impl<H: Host> Group<H> {
     }
 
     /// What this node answers to a leader.
-    pub(in crate::node) fn answer_report_shared(&self, ask: &proto::ReportShared) -> proto::SharedReported {
-        let held = self.report_held(GiveId(ask.fence));
+    pub(in crate::node) fn answer_report_shared(
+        &self,
+        from: NodeId,
+        ask: &proto::ReportShared,
+    ) -> proto::SharedReported {
+        let held = self.report_held(from, GiveId(ask.fence));
         proto::SharedReported {
             references: held.into_iter().map(put).collect(),
         }

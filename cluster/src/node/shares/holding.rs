@@ -29,6 +29,8 @@ pub struct ShareHold {
 pub(in crate::node) struct Holding {
     /// A leader was told what there was of everything given before this.
     fence: GiveId,
+    /// That leader.
+    told: Option<NodeId>,
     references: BTreeMap<(ShareKey, Sequence), (SessionId, GiveId)>,
 }
 
@@ -69,7 +71,7 @@ impl<H: Host> Group<H> {
     }
 
     /// The member was not sent a reference, or was lost before it acknowledged one that may go to others. Whether the
-    /// node that gave it is still to be told.
+    /// [`Self::givers_of`] it are still to be told.
     pub fn give_back_shared(&self, hold: &ShareHold) -> bool {
         if hold.is_held {
             let unhold = Command::Unhold {
@@ -81,11 +83,13 @@ impl<H: Host> Group<H> {
             return false;
         }
         self.forget_hold(hold);
-        if hold.from != self.settings.node {
-            return true;
-        }
-        self.share_returned(&hold.share, hold.sequence, hold.give);
-        false
+        true
+    }
+
+    /// Who counts a reference as given: the leader that gave it, and the one that was told of it since.
+    pub fn givers_of(&self, hold: &ShareHold) -> impl Iterator<Item = NodeId> {
+        let told = self.holding.lock().told.filter(|told| *told != hold.from);
+        std::iter::once(hold.from).chain(told)
     }
 
     fn end_hold(&self, hold: &ShareHold, command: &Command) {
@@ -113,10 +117,13 @@ impl<H: Host> Group<H> {
         }
     }
 
-    /// What members here hold; of what was given before `fence` nothing more is taken.
-    pub(in crate::node) fn report_held(&self, fence: GiveId) -> Vec<HeldReference> {
+    /// What members here hold, for a leader; of what was given before `fence` nothing more is taken.
+    pub(in crate::node) fn report_held(&self, to: NodeId, fence: GiveId) -> Vec<HeldReference> {
         let mut holding = self.holding.lock();
-        holding.fence = holding.fence.max(fence);
+        if fence > holding.fence {
+            holding.fence = fence;
+            holding.told = Some(to);
+        }
         let references = holding.references.iter();
         references
             .map(|((share, sequence), (session, give))| HeldReference {

@@ -44,6 +44,7 @@ const PULL_COUNT: usize = 64;
 /// A QoS 2 reference on its way into a member's own queue.
 #[derive(Debug)]
 pub(super) struct Assignment {
+    generation: u64,
     share: ShareKey,
     sequence: Sequence,
     session: SessionId,
@@ -130,7 +131,9 @@ impl<H: Host> Group<H> {
     /// The member is done with a reference: it has room.
     fn settle_given(&self, share: &ShareKey, sequence: Sequence) {
         let mut dispatch = self.shares.lock();
-        if dispatch.release(share, sequence).is_some() {
+        // Until the group has settled it, a reference that was not looked at yet would be given to another.
+        let is_passed = sequence < dispatch.next(share);
+        if is_passed && dispatch.release(share, sequence).is_some() {
             drop(dispatch);
             self.attend.notify_one();
         }
@@ -159,22 +162,6 @@ impl<H: Host> Group<H> {
             drop(dispatch);
             self.attend.notify_one();
         }
-    }
-
-    /// Somebody has a reference for good. Where this leader has not chosen it, an earlier one has, and was too late to
-    /// send it: its node is asked.
-    pub(super) fn shared_held(&self, share: &ShareKey, sequence: Sequence, holder: &ShareHolder) {
-        let mut dispatch = self.shares.lock();
-        let is_known = |given: &Given| given.give == holder.give;
-        // While the others are asked too: what was loaded is older than this.
-        let concerns_this = dispatch.is_open || self.leads();
-        if !concerns_this || dispatch.given(share, sequence).is_some_and(is_known) {
-            return;
-        }
-        dispatch.note_given(share, sequence, Given::held(holder));
-        dispatch.doubted.insert(holder.node);
-        drop(dispatch);
-        self.share_starts_lost();
     }
 
     /// A member was not sent what it was to have for good.
@@ -216,11 +203,16 @@ impl<H: Host> Group<H> {
     /// An assignment is committed, or refused: then the reference is still the share's.
     pub(super) fn assigned(&self, assignment: Assignment, completion: &Completion) {
         let Assignment {
+            generation,
             share: key,
             sequence,
             session,
         } = assignment;
         let mut dispatch = self.shares.lock();
+        // What is left of the queue is looked at by whoever leads now.
+        if dispatch.generation != generation {
+            return;
+        }
         if let Some(assigning) = dispatch.assigning.get_mut(&session) {
             *assigning -= 1;
             if *assigning == 0 {
@@ -261,7 +253,14 @@ impl<H: Host> Group<H> {
             return;
         }
         if *completion != Completion::Applied(Outcome::Done) {
-            dispatch.give_again(share, sequence);
+            match self.state().holder(share, sequence) {
+                // It was chosen at another time that this node led.
+                Some(holder) => {
+                    dispatch.note_given(share, sequence, Given::held(&holder));
+                    dispatch.doubted.insert(holder.node);
+                }
+                None => dispatch.give_again(share, sequence),
+            }
             drop(dispatch);
             if matches!(completion, Completion::Applied(_)) {
                 self.attend.notify_one();
@@ -483,7 +482,9 @@ impl<H: Host> Group<H> {
         let way = Way::of(&reference, member);
         if way == Way::Assign {
             *dispatch.assigning.entry(member.session).or_default() += 1;
-            dispatched.assigned.push(assign(key, member, &reference));
+            dispatched
+                .assigned
+                .push(assign(dispatch.generation, give, key, member, &reference));
             return;
         }
         if let (Way::Lend | Way::Hold, Some((node, incarnation))) = (way, self.start_of(member.at, starts)) {
@@ -526,7 +527,13 @@ impl<H: Host> Group<H> {
     }
 }
 
-fn assign(key: &ShareKey, member: &ShareMember, reference: &PulledReference) -> (Command, Assignment) {
+fn assign(
+    generation: u64,
+    give: GiveId,
+    key: &ShareKey,
+    member: &ShareMember,
+    reference: &PulledReference,
+) -> (Command, Assignment) {
     let assign = Command::Assign {
         share: key.clone(),
         sequence: reference.sequence,
@@ -534,8 +541,10 @@ fn assign(key: &ShareKey, member: &ShareMember, reference: &PulledReference) -> 
         qos: QoS::ExactlyOnce,
         subscription_ids: member.subscription_id.into_iter().collect(),
         retain: reference.message.retain && member.options.retain_as_published,
+        give,
     };
     let assignment = Assignment {
+        generation,
         share: key.clone(),
         sequence: reference.sequence,
         session: member.session,

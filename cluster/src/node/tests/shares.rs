@@ -62,6 +62,15 @@ fn hold_of(given: &SharedReference) -> ShareHold {
     }
 }
 
+fn give_back(node: &TestNode, given: &SharedReference) {
+    let hold = hold_of(given);
+    if node.home().give_back_shared(&hold) {
+        let givers: Vec<_> = node.home().givers_of(&hold).collect();
+        assert_eq!(givers, [NodeId(1)]);
+        node.home().share_returned(&hold.share, hold.sequence, hold.give);
+    }
+}
+
 /// Sequences and sessions.
 fn who(given: &[SharedReference]) -> Vec<(u64, SessionId)> {
     let who = given
@@ -98,7 +107,7 @@ impl TestNode {
         let term = self.home().replica().and_then(|replica| replica.led_term());
         self.home().begin_dispatch(None);
         self.home()
-            .begin_dispatch(Some(term.expect("a node alone leads") + 1));
+            .begin_dispatch(Some(term.expect("a node alone leads")));
         eventually(|| self.home().shares.lock().is_open().then_some(())).await;
     }
 
@@ -304,6 +313,34 @@ async fn r37_what_was_held_ends_with_the_start_of_its_node() {
     assert_eq!(who(&node.told.shared.lock()), []);
 }
 
+/// R37: a choice that is committed though this leader does not know of it is found when another is refused: its node is
+/// asked, and says that nobody was sent it.
+#[tokio::test]
+async fn r37_a_choice_that_the_leader_does_not_know_of_is_asked_about() {
+    let node = TestNode::start().await;
+    node.publish_to_share(1).await;
+    let term = node.home().replica().and_then(|replica| replica.led_term());
+    let unknown = GiveId::first(term.expect("a node alone leads"));
+    let member = live_member(1, QoS::ExactlyOnce);
+    let hold = Command::Hold {
+        share: share(),
+        sequence: Sequence(0),
+        holder: ShareHolder {
+            session: member.session,
+            node: NodeId(1),
+            incarnation: NodeIncarnation(1),
+            give: unknown,
+        },
+    };
+    node.home().propose(&hold, None);
+    let holder = || node.home().state().holder(&share(), Sequence(0));
+    eventually(|| holder().map(|_| ())).await;
+    node.set_live_members(&[member]);
+    let given = node.given(1).await;
+    assert_eq!(holder().map(|holder| holder.give), Some(given[0].give));
+    assert_ne!(given[0].give, unknown);
+}
+
 /// R38: what members hold stays with them when another leads, whether it may go to others or not.
 #[tokio::test]
 async fn r38_what_members_hold_is_not_given_again_by_a_new_leader() {
@@ -318,7 +355,7 @@ async fn r38_what_members_hold_is_not_given_again_by_a_new_leader() {
         node.given(6).await;
         // The new leader knows who has what.
         node.home().settle_shared(&hold_of(&given[0]));
-        node.home().give_back_shared(&hold_of(&given[1]));
+        give_back(&node, &given[1]);
         assert_eq!(node.given(7).await[6].reference.sequence, Sequence(1), "{qos:?}");
     }
 }
@@ -354,9 +391,32 @@ async fn r38_a_settled_reference_is_named_until_the_group_knows() {
     node.take(&given);
     // No await between: the command cannot have been carried out.
     node.home().settle_shared(&hold_of(&given[0]));
-    assert_eq!(node.home().report_held(GiveId(0)).len(), 1);
+    assert_eq!(node.home().report_held(NodeId(1), GiveId(0)).len(), 1);
     node.queue_becomes(&share_queue(), 0).await;
-    eventually(|| node.home().report_held(GiveId(0)).is_empty().then_some(())).await;
+    eventually(|| {
+        node.home()
+            .report_held(NodeId(1), GiveId(0))
+            .is_empty()
+            .then_some(())
+    })
+    .await;
+}
+
+/// R38: who was told that a member has something is told that it has it no more.
+#[tokio::test]
+async fn r38_a_leader_that_asked_is_told_of_what_comes_back() {
+    let node = TestNode::start().await;
+    node.set_live_members(&[live_member(1, QoS::AtLeastOnce)]);
+    node.publish_to_share(1).await;
+    let hold = hold_of(&node.given(1).await[0]);
+    node.home()
+        .take_shared(&hold, live_member(1, QoS::AtLeastOnce).session);
+    let givers = || node.home().givers_of(&hold).collect::<Vec<_>>();
+    let later = GiveId::first(1 << 20);
+    assert_eq!(node.home().report_held(NodeId(9), later.next()).len(), 1);
+    assert_eq!(givers(), [NodeId(1), NodeId(9)]);
+    node.home().report_held(NodeId(8), later);
+    assert_eq!(givers(), [NodeId(1), NodeId(9)], "a question that comes late");
 }
 
 /// R39: a member whose node says that it has no room is left alone until it has.
@@ -371,7 +431,7 @@ async fn r39_a_member_without_room_is_given_nothing() {
         let given = node.given(1).await;
         node.take(&given);
         node.home().share_member_full(full, &share());
-        node.home().give_back_shared(&hold_of(&given[0]));
+        give_back(&node, &given[0]);
         node.given(1).await;
         node.set_live_members(&members);
         node.publish_to_share(3).await;

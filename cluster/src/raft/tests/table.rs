@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use quorate_storage::log::LogPosition;
 
 use crate::raft::{AppliedBatch, ReplicatedState, StateChanges, StateError};
 use crate::state::{BatchOutcome, Outcome};
@@ -65,7 +66,8 @@ impl Table {
 }
 
 impl ReplicatedState for TableState {
-    fn apply(&mut self, index: u64, entry: &Bytes) -> Result<AppliedBatch, StateError> {
+    fn apply(&mut self, at: LogPosition, entry: &Bytes) -> Result<AppliedBatch, StateError> {
+        let index = at.index;
         let mut content = self.0.lock();
         assert!(
             content.last_index.is_none_or(|last| last < index),

@@ -56,6 +56,7 @@ impl Command {
                 qos,
                 subscription_ids,
                 retain,
+                give,
             } => {
                 out.push(tag::ASSIGN);
                 put_share(out, share);
@@ -64,6 +65,7 @@ impl Command {
                 out.push(*qos as u8);
                 put_ids(out, subscription_ids);
                 put_bool(out, *retain);
+                put_varint(out, give.0);
             }
             Self::Hold {
                 share,
@@ -258,6 +260,7 @@ impl Command {
                 qos: read_whole_qos(reader)?,
                 subscription_ids: read_ids(reader)?,
                 retain: reader.bool("retain")?,
+                give: read_give(reader)?,
             }),
             tag::HOLD => Ok(Self::Hold {
                 share: read_share(reader)?,
@@ -267,7 +270,7 @@ impl Command {
             tag::UNHOLD => Ok(Self::Unhold {
                 share: read_share(reader)?,
                 sequence: crate::state::Sequence(reader.varint("sequence")?),
-                give: crate::state::GiveId(reader.varint("number of a giving")?),
+                give: read_give(reader)?,
             }),
             tag @ (tag::DROP_QUEUES..=tag::FORGET_LIVE_WILLS | tag::RETAINED_CARRIED) => {
                 Self::decode_duty(tag, reader)

@@ -262,8 +262,12 @@ pub(in crate::state) fn read_share_holder(reader: &mut Reader<'_>) -> Result<Sha
         session,
         node,
         incarnation,
-        give: GiveId(reader.varint("number of a giving")?),
+        give: read_give(reader)?,
     })
+}
+
+pub(in crate::state) fn read_give(reader: &mut Reader<'_>) -> Result<GiveId, CodecError> {
+    reader.varint("number of a giving").map(GiveId)
 }
 
 pub(in crate::state) fn put_owner(out: &mut Vec<u8>, owner: &Owner) {

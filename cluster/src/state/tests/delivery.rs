@@ -388,11 +388,6 @@ fn r37_a_reference_is_with_one_member_until_that_gives_it_back() {
     group.publish("m", vec![to(share_queue("g"))]);
     assert_eq!(group.one(hold(1, holder(one, 5))), FENCED, "there is none");
     assert_eq!(group.one(hold(0, holder(one, 5))), Outcome::Done);
-    assert!(group.has_event(&Event::Held {
-        share: share("g"),
-        sequence: Sequence(0),
-        holder: holder(one, 5),
-    }));
     // Whoever says the same again has it, nobody else.
     assert_eq!(group.one(hold(0, holder(one, 5))), Outcome::Done);
     assert_eq!(group.one(hold(0, holder(one, 6))), FENCED);
@@ -420,6 +415,37 @@ fn r37_a_reference_is_with_one_member_until_that_gives_it_back() {
     assert_eq!(group.state.counts().messages, 0);
     assert_eq!(group.state.held_references().count(), 0);
     assert_eq!(group.one(hold(0, holder(other, 7))), FENCED, "it is settled");
+}
+
+/// A batch of a leader that its successor proposes again: what it chose may be with another member by now.
+#[test]
+fn r37_what_another_leader_chose_is_refused() {
+    let give = |term| GiveId::first(term).next();
+    for is_held in [true, false] {
+        let mut group = Harness::new();
+        let member = group.open("member").session;
+        group.publish("m", vec![to(share_queue("g"))]);
+        for (term, expected) in [(6, FENCED), (8, FENCED), (7, Outcome::Done)] {
+            let give = give(term);
+            let batch = group.batch(vec![match is_held {
+                true => hold(
+                    0,
+                    ShareHolder {
+                        give,
+                        ..holder(live_session(1), 0)
+                    },
+                ),
+                false => assign_as(give, share("g"), 0, member),
+            }]);
+            group.index += 1;
+            let at = LogPosition {
+                term: 7,
+                ..at(group.index)
+            };
+            let outcome = group.state.apply(at, &batch, &mut Vec::new());
+            assert_eq!(outcome, BatchOutcome::Applied(vec![expected]), "of term {term}");
+        }
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use quorate_proto::codec::{PacketId, QoS, SubscriptionOptions};
 use quorate_proto::message::Message;
-use quorate_storage::log::GroupId;
+use quorate_storage::log::{GroupId, LogPosition};
 
 use super::*;
 
@@ -32,6 +32,14 @@ const QUEUE_LIMITS: QueueLimits = QueueLimits {
     messages_max: 100,
     bytes_max: 1 << 20,
 };
+
+/// An entry of the term in which the numbers of givings begin at 0.
+fn at(index: u64) -> LogPosition {
+    LogPosition {
+        index,
+        ..LogPosition::default()
+    }
+}
 
 struct Harness {
     state: GroupState,
@@ -76,7 +84,7 @@ impl Harness {
     fn apply(&mut self, batch: &Batch) -> BatchOutcome {
         self.index += 1;
         self.events.clear();
-        let outcome = self.state.apply(self.index, batch, &mut self.events);
+        let outcome = self.state.apply(at(self.index), batch, &mut self.events);
         self.state.check_invariants().unwrap();
         outcome
     }
@@ -295,6 +303,10 @@ fn lost(node: NodeId, incarnation: NodeIncarnation) -> Command {
 }
 
 fn assign(share: ShareKey, sequence: u64, member: SessionId) -> Command {
+    assign_as(GiveId(1), share, sequence, member)
+}
+
+fn assign_as(give: GiveId, share: ShareKey, sequence: u64, member: SessionId) -> Command {
     Command::Assign {
         share,
         sequence: Sequence(sequence),
@@ -302,6 +314,7 @@ fn assign(share: ShareKey, sequence: u64, member: SessionId) -> Command {
         qos: QoS::ExactlyOnce,
         subscription_ids: vec![9],
         retain: true,
+        give,
     }
 }
 

@@ -237,6 +237,7 @@ fn r42_every_change_alone_reaches_the_checkpoint() {
             qos: QoS::ExactlyOnce,
             subscription_ids: vec![],
             retain: false,
+            give: GiveId(6),
         },
         group.drop_queues(&[share_queue("g")]),
         publish(Origin::Server, message("1"), vec![to(node_queue())]),
@@ -331,7 +332,7 @@ fn r42_a_share_that_was_dropped_and_came_back_is_written_as_it_is() {
         message("3"),
         vec![to(share_queue("g"))],
     )]);
-    loaded.apply(99, &batch, &mut Vec::new());
+    loaded.apply(at(99), &batch, &mut Vec::new());
     assert_eq!(loaded.oldest_unsettled(&share_queue("g")), Some(Sequence(3)));
 }
 
@@ -343,7 +344,7 @@ fn r10_a_repeated_batch_gets_the_first_outcome_after_a_restart() {
     let mut store = Store::default();
     store.write(group.state.take_changes());
     let mut loaded = store.load().unwrap();
-    assert_eq!(loaded.apply(2, &batch, &mut Vec::new()), outcome);
+    assert_eq!(loaded.apply(at(2), &batch, &mut Vec::new()), outcome);
     assert_eq!(loaded.digest(), group.state.digest());
 }
 

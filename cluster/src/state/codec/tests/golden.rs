@@ -212,7 +212,7 @@ fn golden_commands() -> Vec<(&'static str, Command)> {
             Command::Received { session, sequences },
         ),
         (
-            "0a 01 67 03 742f23 80 01 0807060504030201 02 01 05 00",
+            "0a 01 67 03 742f23 80 01 0807060504030201 02 01 05 00 8101",
             Command::Assign {
                 share: share.clone(),
                 sequence: Sequence(128),
@@ -220,6 +220,7 @@ fn golden_commands() -> Vec<(&'static str, Command)> {
                 qos: QoS::ExactlyOnce,
                 subscription_ids: vec![5],
                 retain: false,
+                give: GiveId(129),
             },
         ),
         (

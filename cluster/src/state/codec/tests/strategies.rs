@@ -257,16 +257,17 @@ fn message_command() -> impl Strategy<Value = Command> {
             session(),
             qos(),
             vec(any::<u32>(), 0..3),
-            any::<bool>()
+            any::<(bool, u64)>()
         )
             .prop_map(
-                |(share, sequence, session, qos, subscription_ids, retain)| Command::Assign {
+                |(share, sequence, session, qos, subscription_ids, (retain, give))| Command::Assign {
                     share,
                     sequence: Sequence(sequence),
                     session,
                     qos,
                     subscription_ids,
-                    retain
+                    retain,
+                    give: GiveId(give),
                 }
             ),
         (share(), session(), any::<[u64; 4]>()).prop_map(

@@ -71,7 +71,7 @@ impl World {
         self.index += 1;
         let deadline = self.first.next_deadline();
         let mut events = Vec::new();
-        let outcome = self.first.apply(self.index, batch, &mut events);
+        let outcome = self.first.apply(at(self.index), batch, &mut events);
         self.first.check_invariants().unwrap();
 
         let mut entry = Vec::new();
@@ -81,7 +81,10 @@ impl World {
             // Events are appended and never mixed with those of the entry before.
             let before = vec![Event::RetainedQueued, queued_by_nobody()];
             let mut replica_events = before.clone();
-            assert_eq!(replica.apply(self.index, &decoded, &mut replica_events), outcome);
+            assert_eq!(
+                replica.apply(at(self.index), &decoded, &mut replica_events),
+                outcome
+            );
             assert_eq!(replica_events, [before, events.clone()].concat());
             replica.check_invariants().unwrap();
             assert_eq!(replica.digest(), self.first.digest());
@@ -101,7 +104,7 @@ impl World {
         }
         let digest = self.first.digest();
         let mut events = Vec::new();
-        let again = self.first.apply(self.index + 1000, batch, &mut events);
+        let again = self.first.apply(at(self.index + 1000), batch, &mut events);
         // A start that this very batch has declared lost is not listened to any more.
         let lost = self.first.proposers.is_lost(batch.node, batch.incarnation);
         let mut expected = if lost {
@@ -352,6 +355,7 @@ impl World {
                     qos,
                     subscription_ids,
                     retain: false,
+                    give: GiveId(1),
                 }
             }
             Step::Hold {
