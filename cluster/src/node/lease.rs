@@ -4,10 +4,15 @@
 //! asked, the leader from the moment it was asked, so that the node's ends first. Before a start of a node is taken out
 //! of the view its lease has run out; a new leader waits for that as long as a lease lasts. A start that has entered
 //! gets its first lease when all who have one know of it (R2).
+//!
+//! A node reads a clock for its own lease that goes on while the machine is suspended. The leader's need not: a lease that
+//! seems younger than it is only keeps a start in the view for longer.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::meta::{Serving, View};
 use crate::state::{NodeId, NodeIncarnation};
@@ -22,28 +27,30 @@ const FRESH_MAX: Duration = Duration::from_millis(950);
 /// After the end of a lease by the leader's clock, before the view changes.
 const LAPSE_MARGIN: Duration = Duration::from_millis(50);
 
-/// This node's lease; reading it costs a look at the clock.
-#[derive(Debug)]
-pub(super) struct Lease {
-    origin: Instant,
-    /// End in milliseconds since the origin.
-    until: AtomicU64,
+/// Time since the machine started, suspension included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct BootTime(Duration);
+
+impl BootTime {
+    pub(super) fn now() -> Self {
+        let time = clock_gettime(ClockId::Boottime);
+        let secs = u64::try_from(time.tv_sec).unwrap_or_default();
+        let nanos = u64::try_from(time.tv_nsec).unwrap_or_default();
+        Self(Duration::from_secs(secs) + Duration::from_nanos(nanos))
+    }
 }
 
-impl Default for Lease {
-    fn default() -> Self {
-        Self {
-            origin: Instant::now(),
-            until: AtomicU64::new(0),
-        }
-    }
+/// This node's lease; reading it costs a look at the clock.
+#[derive(Debug, Default)]
+pub(super) struct Lease {
+    /// End in milliseconds since the machine started.
+    until: AtomicU64,
 }
 
 impl Lease {
     /// It was granted to who asked at `asked`.
-    pub(super) fn grant(&self, asked: Instant) {
-        let end = (asked + LEASE).saturating_duration_since(self.origin);
-        self.until.fetch_max(millis(end), Ordering::SeqCst);
+    pub(super) fn grant(&self, asked: BootTime) {
+        self.until.fetch_max(millis(asked.0 + LEASE), Ordering::SeqCst);
     }
 
     /// It is given up.
@@ -62,7 +69,7 @@ impl Lease {
     }
 
     fn holds_for(&self, rest: Duration) -> bool {
-        millis(self.origin.elapsed() + rest) < self.until.load(Ordering::SeqCst)
+        millis(BootTime::now().0 + rest) < self.until.load(Ordering::SeqCst)
     }
 }
 
@@ -205,19 +212,30 @@ mod tests {
     fn r1_a_lease_counts_from_when_it_was_asked_for() {
         let lease = Lease::default();
         assert!(!lease.is_held());
-        lease.grant(Instant::now());
+        let ago = |time| BootTime(BootTime::now().0.saturating_sub(time));
+        lease.grant(BootTime::now());
         assert!(lease.is_held() && lease.is_fresh());
         lease.end();
         assert!(!lease.is_held() && !lease.is_fresh());
-        if let Some(a_while_ago) = Instant::now().checked_sub(FRESH_MAX) {
-            lease.grant(a_while_ago);
-            assert!(lease.is_held() && !lease.is_fresh());
-        }
+        lease.grant(ago(FRESH_MAX));
+        assert!(lease.is_held() && !lease.is_fresh());
         lease.end();
-        if let Some(long_ago) = Instant::now().checked_sub(LEASE) {
-            lease.grant(long_ago);
-        }
+        lease.grant(ago(LEASE));
         assert!(!lease.is_held());
+    }
+
+    /// A machine that was suspended must not believe in the lease that it had: `/proc/uptime` goes on meanwhile.
+    #[test]
+    fn r1_a_lease_runs_out_while_the_machine_is_suspended() {
+        let before = BootTime::now();
+        let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+        let uptime: f64 = uptime.split_once(' ').unwrap().0.parse().unwrap();
+        let (before, after) = (before.0.as_secs_f64(), BootTime::now().0.as_secs_f64());
+        // It is told in hundredths.
+        assert!(
+            before - 0.02 <= uptime && uptime <= after + 0.02,
+            "{before} {uptime} {after}"
+        );
     }
 
     #[test]

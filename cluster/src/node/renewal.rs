@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use super::lease::{Lease, RENEW_INTERVAL};
+use super::lease::{BootTime, Lease, RENEW_INTERVAL};
 use super::{Host, Node};
 
 /// Whether this node may answer clients; a clone looks at the same lease.
@@ -58,7 +58,7 @@ impl<H: Host> Node<H> {
             if is_of_the_past {
                 return false;
             }
-            let asked = Instant::now();
+            let (asked, asked_at) = (Instant::now(), BootTime::now());
             let answer = if node == self.this_node() {
                 self.grant(node, incarnation, view, asked).await
             } else {
@@ -72,7 +72,7 @@ impl<H: Host> Node<H> {
             };
             match answer {
                 Some((true, _)) => {
-                    self.membership.lease.grant(asked);
+                    self.membership.lease.grant(asked_at);
                     return true;
                 }
                 Some((false, false)) => return false,
