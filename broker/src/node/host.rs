@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use quorate_cluster::node::{
-    BrokerReply, Completion, Host, Location, MemberAt, References, ShareMember, SharedReference,
+    BrokerReply, Completion, Giving, Host, Location, MemberAt, References, ShareMember, SharedReference,
 };
 use quorate_cluster::raft::PeerStart;
 use quorate_cluster::state::{Event, NodeId, PulledReference, SessionId, ShareKey, Target, TargetQueue};
@@ -30,12 +30,22 @@ fn put_shared(items: &mut Vec<u8>, reference: &SharedReference) {
         group: reference.group,
         sequence: pulled.sequence,
         give: reference.give,
-        is_held: reference.is_held,
+        giving: reference.giving,
     };
+    // Its node has it, or reads it, when it is in the member's queue.
+    let content = match reference.giving {
+        Giving::Offered => ("", &[][..], &[][..]),
+        _ => (
+            pulled.message.topic(),
+            pulled.message.forwardable(),
+            pulled.message.payload(),
+        ),
+    };
+    let (topic, forwardable, payload) = content;
     let message = ForwardedMessage {
-        topic: pulled.message.topic(),
-        forwardable: pulled.message.forwardable(),
-        payload: pulled.message.payload(),
+        topic,
+        forwardable,
+        payload,
         qos: pulled.qos,
         retain: pulled.message.retain,
         expiry_secs: left.map(|left| u32::try_from(left).unwrap_or(u32::MAX)),

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use quorate_cluster::node::Giving;
 use quorate_cluster::state::{GiveId, NodeId, NodeIncarnation, Sequence, SessionId, ShareKey};
 use quorate_proto::codec::QoS;
 use quorate_storage::log::GroupId;
@@ -33,7 +34,10 @@ const NEWS_BACK: u8 = 1;
 const NEWS_FULL: u8 = 2;
 const NEWS_ROOM: u8 = 3;
 
-const HELD: u8 = 1;
+const FORGOTTEN: u8 = 0;
+const LENT: u8 = 1;
+const HELD: u8 = 2;
+const OFFERED: u8 = 3;
 const FULL: u8 = 1;
 const ASKS_BACK: u8 = 2;
 
@@ -110,8 +114,8 @@ pub(crate) enum Recipients {
         sequence: Sequence,
         /// Which giving of it this is.
         give: GiveId,
-        /// The group knows that the member has it for good.
-        is_held: bool,
+        /// How it is given. What is offered comes without topic and payload.
+        giving: Giving,
     },
     /// The dispatch of a shared queue: a member it gave a reference to was not sent it, or is lost. The message is empty.
     Dispatch {
@@ -221,13 +225,18 @@ pub(crate) fn put_item(out: &mut Vec<u8>, recipients: &Recipients, message: &For
             group,
             sequence,
             give,
-            is_held,
+            giving,
         } => {
             out.push(TO_HOLDER);
             out.extend_from_slice(&session.0.to_be_bytes());
             put_share(out, share);
             put_place(out, *group, *sequence, *give);
-            out.push(if *is_held { HELD } else { 0 });
+            out.push(match giving {
+                Giving::Forgotten => FORGOTTEN,
+                Giving::Lent => LENT,
+                Giving::Held => HELD,
+                Giving::Offered => OFFERED,
+            });
         }
         Recipients::Dispatch {
             session,
@@ -344,7 +353,13 @@ impl<'a> Reader<'a> {
                 group: self.group()?,
                 sequence: Sequence(self.u64()?),
                 give: GiveId(self.u64()?),
-                is_held: self.u8()? & HELD != 0,
+                giving: match self.u8()? {
+                    FORGOTTEN => Giving::Forgotten,
+                    LENT => Giving::Lent,
+                    HELD => Giving::Held,
+                    OFFERED => Giving::Offered,
+                    _ => return None,
+                },
             },
             TO_BORROWER => Recipients::Borrower {
                 session: SessionId(self.u64()?),
@@ -542,7 +557,7 @@ mod tests {
                     group: GroupId(5),
                     sequence: Sequence(6),
                     give: GiveId(7),
-                    is_held: true,
+                    giving: Giving::Held,
                 },
                 message("a/d", b"three"),
             ),

@@ -120,6 +120,10 @@ impl Worker {
                 }
                 Ok(())
             }
+            WaitsFor::Moved(shared) => {
+                self.moved(Some(conn), &shared, &completion);
+                Ok(())
+            }
             WaitsFor::LateStored(_) => unreachable!("no connection has its place"),
         }
     }
@@ -246,6 +250,7 @@ impl Worker {
                 self.retained_is_stored(late, completion);
             }
             (WaitsFor::LateStored(late), completion) => late.stored(completion),
+            (WaitsFor::Moved(shared), completion) => self.moved(None, &shared, completion),
             (WaitsFor::OtherEndedAfter(opened), _) => {
                 self.close_opened(&opened.request, opened.session, opened.epoch);
             }

@@ -209,6 +209,12 @@ impl ConnState {
         self.rare.as_ref().is_some_and(|rare| !rare.partial.is_empty())
     }
 
+    /// How many shared messages the client can be sent now: none while its own wait for its window.
+    pub(super) fn room_for_shared(&self) -> usize {
+        let own_wait = self.queue.as_ref().is_some_and(|queue| queue.holds_some());
+        if own_wait { 0 } else { self.protocol.window_free() }
+    }
+
     pub(super) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }

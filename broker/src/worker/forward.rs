@@ -176,13 +176,13 @@ impl Worker {
                     group,
                     sequence,
                     give,
-                    is_held,
+                    giving,
                 } => {
                     let hold = ShareHold {
                         share: share.clone(),
                         sequence: *sequence,
                         give: *give,
-                        is_held: *is_held,
+                        giving: *giving,
                         from: frame.from,
                     };
                     self.hold_forwarded(*session, (*group, hold), &published);

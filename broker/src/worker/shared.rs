@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use quorate_cluster::node::{Location, MemberAt, ShareHold, SharedReference};
+use quorate_cluster::node::{
+    Completion, Giving, Location, MemberAt, ShareDelivery, ShareHold, SharedReference,
+};
 use quorate_cluster::state::{NodeId, SessionId, ShareKey};
 use quorate_proto::codec::QoS;
 use quorate_proto::message::Message;
@@ -20,6 +22,7 @@ use super::counting::drop_reason;
 use super::held::{Lender, LenderNews, Returned};
 use super::publish::Published;
 use super::queue::{OTHER_TOKENS, translate};
+use super::ticket::{Ticket, WaitsFor};
 use super::{LiveShared, Mail, Worker};
 use crate::metrics::DropReason as Dropped;
 use crate::peers::{self, PeerBatch, Recipients};
@@ -57,6 +60,8 @@ enum Refused {
 #[derive(Debug, Default)]
 pub(super) struct SharedHolds {
     waiting: VecDeque<Shared>,
+    /// On their way into the session's own queue.
+    moving: usize,
     sent: BTreeMap<DeliveryToken, Shared>,
     next_token: u64,
     /// Are told when there is room again (R39).
@@ -66,7 +71,7 @@ pub(super) struct SharedHolds {
 impl SharedHolds {
     /// Whether the connection holds nothing.
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.sent.is_empty() && self.refused.is_empty()
+        self.waiting.is_empty() && self.moving == 0 && self.sent.is_empty() && self.refused.is_empty()
     }
 }
 
@@ -105,12 +110,12 @@ impl Worker {
                 share: reference.share.clone(),
                 sequence: pulled.sequence,
                 give: reference.give,
-                is_held: reference.is_held,
+                giving: reference.giving,
                 from: self.shared.settings.node,
             };
             let shared = Shared {
                 session: reference.session,
-                qos: given_qos(pulled.qos.min(reference.options.qos), hold.is_held),
+                qos: given_qos(pulled.qos.min(reference.options.qos), hold.giving),
                 holder: Holder::Group {
                     group: reference.group,
                     hold,
@@ -135,8 +140,8 @@ impl Worker {
         if !self.looks_for(session) {
             return;
         }
-        let (share, is_held) = (hold.share.clone(), hold.is_held);
-        let given = |qos| given_qos(qos, is_held);
+        let (share, giving) = (hold.share.clone(), hold.giving);
+        let given = |qos| given_qos(qos, giving);
         self.pass_on(session, &share, Holder::Group { group, hold }, published, given);
     }
 
@@ -211,8 +216,7 @@ impl Worker {
         let Holder::Group { group, hold } = &shared.holder else {
             return;
         };
-        // What is sent at QoS 0 is settled already.
-        let is_counted = shared.qos > QoS::AtMostOnce || hold.is_held;
+        let is_counted = hold.giving != Giving::Forgotten;
         if is_counted && !self.shared.node().group(*group).take_shared(hold, shared.session) {
             return;
         }
@@ -227,9 +231,9 @@ impl Worker {
     fn hold_shared(self: &Rc<Self>, conn: &Rc<Conn>, shared: Shared) {
         let has_room = {
             let state = &mut *conn.state.borrow_mut();
-            let free = state.protocol.window_free();
+            let free = state.room_for_shared();
             let holds = &mut state.rare().shared;
-            let has_room = shared.qos == QoS::AtMostOnce || holds.waiting.len() < free;
+            let has_room = shared.qos == QoS::AtMostOnce || holds.waiting.len() + holds.moving < free;
             if !has_room {
                 let refused = match &shared.holder {
                     Holder::Group { group, hold } => Refused::Group {
@@ -247,8 +251,42 @@ impl Worker {
         if !has_room {
             return self.give_back(&shared, true);
         }
+        if let Holder::Group { group, hold } = &shared.holder
+            && hold.giving == Giving::Offered
+        {
+            conn.state.borrow_mut().rare().shared.moving += 1;
+            let (group, hold) = (self.shared.node().group(*group).clone(), hold.clone());
+            let delivery = ShareDelivery {
+                qos: shared.qos.max(QoS::AtLeastOnce),
+                subscription_ids: shared.subscription_ids.clone(),
+                retain: shared.retain,
+            };
+            let session = shared.session;
+            let ticket = Ticket {
+                location: conn.location,
+                waits_for: WaitsFor::Moved(Box::new(shared)),
+            };
+            group.move_shared(&hold, session, delivery, ticket);
+            return;
+        }
         conn.state.borrow_mut().rare().shared.waiting.push_back(shared);
         self.send_shared_waiting(conn);
+    }
+
+    /// What was offered to a member is in its own queue, or is given back.
+    pub(super) fn moved(self: &Rc<Self>, conn: Option<&Rc<Conn>>, shared: &Shared, completion: &Completion) {
+        if let Holder::Group { group, hold } = &shared.holder
+            && !self.shared.node().group(*group).moved_shared(hold, completion)
+        {
+            self.give_back(shared, false);
+        }
+        if let Some(conn) = conn.filter(|conn| !conn.flags.get().ending) {
+            let mut state = conn.state.borrow_mut();
+            let holds = &mut state.rare().shared;
+            holds.moving = holds.moving.saturating_sub(1);
+            drop(state);
+            self.send_shared_waiting(conn);
+        }
     }
 
     /// Sends what waits, as far as the window allows, and says where there is room for more.
@@ -277,6 +315,8 @@ impl Worker {
                     if shared.qos > QoS::AtMostOnce {
                         holds.next_token += 1;
                         holds.sent.insert(token, shared);
+                    } else {
+                        self.done_with(&shared);
                     }
                 }
                 DeliverResult::Dropped(DropReason::NotConnected) => {
@@ -297,7 +337,7 @@ impl Worker {
     fn tell_of_room(&self, conn: &Conn) {
         let (session, refused) = {
             let mut state = conn.state.borrow_mut();
-            if state.protocol.window_free() == 0 {
+            if state.room_for_shared() == 0 {
                 return;
             }
             let Some((session, _)) = state.session() else {
@@ -347,7 +387,7 @@ impl Worker {
     fn done_with(&self, shared: &Shared) {
         match &shared.holder {
             Holder::Group { group, hold } => {
-                if shared.qos > QoS::AtMostOnce || hold.is_held {
+                if hold.giving != Giving::Forgotten {
                     self.shared.node().group(*group).settle_shared(hold);
                 }
             }
@@ -438,10 +478,10 @@ impl Worker {
 }
 
 /// QoS of a group's reference: what may go to another member is not sent at QoS 2 (R37).
-fn given_qos(qos: QoS, is_held: bool) -> QoS {
-    match is_held {
-        true => qos,
-        false => qos.min(QoS::AtLeastOnce),
+fn given_qos(qos: QoS, giving: Giving) -> QoS {
+    match giving {
+        Giving::Held | Giving::Offered => qos,
+        Giving::Lent | Giving::Forgotten => qos.min(QoS::AtLeastOnce),
     }
 }
 

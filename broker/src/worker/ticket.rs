@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use super::AckWait;
 use super::late::LateKey;
 use super::open::OpenedSession;
+use super::shared::Shared;
 use crate::peers::Joint;
 
 /// Names the connection that waits for a proposal.
@@ -143,6 +144,8 @@ pub(crate) enum WaitsFor {
     Unsubscribed(Box<Unsubscribing>),
     /// A retained message in the queue of a durable session; its publisher may wait for that.
     RetainedAppended(Option<Arc<Joint>>),
+    /// A shared message that is offered to a durable member, in its own queue.
+    Moved(Box<Shared>),
     /// Retained messages in queues of sessions without connection; their publisher waits for that.
     LateStored(Arc<Joint>),
 }

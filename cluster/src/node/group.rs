@@ -458,12 +458,12 @@ impl<H: Host> Group<H> {
                     ..
                 } => {
                     self.window_may_have_moved(*session);
-                    attend |= self.member_has_room(*session);
                 }
                 Event::Removed {
                     queue: TargetQueue::Share(share),
                     ..
                 } => self.shared_removed(share),
+                Event::NodeLost => self.share_starts_lost(),
                 Event::Unheld {
                     share,
                     sequence,

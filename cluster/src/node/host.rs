@@ -7,7 +7,7 @@ use quorate_proto::codec::{QoS, SubscriptionOptions};
 use quorate_proto::message::Message;
 use quorate_storage::log::GroupId;
 
-use super::BrokerReply;
+use super::{BrokerReply, Giving};
 use crate::raft::PeerStart;
 use crate::state::{
     Event, GiveId, NodeId, Outcome, PulledReference, Sequence, SessionId, ShareKey, Target, TargetQueue,
@@ -76,8 +76,8 @@ pub struct SharedReference {
     pub subscription_id: Option<u32>,
     /// Which giving of the reference this is.
     pub give: GiveId,
-    /// The group knows that this member has it for good (R37).
-    pub is_held: bool,
+    /// How it is given.
+    pub giving: Giving,
     /// Group time when it was given.
     pub now: crate::state::GroupTime,
 }

@@ -68,5 +68,5 @@ pub use renewal::ServingLease;
 pub use report::{ClusterReport, Hold, MemberReport, NodeReport, ReplicaReport};
 pub use seeds::{Found, SeedError, SeedService, SeedSettings, find_cluster};
 pub use service::BrokerReply;
-pub use shares::ShareHold;
+pub use shares::{Giving, ShareDelivery, ShareHold};
 pub use start::{Node, NodeSettings, StartError};

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use quorate_storage::log::GroupId;
 use tokio::sync::{Notify, oneshot};
 
-use super::shares::{Assignment, Choice, ShareHold};
+use super::shares::{Choice, ShareHold};
 use super::{Backlog, Completion, Group, Host};
 use crate::raft::{BATCH_BYTES_MAX, ProposeError, Proposed};
 use crate::state::codec::{batch_proposer, stamp_batch};
@@ -34,7 +34,6 @@ pub(super) enum Waiter<T> {
     Ticket(T),
     Task(oneshot::Sender<Completion>),
     /// The dispatch of shared references.
-    Assign(Assignment),
     Hold(Box<Choice>),
     /// The member's node that says what became of one.
     Held(ShareHold),
@@ -453,7 +452,6 @@ impl<H: Host> Group<H> {
             Waiter::Ticket(ticket) => return Some((ticket, completion)),
             // The task may have gone with its connection.
             Waiter::Task(sender) => drop(sender.send(completion)),
-            Waiter::Assign(assignment) => self.assigned(assignment, &completion),
             Waiter::Hold(choice) => self.chosen(*choice, &completion),
             Waiter::Held(hold) => self.hold_ended(&hold, &completion),
         }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::{Group, Host, References, SharedReference};
+use super::{Giving, Group, Host, References, SharedReference};
 use crate::raft::StateError;
 use crate::state::{Command, PulledReference, StoredMessage};
 
@@ -66,7 +66,8 @@ impl<H: Host> Group<H> {
 
     /// Hands shared references to their members.
     pub(super) fn hand_over_shared(&self, references: Vec<SharedReference>) {
-        let is_here = |it: &SharedReference| it.reference.stored.is_none();
+        // Nobody is sent what is only offered.
+        let is_here = |it: &SharedReference| it.reference.stored.is_none() || it.giving == Giving::Offered;
         if self.recalls.is_empty() && references.iter().all(is_here) {
             self.host.handle_shared(references);
         } else {

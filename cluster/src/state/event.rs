@@ -104,6 +104,8 @@ pub enum Event {
         /// Which giving that was.
         give: GiveId,
     },
+    /// A start of a node is over: nothing that it proposes is taken any more.
+    NodeLost,
     /// A will is due: the leader matches and publishes it.
     WillDue {
         /// Session.

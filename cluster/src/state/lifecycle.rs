@@ -288,6 +288,7 @@ impl GroupState {
                 events.removed(&queue, dropped.count, dropped.bytes);
             }
         }
+        events.push(Event::NodeLost);
         Outcome::Done
     }
 

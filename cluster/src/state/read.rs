@@ -284,6 +284,11 @@ impl GroupState {
         })
     }
 
+    /// Whether nothing that this start of a node proposes is taken any more.
+    pub fn has_lost(&self, node: NodeId, incarnation: NodeIncarnation) -> bool {
+        self.proposers.is_lost(node, incarnation)
+    }
+
     /// Who has a reference of a share for good.
     pub fn holder(&self, share: &ShareKey, sequence: Sequence) -> Option<ShareHolder> {
         let queue = self.queues.get(&TargetQueue::Share(share.clone()))?;

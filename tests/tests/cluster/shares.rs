@@ -249,6 +249,44 @@ async fn r39_nothing_waits_behind_a_member_whose_window_is_full() {
     }
 }
 
+/// R39: of QoS 2 messages a durable member has no more than its window holds, however many groups' leaders have some for
+/// it; the rest goes to one that has room. When it is lost, what it was sent stays its own, and nothing else does.
+#[tokio::test(flavor = "multi_thread")]
+async fn r39_nothing_at_qos_2_is_parked_with_a_durable_member() {
+    const COUNT: usize = 48;
+    const WINDOW: usize = 2;
+    for replicas in REPLICAS {
+        let cluster = nodes(3, replicas);
+        let packet = connect("slow")
+            .property(Property::ReceiveMaximum(WINDOW as u16))
+            .expiry(600);
+        let mut slow = cluster.nodes[1].raw_client(Version::V5, &packet).await;
+        slow.subscribe([filter(FILTER).qos(2)]).await;
+        let mut other = cluster.nodes[2].durable(Version::V5, "other").await;
+        other.subscribe(FILTER, 2).await;
+        for node in 0..3 {
+            let third = COUNT / 3;
+            publish_from_all_homes(&cluster, node, node * third..(node + 1) * third, 2).await;
+        }
+        let got = got_by(&mut other, |got| got.len() >= COUNT - WINDOW).await;
+        assert!(got.values().all(|count| *count == 1), "{got:?}");
+        let sent: BTreeSet<usize> = sent_to(&mut slow).await.into_iter().collect();
+        assert_eq!(sent, &all(0..COUNT) - &got.keys().copied().collect());
+        assert_eq!(sent.len(), WINDOW);
+
+        drop(slow);
+        publish_from_all_homes(&cluster, 0, COUNT..2 * COUNT, 2).await;
+        let got = got_by(&mut other, |got| got.len() >= COUNT).await;
+        assert_eq!(
+            got.keys().copied().collect::<BTreeSet<_>>(),
+            all(COUNT..2 * COUNT)
+        );
+        let mut slow = cluster.nodes[0].durable(Version::V5, "slow").await;
+        let again = got_by(&mut slow, |got| got.len() >= WINDOW).await;
+        assert_eq!(again.keys().copied().collect::<BTreeSet<_>>(), sent);
+    }
+}
+
 /// R39: a member that was full gets what waits for it as soon as it has room.
 #[tokio::test(flavor = "multi_thread")]
 async fn r39_a_member_that_was_full_is_given_more() {

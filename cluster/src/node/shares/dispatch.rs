@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::node::ShareMember;
 use crate::state::{GiveId, NodeId, NodeIncarnation, Sequence, SessionId, ShareHolder, ShareKey};
 
-/// References of one group that one member may hold unsettled, and length of its own queue from which on nothing is
-/// assigned to it.
+/// References of one group that one member may hold unsettled.
 pub(super) const MEMBER_WINDOW: usize = 16;
 
 /// Dispatch state of one shared queue.
@@ -49,6 +48,9 @@ impl Given {
 pub(super) enum GivenStanding {
     /// Goes to another member when this one is lost.
     Lent,
+    /// Its node moves it into the member's own queue when there is room (R39), or gives it back. It may have moved as
+    /// long as entries of that node are taken.
+    Offered,
     /// Its [`Hold`](crate::state::Command::Hold) is under way: nobody has been sent it.
     Holding,
     /// With this member for good (R37): the entries of its node say what becomes of it, or the end of that node.
@@ -121,6 +123,8 @@ pub(in crate::node) struct ShareDispatch {
     pub(super) generation: u64,
     /// What earlier leaders gave is known as far as it has to be (R38): references are given out.
     pub(super) is_open: bool,
+    /// Below all givings of this leader's term.
+    first: GiveId,
     /// The last giving, or question about what was given.
     last: GiveId,
     /// Nodes have been asked what they hold of what was given before this; they take nothing of it any more.
@@ -130,18 +134,14 @@ pub(in crate::node) struct ShareDispatch {
     /// Nodes to be asked what they hold.
     pub(super) doubted: BTreeSet<NodeId>,
     pub(super) held: Held,
-    /// Assignments that were proposed and whose outcome is not known, by member.
-    pub(super) assigning: BTreeMap<SessionId, usize>,
-    /// Members that have no room, and the shares that had something for them: those whose own queue is long, and those
-    /// whose node has said so (R39).
-    pub(super) full: BTreeMap<SessionId, BTreeSet<ShareKey>>,
+    /// Members whose node has said that they have no room, and the shares that had something for them (R39).
     pub(super) blocked: BTreeMap<SessionId, BTreeSet<ShareKey>>,
 }
 
 impl ShareDispatch {
     #[cfg(test)]
     pub(in crate::node) fn is_empty(&self) -> bool {
-        self.shares.is_empty() && self.held.0.is_empty() && self.assigning.is_empty() && self.full.is_empty()
+        self.shares.is_empty() && self.held.0.is_empty()
     }
 
     #[cfg(test)]
@@ -151,9 +151,11 @@ impl ShareDispatch {
 
     /// Another time of leading begins, in this term, or one ends. Numbers go on where it is the same term.
     pub(super) fn begin(&mut self, term: Option<u64>) {
+        let first = GiveId::first(term.unwrap_or(0));
         *self = Self {
             generation: self.generation + 1,
-            last: self.last.max(GiveId::first(term.unwrap_or(0))),
+            first,
+            last: self.last.max(first),
             ..Self::default()
         };
     }
@@ -173,6 +175,14 @@ impl ShareDispatch {
     pub(in crate::node) fn mark(&mut self, share: &ShareKey) {
         if !self.marked.contains(share) {
             self.marked.insert(share.clone());
+        }
+    }
+
+    /// How a reference stands that a node says to have: of what an earlier leader offered nothing is moved any more.
+    pub(super) fn standing_of(&self, give: GiveId) -> GivenStanding {
+        match give > self.first {
+            true => GivenStanding::Offered,
+            false => GivenStanding::Lent,
         }
     }
 
@@ -239,14 +249,6 @@ impl ShareDispatch {
             self.mark(key);
         }
         shares
-    }
-
-    /// The member has room in its own queue; whether a share has something for it.
-    pub(super) fn mark_shares_of(&mut self, session: SessionId) -> bool {
-        let shares = self.full.remove(&session);
-        let any = shares.is_some();
-        self.marked.extend(shares.into_iter().flatten());
-        any
     }
 
     /// The member's node says that it has room again; whether a share has something for it.

@@ -146,6 +146,10 @@ impl<H: Host> Group<H> {
                 false => self.ask_held(node, fence).await,
             };
             if let Some(told) = told {
+                // What it says to be done with, the group has committed: it is not given again here.
+                if let Some(index) = self.read_index().await {
+                    self.reached(index).await;
+                }
                 return self.told_held((node, incarnation), generation, fence, told);
             }
             tokio::time::sleep(RETRY).await;
@@ -191,7 +195,7 @@ impl<H: Host> Group<H> {
         {
             let queue = TargetQueue::Share(share.clone());
             if dispatch.given(&share, sequence).is_none() && self.state().holds(&queue, sequence) {
-                let standing = GivenStanding::Lent;
+                let standing = dispatch.standing_of(give);
                 let given = Given {
                     session,
                     node,
@@ -211,7 +215,7 @@ impl<H: Host> Group<H> {
                 continue;
             }
             match given.standing {
-                GivenStanding::Lent => dispatch.give_again(&share, sequence),
+                GivenStanding::Lent | GivenStanding::Offered => dispatch.give_again(&share, sequence),
                 GivenStanding::Held => unheld.push((share, sequence, given.give)),
                 // It is looked at when the outcome is known.
                 GivenStanding::Holding => {}
@@ -250,6 +254,9 @@ impl<H: Host> Group<H> {
         for (share, sequence, given) in lost {
             match given.standing {
                 GivenStanding::Lent => dispatch.give_again(&share, sequence),
+                // As long as the group takes entries of that start, one may move it to the member's queue.
+                GivenStanding::Offered if !self.state().has_lost(given.node, given.incarnation) => {}
+                GivenStanding::Offered => dispatch.give_again(&share, sequence),
                 GivenStanding::Held => {
                     dispatch.release(&share, sequence);
                     ended.push((share, sequence));

@@ -5,9 +5,14 @@
 
 use std::collections::BTreeMap;
 
+use quorate_proto::codec::QoS;
+
+use crate::node::host::{ShareMember, shared_qos};
 use crate::node::proposer::{Due, Waiter};
-use crate::node::{Completion, Group, Host};
-use crate::state::{Command, GiveId, NodeId, Sequence, SessionId, ShareKey, TargetQueue};
+use crate::node::{Completion, Group, Host, Placement};
+use crate::state::{
+    Command, GiveId, NodeId, Outcome, PulledReference, Sequence, SessionId, ShareKey, TargetQueue,
+};
 
 /// A reference of a shared queue that was given to a member here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,10 +23,34 @@ pub struct ShareHold {
     pub sequence: Sequence,
     /// Which giving of it this is.
     pub give: GiveId,
-    /// The group knows that this member has it for good (R37).
-    pub is_held: bool,
+    /// How it is this member's.
+    pub giving: Giving,
     /// The node that gave it.
     pub from: NodeId,
+}
+
+/// How a reference of a shared queue is given to a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Giving {
+    /// The group knows it no more: nobody acknowledges it.
+    Forgotten,
+    /// Until it is acknowledged it may go to another: it is not sent at QoS 2.
+    Lent,
+    /// The group knows that this member has it for good (R37); its session ends with its connection.
+    Held,
+    /// The member's node moves it to the member's own queue ([`Command::Assign`]), from which it is sent.
+    Offered,
+}
+
+impl Giving {
+    pub(super) fn of(reference: &PulledReference, member: &ShareMember) -> Self {
+        match shared_qos(reference.qos, &member.options) {
+            QoS::AtMostOnce => Self::Forgotten,
+            QoS::AtLeastOnce => Self::Lent,
+            QoS::ExactlyOnce if Placement::is_durable(member.session) => Self::Offered,
+            QoS::ExactlyOnce => Self::Held,
+        }
+    }
 }
 
 /// What members here hold.
@@ -32,6 +61,17 @@ pub(in crate::node) struct Holding {
     /// That leader.
     told: Option<NodeId>,
     references: BTreeMap<(ShareKey, Sequence), (SessionId, GiveId)>,
+}
+
+/// How a member gets what was offered to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShareDelivery {
+    /// QoS, 1 or 2.
+    pub qos: QoS,
+    /// Subscription identifiers.
+    pub subscription_ids: Vec<u32>,
+    /// RETAIN flag.
+    pub retain: bool,
 }
 
 /// One that a leader is told of.
@@ -73,7 +113,7 @@ impl<H: Host> Group<H> {
     /// The member was not sent a reference, or was lost before it acknowledged one that may go to others. Whether the
     /// [`Self::givers_of`] it are still to be told.
     pub fn give_back_shared(&self, hold: &ShareHold) -> bool {
-        if hold.is_held {
+        if hold.giving == Giving::Held {
             let unhold = Command::Unhold {
                 share: hold.share.clone(),
                 sequence: hold.sequence,
@@ -103,6 +143,43 @@ impl<H: Host> Group<H> {
         if *completion != Completion::Refused {
             self.forget_hold(hold);
         }
+    }
+
+    /// Moves what was offered to a member to its own queue; refused where the member's session, or the time of the leader
+    /// that offered it, is over. Call [`Self::moved_shared`] with the outcome.
+    pub fn move_shared(
+        &self,
+        hold: &ShareHold,
+        session: SessionId,
+        delivery: ShareDelivery,
+        ticket: H::Ticket,
+    ) {
+        let assign = Command::Assign {
+            share: hold.share.clone(),
+            sequence: hold.sequence,
+            session,
+            qos: delivery.qos,
+            subscription_ids: delivery.subscription_ids,
+            retain: delivery.retain,
+            give: hold.give,
+        };
+        self.push(
+            |buffer| assign.encode(buffer),
+            Waiter::Ticket(ticket),
+            Due::Applied,
+        );
+    }
+
+    /// What was offered to a member is in its own queue, or somebody else's. False where it is to be
+    /// [given back](Self::give_back_shared).
+    pub fn moved_shared(&self, hold: &ShareHold, completion: &Completion) -> bool {
+        match completion {
+            Completion::Applied(Outcome::Done) => self.forget_hold(hold),
+            // This start of the node is over.
+            Completion::Refused => {}
+            _ => return false,
+        }
+        true
     }
 
     fn forget_hold(&self, hold: &ShareHold) {

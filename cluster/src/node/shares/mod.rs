@@ -1,18 +1,18 @@
 //! Shared subscriptions whose messages a group holds: gives each reference of a shared queue to one connected member.
 //!
 //! ```text
-//! leader (dispatch) --Hold / Assign--> group            what is for one member for good (R37)
+//! leader (dispatch) --Hold--> group                     what is for one member for good (R37)
 //!        |    ^
 //!      gives  gives back, asks (gather, R38)
 //!        v    |
-//! member's node (holding) --Settle / Unhold--> group    what became of it
+//! member's node (holding) --Assign, Settle, Unhold--> group    what became of it
 //! ```
 //!
 //! Round robin over the members that have room. At QoS 1 a member that is lost gives its references back and they go to
-//! another at once. At QoS 2 the choice is committed first (R37) [MQTT-4.8.2-4, -5]: what a durable member is assigned
-//! moves to its own queue of this group, whose length, which a restart does not forget, bounds how much is assigned to
-//! it; what a member whose session ends with its connection is given stays in the share's queue, with its name. Only the
-//! node of that member can say that it was not sent, and then another gets it.
+//! another at once. At QoS 2 the choice is committed first (R37) [MQTT-4.8.2-4, -5]: what a durable member is offered its
+//! node moves to its own queue of this group, when it has room for it; what a member whose session ends with its
+//! connection is given stays in the share's queue, with its name. Only the node of that member can say that it was not
+//! sent, and then another gets it.
 //!
 //! A member's node takes no more than the member has room for, and says so; the leader leaves that member alone until it
 //! is told that there is room (R39).
@@ -24,11 +24,9 @@ mod holding;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use quorate_proto::codec::QoS;
-
-use super::host::{MemberAt, ShareMember, shared_qos};
+use super::host::{MemberAt, ShareMember};
 use super::proposer::{Due, Waiter};
-use super::{Completion, Group, Host, Placement, SharedReference};
+use super::{Completion, Group, Host, SharedReference};
 use crate::state::{
     Command, GiveId, NodeId, NodeIncarnation, Outcome, PulledReference, Sequence, SessionId, ShareHolder,
     ShareKey, TargetQueue,
@@ -36,19 +34,10 @@ use crate::state::{
 pub(super) use dispatch::ShareDispatch;
 use dispatch::{Given, GivenStanding, MEMBER_WINDOW, Share};
 pub(super) use holding::Holding;
-pub use holding::ShareHold;
+pub use holding::{Giving, ShareDelivery, ShareHold};
 
 /// References looked at in one pull.
 const PULL_COUNT: usize = 64;
-
-/// A QoS 2 reference on its way into a member's own queue.
-#[derive(Debug)]
-pub(super) struct Assignment {
-    generation: u64,
-    share: ShareKey,
-    sequence: Sequence,
-    session: SessionId,
-}
 
 /// A QoS 2 reference that is given to a member when the group knows that it has it.
 #[derive(Debug)]
@@ -57,36 +46,11 @@ pub(super) struct Choice {
     reference: SharedReference,
 }
 
-/// How a member gets a reference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    /// It is forgotten as soon as it is given.
-    Forget,
-    /// Until it is acknowledged it may go to another.
-    Lend,
-    /// It is this member's for good, and its session ends with its connection.
-    Hold,
-    /// It moves to the member's own queue.
-    Assign,
-}
-
-impl Way {
-    fn of(reference: &PulledReference, member: &ShareMember) -> Self {
-        match shared_qos(reference.qos, &member.options) {
-            QoS::AtMostOnce => Self::Forget,
-            QoS::AtLeastOnce => Self::Lend,
-            QoS::ExactlyOnce if Placement::is_durable(member.session) => Self::Assign,
-            QoS::ExactlyOnce => Self::Hold,
-        }
-    }
-}
-
 /// What a look at a share has to do.
 #[derive(Debug, Default)]
 struct Dispatched {
     given: Vec<SharedReference>,
     chosen: Vec<SharedReference>,
-    assigned: Vec<(Command, Assignment)>,
 }
 
 impl<H: Host> Group<H> {
@@ -99,8 +63,10 @@ impl<H: Host> Group<H> {
     /// A reference did not reach its member, or was not acknowledged by one that has gone: it goes to another.
     pub fn share_returned(&self, share: &ShareKey, sequence: Sequence, give: GiveId) {
         let mut dispatch = self.shares.lock();
-        let is_lent = |given: &Given| given.give == give && given.standing == GivenStanding::Lent;
-        if dispatch.given(share, sequence).is_some_and(is_lent) {
+        let is_its = |given: &Given| {
+            given.give == give && matches!(given.standing, GivenStanding::Lent | GivenStanding::Offered)
+        };
+        if dispatch.given(share, sequence).is_some_and(is_its) {
             dispatch.give_again(share, sequence);
             drop(dispatch);
             self.attend.notify_one();
@@ -187,52 +153,6 @@ impl<H: Host> Group<H> {
         });
     }
 
-    /// References left a session's own queue; whether the attendant has something to give it.
-    pub(super) fn member_has_room(&self, session: SessionId) -> bool {
-        let mut dispatch = self.shares.lock();
-        dispatch.full.contains_key(&session)
-            && self.queue_has_room(session, 0)
-            && dispatch.mark_shares_of(session)
-    }
-
-    fn queue_has_room(&self, session: SessionId, coming: usize) -> bool {
-        let queued = self.state().queue_len(&TargetQueue::Session(session)) as usize;
-        queued + coming < MEMBER_WINDOW
-    }
-
-    /// An assignment is committed, or refused: then the reference is still the share's.
-    pub(super) fn assigned(&self, assignment: Assignment, completion: &Completion) {
-        let Assignment {
-            generation,
-            share: key,
-            sequence,
-            session,
-        } = assignment;
-        let mut dispatch = self.shares.lock();
-        // What is left of the queue is looked at by whoever leads now.
-        if dispatch.generation != generation {
-            return;
-        }
-        if let Some(assigning) = dispatch.assigning.get_mut(&session) {
-            *assigning -= 1;
-            if *assigning == 0 {
-                dispatch.assigning.remove(&session);
-            }
-        }
-        if *completion != Completion::Applied(Outcome::Done)
-            && let Some(share) = dispatch.shares.get_mut(&key)
-        {
-            share.returned.insert(sequence);
-        }
-        dispatch.mark_shares_of(session);
-        dispatch.mark(&key);
-        drop(dispatch);
-        // A group that refuses its batches has nothing to give any more.
-        if matches!(completion, Completion::Applied(_)) {
-            self.attend.notify_one();
-        }
-    }
-
     /// The group knows who has a reference for good, or refuses that: now it is sent, or goes to another.
     pub(super) fn chosen(&self, choice: Choice, completion: &Completion) {
         let Choice {
@@ -306,18 +226,7 @@ impl<H: Host> Group<H> {
         let starts = self.routes.serving().into_iter().collect();
         for key in marked {
             let members = self.host.share_members(&key);
-            let Dispatched {
-                given,
-                chosen,
-                assigned,
-            } = self.dispatch_share(&key, &members, &starts);
-            for (assign, assignment) in assigned {
-                self.push(
-                    |buffer| assign.encode(buffer),
-                    Waiter::Assign(assignment),
-                    Due::Applied,
-                );
-            }
+            let Dispatched { given, chosen } = self.dispatch_share(&key, &members, &starts);
             for reference in chosen {
                 self.propose_hold(reference, &starts);
             }
@@ -438,28 +347,18 @@ impl<H: Host> Group<H> {
         let ShareDispatch {
             shares,
             held,
-            assigning,
-            full,
             blocked,
             ..
         } = dispatch;
         let share = shares.get_mut(key)?;
         share.choose(members, |member| {
-            let way = Way::of(reference, member);
-            if let (Some(shares), true) = (blocked.get_mut(&member.session), way != Way::Forget) {
+            let is_counted = Giving::of(reference, member) != Giving::Forgotten;
+            if let (Some(shares), true) = (blocked.get_mut(&member.session), is_counted) {
                 shares.insert(key.clone());
                 return false;
             }
-            if way != Way::Assign {
-                let has_room = held.count(member.session, key) < MEMBER_WINDOW;
-                return has_room && self.start_of(member.at, starts).is_some();
-            }
-            let coming = assigning.get(&member.session).copied().unwrap_or(0);
-            let has_room = self.queue_has_room(member.session, coming);
-            if !has_room {
-                full.entry(member.session).or_default().insert(key.clone());
-            }
-            has_room
+            let has_room = held.count(member.session, key) < MEMBER_WINDOW;
+            has_room && self.start_of(member.at, starts).is_some()
         })
     }
 
@@ -479,19 +378,14 @@ impl<H: Host> Group<H> {
             share.returned.remove(&sequence);
             share.next = share.next.max(Sequence(sequence.0 + 1));
         }
-        let way = Way::of(&reference, member);
-        if way == Way::Assign {
-            *dispatch.assigning.entry(member.session).or_default() += 1;
-            dispatched
-                .assigned
-                .push(assign(dispatch.generation, give, key, member, &reference));
-            return;
-        }
-        if let (Way::Lend | Way::Hold, Some((node, incarnation))) = (way, self.start_of(member.at, starts)) {
-            let standing = match way {
-                Way::Hold => GivenStanding::Holding,
-                _ => GivenStanding::Lent,
-            };
+        let giving = Giving::of(&reference, member);
+        let standing = match giving {
+            Giving::Forgotten => None,
+            Giving::Lent => Some(GivenStanding::Lent),
+            Giving::Held => Some(GivenStanding::Holding),
+            Giving::Offered => Some(GivenStanding::Offered),
+        };
+        if let (Some(standing), Some((node, incarnation))) = (standing, self.start_of(member.at, starts)) {
             let given = Given {
                 session: member.session,
                 node,
@@ -501,7 +395,7 @@ impl<H: Host> Group<H> {
             };
             dispatch.note_given(key, sequence, given);
         }
-        if way == Way::Forget {
+        if giving == Giving::Forgotten {
             let settle = Command::Settle {
                 queue: TargetQueue::Share(key.clone()),
                 sequences: vec![sequence],
@@ -517,37 +411,12 @@ impl<H: Host> Group<H> {
             options: member.options,
             subscription_id: member.subscription_id,
             give,
-            is_held: way == Way::Hold,
+            giving,
             now: self.now(),
         };
-        match way {
-            Way::Hold => dispatched.chosen.push(reference),
+        match giving {
+            Giving::Held => dispatched.chosen.push(reference),
             _ => dispatched.given.push(reference),
         }
     }
-}
-
-fn assign(
-    generation: u64,
-    give: GiveId,
-    key: &ShareKey,
-    member: &ShareMember,
-    reference: &PulledReference,
-) -> (Command, Assignment) {
-    let assign = Command::Assign {
-        share: key.clone(),
-        sequence: reference.sequence,
-        session: member.session,
-        qos: QoS::ExactlyOnce,
-        subscription_ids: member.subscription_id.into_iter().collect(),
-        retain: reference.message.retain && member.options.retain_as_published,
-        give,
-    };
-    let assignment = Assignment {
-        generation,
-        share: key.clone(),
-        sequence: reference.sequence,
-        session: member.session,
-    };
-    (assign, assignment)
 }

@@ -57,7 +57,7 @@ fn hold_of(given: &SharedReference) -> ShareHold {
         share: given.share.clone(),
         sequence: given.reference.sequence,
         give: given.give,
-        is_held: given.is_held,
+        giving: given.giving,
         from: NodeId(1),
     }
 }
@@ -100,6 +100,28 @@ impl TestNode {
     fn take(&self, given: &[SharedReference]) -> Vec<bool> {
         let take = |given: &SharedReference| self.home().take_shared(&hold_of(given), given.session);
         given.iter().map(take).collect()
+    }
+
+    /// The members' node moves what was offered to them; whether each has been moved, or is nobody's.
+    async fn move_offered(&self, given: &[SharedReference]) -> Vec<bool> {
+        let mut moved = Vec::new();
+        for given in given {
+            let hold = hold_of(given);
+            if !self.home().take_shared(&hold, given.session) {
+                moved.push(false);
+                continue;
+            }
+            let delivery = ShareDelivery {
+                qos: QoS::ExactlyOnce,
+                subscription_ids: Vec::new(),
+                retain: false,
+            };
+            self.told.completions.lock().clear();
+            self.home().move_shared(&hold, given.session, delivery, 7);
+            let completion = eventually(|| self.told.completions.lock().remove(&7)).await;
+            moved.push(self.home().moved_shared(&hold, &completion));
+        }
+        moved
     }
 
     /// Another leader takes over, which is this node again.
@@ -145,50 +167,82 @@ impl TestNode {
         within(self.home().propose_and_wait(&publish(message(""), vec![]))).await;
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-
-    async fn settle(&self, session: SessionId, sequences: std::ops::Range<u64>) {
-        let settle = Command::Settle {
-            queue: TargetQueue::Session(session),
-            sequences: sequences.map(Sequence).collect(),
-        };
-        within(self.home().propose_and_wait(&settle)).await;
-    }
 }
 
-/// R37, bounded: a member is assigned as much as its window holds, the rest stays with the share.
+/// R37: what is offered to a durable member is the share's until its node has moved it to the member's own queue.
 #[tokio::test]
-async fn a_member_is_assigned_no_more_than_its_window() {
-    const COUNT: u32 = 200;
+async fn r37_a_durable_members_node_moves_what_it_is_offered() {
+    const COUNT: u32 = 50;
     let node = TestNode::start().await;
     let (first, second) = (session(&node, 1), session(&node, 2));
-    let queues = [first, second].map(TargetQueue::Session);
     node.set_members(&[first]);
     node.publish_to_share(COUNT).await;
-    node.queue_becomes(&queues[0], WINDOW).await;
-    assert_eq!(node.queued(&share_queue()), COUNT - WINDOW);
+    let given = node.given(WINDOW as usize).await;
+    assert!(given.iter().all(|given| given.giving == Giving::Offered));
+    assert_eq!(node.queued(&share_queue()), COUNT);
 
-    node.set_members(&[first, second]);
-    node.queue_becomes(&queues[1], WINDOW).await;
-    assert_eq!(node.queued(&queues[0]), WINDOW);
+    assert_eq!(node.move_offered(&given[..6]).await, [true; 6]);
+    node.queue_becomes(&TargetQueue::Session(first), 6).await;
+    assert_eq!(node.queued(&share_queue()), COUNT - 6);
+    let given = node.given(WINDOW as usize + 6).await;
 
-    node.settle(first, 0..10).await;
-    eventually(|| (node.queued(&share_queue()) == COUNT - 2 * WINDOW - 10).then_some(())).await;
-    node.queue_becomes(&queues[0], WINDOW).await;
+    // What comes back goes to who has room.
+    node.set_members(&[second]);
+    node.given(2 * WINDOW as usize + 6).await;
+    give_back(&node, &given[7]);
+    let given = node.given(2 * WINDOW as usize + 6).await;
+    assert_eq!(
+        node.move_offered(&given[WINDOW as usize + 6..][..1]).await,
+        [true]
+    );
+    let given = node.given(2 * WINDOW as usize + 7).await;
+    assert_eq!(who(&given[2 * WINDOW as usize + 6..]), [(7, second)]);
 }
 
-/// What was assigned before a restart counts after it.
+/// R37: a node that says to have nothing of what it was offered has not moved it and will not: it goes to another. So does
+/// what was offered before a restart.
 #[tokio::test]
-async fn a_restart_does_not_forget_what_was_assigned() {
+async fn r37_what_was_offered_and_not_moved_is_offered_again() {
     let node = TestNode::start().await;
     let only = session(&node, 1);
     node.set_members(&[only]);
-    node.publish_to_share(50).await;
-    node.queue_becomes(&TargetQueue::Session(only), WINDOW).await;
+    node.publish_to_share(4).await;
+    let given = node.given(4).await;
+    assert_eq!(node.move_offered(&given[..1]).await, [true]);
+    assert_eq!(node.take(&given[1..2]), [true]);
+    node.change_leader().await;
+    let again = node.given(6).await;
+    assert_eq!(
+        who(&again[4..]),
+        [(2, only), (3, only)],
+        "the second is with the member's node"
+    );
+    assert_eq!(
+        node.move_offered(&given[2..3]).await,
+        [false],
+        "of the earlier leader"
+    );
+
     let node = node.restart(|_| {}).await;
     node.set_members(&[only]);
-    node.queue_becomes(&TargetQueue::Session(only), WINDOW).await;
-    node.settle(only, 0..u64::from(WINDOW)).await;
-    eventually(|| (node.queued(&share_queue()) == 50 - 2 * WINDOW).then_some(())).await;
+    assert_eq!(who(&node.given(3).await), [(1, only), (2, only), (3, only)]);
+    assert_eq!(node.queued(&TargetQueue::Session(only)), 1);
+}
+
+/// What was offered to nodes that are lost is given to others when nothing of theirs can be committed any more.
+#[tokio::test]
+async fn r37_what_was_offered_to_a_lost_member_comes_from_its_node_alone() {
+    let node = TestNode::start().await;
+    let (first, second) = (session(&node, 1), session(&node, 2));
+    node.set_members(&[first]);
+    node.publish_to_share(1).await;
+    let given = node.given(1).await;
+    assert_eq!(node.take(&given), [true]);
+    node.set_members(&[second]);
+    node.home().share_member_lost(first);
+    node.given(1).await;
+    give_back(&node, &given[0]);
+    assert_eq!(who(&node.given(2).await[1..]), [(0, second)]);
 }
 
 /// A member whose session is known to have ended is refused: its references go to others, none is forgotten.
@@ -199,6 +253,17 @@ async fn a_refused_assignment_goes_to_another_member() {
     let other = session(&node, 1);
     node.set_members(&[ended, other]);
     node.publish_to_share(10).await;
+    let given = node.given(10).await;
+    node.set_members(&[other]);
+    for given in &given {
+        let is_moved = node.move_offered(std::slice::from_ref(given)).await[0];
+        assert_eq!(is_moved, given.session == other);
+        if !is_moved {
+            give_back(&node, given);
+        }
+    }
+    let again = node.given(15).await;
+    assert_eq!(node.move_offered(&again[10..]).await, [true; 5]);
     node.queue_becomes(&TargetQueue::Session(other), 10).await;
     assert_eq!(node.queued(&share_queue()), 0);
 }
@@ -266,7 +331,7 @@ async fn r37_what_a_live_member_is_sent_at_qos_2_is_committed_first() {
         (share(), given.reference.sequence, holder)
     });
     assert_eq!(held, told.collect::<Vec<_>>());
-    assert!(given.iter().all(|given| given.is_held));
+    assert!(given.iter().all(|given| given.giving == Giving::Held));
     assert_eq!(
         node.queued(&share_queue()),
         3,

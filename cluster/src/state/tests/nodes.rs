@@ -77,7 +77,10 @@ fn r11_the_loss_of_a_node_drops_what_waits_for_its_starts() {
         count: 1,
         bytes: counted_bytes(&message("m")),
     };
-    assert_eq!(group.events, [removed(&queues[0]), removed(&queues[1])]);
+    assert_eq!(
+        group.events,
+        [removed(&queues[0]), removed(&queues[1]), Event::NodeLost]
+    );
     let left: Vec<_> = queues
         .iter()
         .map(|queue| group.state.next_sequence(queue).is_some())

@@ -54,7 +54,7 @@ impl Story {
                 Event::Unsubscribed { session, filter } => {
                     assert!(self.subscriptions.remove(&(session, filter)).is_some());
                 }
-                Event::Unheld { .. } => {}
+                Event::Unheld { .. } | Event::NodeLost => {}
                 Event::Queued {
                     queue, count, bytes, ..
                 } => {
