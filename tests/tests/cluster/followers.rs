@@ -1,8 +1,11 @@
 //! More nodes than replicas: each has a part of the groups, and follows the others.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use quorate_tests::Version;
+use quorate_tests::broker::Broker;
 use quorate_tests::client::Event;
 use quorate_tests::cluster::Cluster;
 use quorate_tests::wire::{Packet, connect, disconnect, filter, publish};
@@ -141,6 +144,80 @@ async fn who_followed_a_dead_node_follows_another() {
         }
         cluster.restart(victim);
     }
+}
+
+/// What one node has done and keeps.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    /// Bytes that it had written to its disk since the load began.
+    written: u64,
+    /// Bytes of its data directory.
+    stored: u64,
+}
+
+/// The largest of each node's shares when publishers all over the cluster have sent so much to an absent subscriber.
+async fn largest_share(count: usize) -> Share {
+    const PUBLISHERS: usize = 64;
+    const MESSAGES: usize = 4;
+    const BYTES: usize = 64 * 1024;
+    let cluster = nodes(count, 3);
+    wait_for_replicas(&cluster, 3 * GROUPS).await;
+    let mut subscriber = cluster.nodes[0].durable(Version::V5, "absent").await;
+    subscriber.subscribe("all", 1).await;
+    subscriber.disconnect().await;
+    let written = |node: &Broker| {
+        let counters = std::fs::read_to_string(format!("/proc/{}/io", node.pid())).expect("it runs");
+        let mut lines = counters.lines();
+        let line = lines.find_map(|line| line.strip_prefix("write_bytes: "));
+        line.and_then(|bytes| bytes.parse::<u64>().ok())
+            .expect("a number")
+    };
+    let before: Vec<_> = cluster.nodes.iter().map(written).collect();
+    for number in 0..PUBLISHERS {
+        let mut publisher = cluster.nodes[number % count]
+            .clean(Version::V5, &format!("p{number}"))
+            .await;
+        for _ in 0..MESSAGES {
+            let code = publisher.publish(publish("all", vec![0; BYTES]).qos(1)).await;
+            assert_eq!(code, 0);
+        }
+        publisher.disconnect().await;
+    }
+    let nodes = cluster.nodes.iter().zip(before);
+    let shares: Vec<_> = nodes
+        .map(|(node, before)| Share {
+            written: written(node) - before,
+            stored: stored(node.directory()),
+        })
+        .collect();
+    println!("{count} nodes: {shares:?}");
+    Share {
+        written: shares.iter().map(|share| share.written).max().expect("nodes"),
+        stored: shares.iter().map(|share| share.stored).max().expect("nodes"),
+    }
+}
+
+/// Bytes that a directory takes on its disk.
+fn stored(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).expect("it is there");
+    let sizes = entries.map(|entry| {
+        let entry = entry.expect("it is there");
+        let metadata = entry.metadata().expect("it is there");
+        match metadata.is_dir() {
+            true => stored(&entry.path()),
+            false => metadata.blocks() * 512,
+        }
+    });
+    sizes.sum()
+}
+
+/// With more nodes than replicas each has less to write and to keep: five of them at most four fifths of what each of
+/// three has. Their fair share is three fifths.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_writes_and_stores_falls_as_nodes_are_added() {
+    let (three, five) = (largest_share(3).await, largest_share(5).await);
+    assert!(five.written * 5 < three.written * 4, "{five:?} {three:?}");
+    assert!(five.stored * 5 < three.stored * 4, "{five:?} {three:?}");
 }
 
 /// The node that a group with one replica is at.
