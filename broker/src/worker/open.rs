@@ -311,6 +311,7 @@ impl Worker {
                     false => GroupTime(at.0 + GROUP_TIMES_DIFFER_MS),
                 });
                 let queue = if present {
+                    state.rare().replays.resume();
                     DurableQueue::resumed(closed_at, conn.listener.settings.window_out_max)
                 } else {
                     DurableQueue::default()

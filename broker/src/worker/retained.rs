@@ -131,6 +131,8 @@ pub(super) struct Replays {
     appended: Option<u32>,
     /// Appended values that were not sent.
     unsent: usize,
+    /// The session was continued, and its home group's queue may have values that were appended to it before.
+    earlier: bool,
     /// The next turn goes on reading.
     scheduled: bool,
     /// A piece is being read behind a barrier, for the first of the waiting.
@@ -145,7 +147,13 @@ impl Replays {
 
     /// Whether nothing is to be sent, and nothing of it is under way.
     pub(super) fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.expected.is_empty() && self.appending == 0 && self.appended.is_none()
+        let nothing_comes = self.waiting.is_empty() && self.expected.is_empty() && self.appending == 0;
+        nothing_comes && self.appended.is_none() && !self.earlier
+    }
+
+    /// The session is continued: until its home group's queue has been sent live messages are noted (R34).
+    pub(super) fn resume(&mut self) {
+        self.earlier = true;
     }
 
     /// A SUBSCRIBE was taken whose subscriptions may have retained messages: from now on live messages are noted.
@@ -195,7 +203,8 @@ impl Replays {
 
     /// Whether a value that was appended to a queue has been overtaken.
     pub(super) fn is_overtaken(&self, topic: &str) -> bool {
-        self.had_live(topic, self.appended.unwrap_or(0))
+        let replay = self.appended.filter(|_| !self.earlier);
+        self.had_live(topic, replay.unwrap_or(0))
     }
 
     /// A value was appended to the home group, or not.
@@ -283,6 +292,10 @@ impl Worker {
                 let drained = state.queue.as_ref().is_none_or(|queue| queue.is_drained(home));
                 let Some(rare) = &mut state.rare else { return };
                 let replays = &mut rare.replays;
+                if replays.earlier && !drained {
+                    return;
+                }
+                replays.earlier = false;
                 // A piece for a durable session waits until the one before has been sent (R24), or has expired.
                 let is_sent = replays.appended.is_none() || replays.unsent == 0 || drained;
                 if replays.appending > 0 || replays.reading || !room || !is_sent {

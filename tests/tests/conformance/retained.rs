@@ -3,7 +3,7 @@
 use quorate_tests::broker::Config;
 use quorate_tests::client::{Client, DEADLINE, Event};
 use quorate_tests::scope::Scope;
-use quorate_tests::wire::{Encode, Packet, Property, connect, filter, publish, subscribe};
+use quorate_tests::wire::{Encode, Packet, Property, connect, disconnect, filter, publish, subscribe};
 use quorate_tests::{Version, each_version};
 use tokio::time::Instant;
 
@@ -436,6 +436,60 @@ async fn r34_values_never_go_back() {
     }
     stop.send_replace(true);
     publishing.await.expect("the publisher runs");
+}
+
+/// Retained messages that a client was not sent before it left are skipped where it is sent newer live ones first (R34).
+#[tokio::test]
+async fn r34_values_kept_for_a_client_that_left_never_follow_newer_ones() {
+    const TOPICS: usize = 64;
+    const PUBLISHERS: usize = 16;
+    let scope = Scope::new();
+    let topic = |number: usize| scope.topic(&format!("r/{number}"));
+    let mut first = broker().clean(Version::V5, &scope.id("p")).await;
+    for number in 0..TOPICS {
+        first
+            .publish(publish(&topic(number), "old").qos(1).retain())
+            .await;
+    }
+    let subscribers: Vec<String> = (0..8).map(|number| scope.id(&format!("s{number}"))).collect();
+    for name in &subscribers {
+        let slow = connect(name).expiry(600).property(Property::ReceiveMaximum(1));
+        let mut raw = broker().raw_client(Version::V5, &slow).await;
+        raw.subscribe([filter(&scope.topic("r/#")).qos(1)]).await;
+        raw.expect_publish().await;
+        raw.send(&disconnect()).await;
+    }
+    // Their homes, and so the queues, are in all groups.
+    for publisher in 0..PUBLISHERS {
+        let mut client = broker()
+            .clean(Version::V5, &scope.id(&format!("q{publisher}")))
+            .await;
+        for number in (publisher..TOPICS).step_by(PUBLISHERS) {
+            client.publish(publish(&topic(number), "new").qos(1)).await;
+        }
+    }
+    for name in &subscribers {
+        let mut client = broker().durable(Version::V5, name).await;
+        let mut new = std::collections::BTreeSet::new();
+        while new.len() < TOPICS {
+            let message = client.receive().await;
+            match message.text() {
+                "new" => drop(new.insert(message.topic.clone())),
+                _ => assert!(
+                    message.dup || !new.contains(&message.topic),
+                    "{name}: {message:?}"
+                ),
+            }
+        }
+        client.ping().await;
+        let late: Vec<_> = std::iter::from_fn(|| client.waiting())
+            .filter(|it| !it.dup)
+            .collect();
+        assert!(late.is_empty(), "{name}: {late:?}");
+    }
+    for number in 0..TOPICS {
+        first.publish(publish(&topic(number), "").qos(1).retain()).await;
+    }
 }
 
 /// What a durable session was not sent yet of its retained messages when its client left, it is sent later.
