@@ -548,7 +548,13 @@ async fn a_change_of_members_is_told_by_a_busy_feed() {
         .unwrap();
     follower.take(&node, frame, &mut Vec::new());
     let (learner, address) = (NodeId(9), crate::raft::NodeAddress::default());
+    // The change is settled a little later than it is answered.
+    let has = |count| {
+        let replica = &replica;
+        eventually(move || replica.settled_members().filter(|members| members.len() == count))
+    };
     within(replica.add_learner(learner, address)).await.unwrap();
+    has(2).await;
     within(node.home().propose_and_wait(&publish())).await;
     let frame = within(node.home().answer_follow(other(), follower.ask.clone()))
         .await
@@ -558,6 +564,7 @@ async fn a_change_of_members_is_told_by_a_busy_feed() {
     follower.take(&node, frame, &mut Vec::new());
 
     within(replica.remove_learner(learner)).await.unwrap();
+    has(1).await;
     within(node.home().propose_and_wait(&publish())).await;
     let frame = within(node.home().answer_follow(other(), follower.ask.clone()))
         .await
