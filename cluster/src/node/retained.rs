@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
+use quorate_proto::message::Message;
 use quorate_storage::log::GroupId;
 
 use super::{Completion, Group, Host, Node, Placement};
@@ -234,20 +235,18 @@ impl<H: Host> Group<H> {
     }
 
     /// Carries writes to the group of their topics: the last one that was taken, and whether all of them were.
+    ///
+    /// A leader that comes carries what is not noted again, and the group of the topics remembers so many refusals: after some
+    /// the next writes go when this group has noted them.
     async fn carry_retained(
         &self,
         to: &Group<H>,
         writes: Vec<OutboxWrite>,
     ) -> (Option<RetainedSource>, bool) {
         let sources: Vec<RetainedSource> = writes.iter().map(|write| write.source).collect();
-        let answers = writes.into_iter().map(|write| {
-            to.submit(&Command::SetRetained {
-                source: write.source,
-                message: write.message,
-                messages_max: self.settings.retained_messages_max,
-                bytes_max: self.settings.retained_bytes_max,
-            })
-        });
+        let answers = writes
+            .into_iter()
+            .map(|write| to.submit(&self.set_retained(write.source, write.message)));
         // Proposed in their order, before the first answer is waited for.
         let answers: Vec<_> = answers.collect();
         let mut taken = Vec::new();
@@ -267,14 +266,12 @@ impl<H: Host> Group<H> {
         let Some(up_to) = taken.last().copied() else {
             return (None, all_taken);
         };
-        self.propose(
-            &Command::RetainedCarried {
-                topics: to.id(),
-                writes: taken,
-                refused: refused.clone(),
-            },
-            None,
-        );
+        let noted = self.submit(&Command::RetainedCarried {
+            topics: to.id(),
+            writes: taken,
+            refused: refused.clone(),
+        });
+        let has_refused = !refused.is_empty();
         // Publishers at other nodes are told when that is applied there.
         self.retained_taken(&RetainedTaken {
             topics: Some(to.id()),
@@ -282,7 +279,19 @@ impl<H: Host> Group<H> {
             refused,
             forgotten: None,
         });
+        if has_refused {
+            let _ = noted.await;
+        }
         (Some(up_to), all_taken)
+    }
+
+    fn set_retained(&self, source: RetainedSource, message: Message) -> Command {
+        Command::SetRetained {
+            source,
+            message,
+            messages_max: self.settings.retained_messages_max,
+            bytes_max: self.settings.retained_bytes_max,
+        }
     }
 
     /// The leader of this group, whoever it is, has passed writes on.

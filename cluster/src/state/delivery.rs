@@ -6,7 +6,7 @@ use quorate_storage::log::GroupId;
 use super::group::Events;
 use super::messages::MessageKey;
 use super::queue::Delivery;
-use super::retained::RetainedLimits;
+use super::retained::{Arrival, RetainedLimits};
 use super::timers::Timer;
 use super::{
     Event, GiveId, GroupState, Outcome, QueueLimits, RefusedReason, RetainedSource, RetainedTaken, Sequence,
@@ -129,17 +129,21 @@ impl GroupState {
     }
 
     /// A retained write arrives from a publisher's home group. It counts as taken also when a limit refuses it, so
-    /// that the refusal is final and a repeat cannot overtake a later write.
+    /// that the refusal is final and a repeat cannot overtake a later write. A repeat gets the first outcome.
     pub(super) fn set_retained(
         &mut self,
         source: &RetainedSource,
         message: &Message,
         limits: RetainedLimits,
     ) -> Outcome {
-        if !self.retained.advance(source) {
-            return Outcome::Done;
+        match self.retained.advance(source) {
+            Arrival::New => {}
+            Arrival::Taken => return Outcome::Done,
+            Arrival::Refused => return Outcome::Refused(RefusedReason::LimitReached),
+            Arrival::Forgotten => return Outcome::Refused(RefusedReason::Fenced),
         }
         let Some(change) = self.retained.set(message, self.time, limits) else {
+            self.retained.refuse(source);
             return Outcome::Refused(RefusedReason::LimitReached);
         };
         if change.off != change.on {

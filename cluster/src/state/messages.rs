@@ -94,7 +94,7 @@ impl StoredMessage {
 }
 
 /// Identity of a message: the entry that brought it and the command's position in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct MessageKey {
     pub(super) index: u64,
     pub(super) position: u32,

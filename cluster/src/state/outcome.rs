@@ -72,7 +72,7 @@ pub enum SubscribeResult {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusedReason {
     /// (session, epoch) is not the current connection (R9); the will is not due or was published (R31); the start of the
-    /// node is lost; a part of the publish is missing (R7).
+    /// node is lost; a part of the publish is missing (R7); what became of a retained write is not remembered.
     Fenced,
     /// A limit on sessions or retained messages is reached (R30).
     LimitReached,

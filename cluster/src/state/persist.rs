@@ -10,6 +10,7 @@ use super::parts::PartsKey;
 use super::proposers::Proposer;
 use super::queue::read_reference;
 use super::records::{Changes, Digest, Key, KeyReader, Kind, Nowhere, RecordSink, SealError, open, parse};
+use super::retained::Mark;
 use super::sessions::Session;
 use super::subscriptions::Terms;
 use super::wills::StoredWill;
@@ -278,7 +279,7 @@ impl Loader {
             }
             Kind::Mark => {
                 let group = quorate_storage::log::GroupId(key.u16()?);
-                state.retained.load_mark(group, parse(fields, MessageKey::read)?);
+                state.retained.load_mark(group, parse(fields, Mark::read)?);
             }
             Kind::LiveWill => {
                 parse(fields, |_| Ok(()))?;

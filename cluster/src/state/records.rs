@@ -18,12 +18,12 @@
 //! | `Queue` | queue | next sequence |
 //! | `Reference` | queue, sequence | message, flags, subscription identifiers |
 //! | `Retained` | topic | as `Message`, from nobody |
-//! | `Mark` | source group | last write taken from it |
+//! | `Mark` | source group | last write taken from it, the last that were refused |
 //! | `LiveWill` | session, epoch | |
 //! | `Parts` | origin | message, what its targets got, last target that had its turn |
 //!
 //! No record is larger than the entry it comes from, but for the outcomes of a batch, which take some bytes for each of
-//! its commands. So all of them fit the store and the chunks of a snapshot.
+//! its commands, and a mark with its 1,024 refusals. So all of them fit the store and the chunks of a snapshot.
 //!
 //! A value is a version byte, the fields, and a CRC-32C over key and value, so a value under another's key is found
 //! out as well (R49).

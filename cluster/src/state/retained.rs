@@ -1,17 +1,25 @@
 //! The retained messages of the topics whose home is this group, and how far each group's writes were taken (R35).
 //!
-//! Invariants: a message is not empty; `bytes` adds up; a mark never goes back.
+//! A write may come again: its carrier lost its leadership before it could note the answer, or its publisher asks once
+//! more what became of it. The repeat gets the first outcome, so refusals are remembered with the mark of their source.
+//! Carriers have at most one batch of writes without such a note, which is less than is remembered here.
+//!
+//! Invariants: a message is not empty; `bytes` adds up; a mark never goes back, and no refusal lies behind it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use quorate_proto::message::Message;
 use quorate_proto::topic::{Page, RetainedIndex};
 use quorate_storage::log::GroupId;
 
+use super::codec::{CodecError, Reader, put_varint};
 use super::messages::{MessageKey, Stored, compact, counted_bytes};
 use super::records::{Dirty, Key, Kind, RecordSink};
 use super::{GroupTime, RetainedSource};
+
+/// Refused writes of one source that are remembered. A constant of the format: all replicas have to answer alike (R28).
+pub(super) const REFUSED_MAX: usize = 1_024;
 
 /// Limits of one write.
 #[derive(Clone, Copy, Debug)]
@@ -27,12 +35,84 @@ pub(super) struct DeadlineChange {
     pub(super) on: Option<GroupTime>,
 }
 
+/// Whether a write is to be carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    New,
+    /// It was, or a later one was and this one was taken before.
+    Taken,
+    /// It was refused.
+    Refused,
+    /// It was carried out or refused, so long ago that nobody remembers which.
+    Forgotten,
+}
+
+/// What is known of the writes of one source.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Mark {
+    last: MessageKey,
+    refused: BTreeSet<MessageKey>,
+    /// Up to this one refusals are not remembered.
+    forgotten: Option<MessageKey>,
+}
+
+impl Mark {
+    fn arrival(&self, at: MessageKey) -> Arrival {
+        if self.last < at {
+            Arrival::New
+        } else if self.refused.contains(&at) {
+            Arrival::Refused
+        } else if Some(at) <= self.forgotten {
+            Arrival::Forgotten
+        } else {
+            Arrival::Taken
+        }
+    }
+
+    fn refuse(&mut self, at: MessageKey) {
+        self.refused.insert(at);
+        if self.refused.len() > REFUSED_MAX {
+            self.forgotten = self.refused.pop_first().max(self.forgotten);
+        }
+    }
+
+    /// A source that was never refused anything has the record that it always had.
+    fn write(&self, out: &mut Vec<u8>) {
+        self.last.write(out);
+        if self.refused.is_empty() {
+            return;
+        }
+        put_varint(out, self.refused.len() as u64);
+        self.refused
+            .iter()
+            .chain(&self.forgotten)
+            .for_each(|key| key.write(out));
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        let mut mark = Self {
+            last: MessageKey::read(reader)?,
+            ..Self::default()
+        };
+        if reader.remaining() == 0 {
+            return Ok(mark);
+        }
+        for _ in 0..reader.count(2, "refused writes")? {
+            mark.refused.insert(MessageKey::read(reader)?);
+        }
+        if reader.remaining() > 0 {
+            mark.forgotten = Some(MessageKey::read(reader)?);
+        }
+        Ok(mark)
+    }
+}
+
 /// The retained messages of a group.
 #[derive(Debug, Default)]
 pub(super) struct RetainedStore {
     topics: RetainedIndex<Stored>,
     bytes: u64,
-    marks: BTreeMap<GroupId, MessageKey>,
+    marks: BTreeMap<GroupId, Mark>,
     dirty: Dirty<Arc<str>>,
     dirty_marks: Dirty<GroupId>,
 }
@@ -52,11 +132,11 @@ impl RetainedStore {
 
     /// Last write taken from a group.
     pub(super) fn mark(&self, group: GroupId) -> Option<RetainedSource> {
-        let mark = self.marks.get(&group)?;
+        let last = self.marks.get(&group)?.last;
         Some(RetainedSource {
             group,
-            index: mark.index,
-            position: mark.position,
+            index: last.index,
+            position: last.position,
         })
     }
 
@@ -65,18 +145,22 @@ impl RetainedStore {
         self.topics.matching(filter, after, limit)
     }
 
-    /// Notes a write's place; false when it was taken before, or a later one was.
-    pub(super) fn advance(&mut self, source: &RetainedSource) -> bool {
-        let at = MessageKey {
-            index: source.index,
-            position: source.position,
-        };
-        if self.marks.get(&source.group).is_some_and(|mark| *mark >= at) {
-            return false;
+    /// Notes a new write's place; what is known of one that is not new.
+    pub(super) fn advance(&mut self, source: &RetainedSource) -> Arrival {
+        let at = key_of(source);
+        let known = self.marks.get(&source.group);
+        let arrival = known.map_or(Arrival::New, |mark| mark.arrival(at));
+        if arrival == Arrival::New {
+            self.marks.entry(source.group).or_default().last = at;
+            self.dirty_marks.insert(source.group);
         }
-        self.marks.insert(source.group, at);
+        arrival
+    }
+
+    /// Remembers that the last write of its source was refused.
+    pub(super) fn refuse(&mut self, source: &RetainedSource) {
+        self.marks.entry(source.group).or_default().refuse(key_of(source));
         self.dirty_marks.insert(source.group);
-        true
     }
 
     /// Sets a topic's message, or clears it when the payload is empty [MQTT-3.3.1-6]. None when a limit is in the way;
@@ -159,7 +243,7 @@ impl RetainedStore {
         true
     }
 
-    pub(super) fn load_mark(&mut self, group: GroupId, mark: MessageKey) {
+    pub(super) fn load_mark(&mut self, group: GroupId, mark: Mark) {
         self.marks.insert(group, mark);
     }
 
@@ -172,6 +256,17 @@ impl RetainedStore {
         if bytes != self.bytes {
             return Err(format!("retained: {bytes} bytes, counted {}", self.bytes));
         }
+        let is_sound = |mark: &Mark| {
+            mark.refused.last().is_none_or(|last| *last <= mark.last)
+                && mark.refused.len() <= REFUSED_MAX
+                && mark
+                    .refused
+                    .first()
+                    .is_none_or(|first| Some(*first) > mark.forgotten)
+        };
+        if let Some((group, _)) = self.marks.iter().find(|(_, mark)| !is_sound(mark)) {
+            return Err(format!("retained: what is remembered of {group:?} is at odds"));
+        }
         match self
             .topics
             .iter()
@@ -180,6 +275,13 @@ impl RetainedStore {
             Some((topic, _)) => Err(format!("retained: {topic:?} holds another topic's message")),
             None => Ok(()),
         }
+    }
+}
+
+fn key_of(source: &RetainedSource) -> MessageKey {
+    MessageKey {
+        index: source.index,
+        position: source.position,
     }
 }
 

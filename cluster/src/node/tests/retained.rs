@@ -169,6 +169,42 @@ async fn r33_a_loaded_state_says_what_was_taken() {
     assert_eq!(node.completion(1).await, stored(0));
 }
 
+/// A retained message of nobody in particular; the index of its entry.
+async fn publish_in_home(node: &TestNode, topic: &str, ticket: u32) -> u64 {
+    let home = node.home();
+    let index = home.known_index().unwrap() + 1;
+    propose_retained(home, &retained(topic, "value"), ticket);
+    eventually(|| (home.known_index() >= Some(index)).then_some(index)).await
+}
+
+/// R35: what a former leader has carried, and was refused, is refused to the publisher as well when the next one carries it
+/// again.
+#[tokio::test]
+async fn r35_a_write_that_is_carried_again_has_its_first_outcome() {
+    let node = TestNode::start().await;
+    let home = node.home();
+    let topic = topic_elsewhere();
+    let topics = node.node.group(Placement::data_of_topic(&topic));
+    // Nothing else is proposed here: the next entry is the publisher's.
+    let source = RetainedSource {
+        group: home.id(),
+        index: home.known_index().unwrap() + 1,
+        position: 0,
+    };
+    let first = Command::SetRetained {
+        source,
+        message: message_to(&topic, b"value"),
+        messages_max: 0,
+        bytes_max: 0,
+    };
+    assert_eq!(within(topics.propose_and_wait(&first)).await, LIMIT_REACHED);
+    let index = publish_in_home(&node, &topic, 1).await;
+    assert_eq!(index, source.index);
+    assert_eq!(node.completion(1).await, LIMIT_REACHED);
+    publish_in_home(&node, &topic, 2).await;
+    assert_eq!(node.completion(2).await, stored(0));
+}
+
 #[test]
 fn what_is_left_of_a_batch_goes_first_and_once() {
     use crate::node::retained::Outgoing;

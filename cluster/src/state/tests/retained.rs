@@ -34,6 +34,14 @@ fn retain(source: RetainedSource, topic: &str, payload: &str) -> Command {
     retain_with(source, on(topic, payload, None), 100, 1 << 20)
 }
 
+/// The group as it comes back from its records.
+fn reloaded(group: &Harness) -> Harness {
+    let mut loaded = Harness::new();
+    (loaded.index, loaded.number) = (group.index, group.number);
+    loaded.state.load(group.state.records()).unwrap();
+    loaded
+}
+
 fn value(group: &Harness, topic: &str) -> Option<String> {
     group.state.retained(topic).map(|view| text(&view.message))
 }
@@ -78,8 +86,36 @@ fn r35_a_refused_write_leaves_the_value_and_stays_refused() {
     let refused = retain_with(source(1, 2, 0), on("u", "w", None), 1, 1 << 20);
     assert_eq!(group.one(refused), LIMIT_REACHED);
     assert_eq!(value(&group, "t").as_deref(), Some("v"));
-    // Proposed again with more room it has still been refused.
-    assert_eq!(group.one(retain(source(1, 2, 0), "u", "w")), Outcome::Done);
+    // Proposed again with more room it has still been refused, and its publisher is told the same (R13).
+    assert_eq!(group.one(retain(source(1, 2, 0), "u", "w")), LIMIT_REACHED);
+    assert_eq!(value(&group, "u"), None);
+    assert_eq!(group.one(retain(source(1, 3, 0), "u", "later")), Outcome::Done);
+    let mut loaded = reloaded(&group);
+    for group in [&mut group, &mut loaded] {
+        assert_eq!(group.one(retain(source(1, 2, 0), "u", "w")), LIMIT_REACHED);
+        assert_eq!(group.one(retain(source(1, 1, 0), "t", "v")), Outcome::Done);
+        assert_eq!(value(group, "u").as_deref(), Some("later"));
+    }
+}
+
+/// R13, R30: so many refusals of a source are remembered as carriers may ask about; of older ones nothing is said.
+#[test]
+fn r35_refusals_are_remembered_up_to_a_bound() {
+    use crate::state::retained::REFUSED_MAX;
+    let mut group = Harness::new();
+    let last = REFUSED_MAX as u64 + 2;
+    let refused = |index| retain_with(source(1, index, 0), on("u", "w", None), 0, 0);
+    group.run(vec![retain(source(1, 1, 0), "t", "v"), refused(2)]);
+    for index in 3..=last {
+        assert_eq!(group.one(refused(index)), LIMIT_REACHED);
+    }
+    let mut loaded = reloaded(&group);
+    for group in [&mut group, &mut loaded] {
+        let mut ask = |index| group.one(retain(source(1, index, 0), "u", "w"));
+        let fenced = Outcome::Refused(RefusedReason::Fenced);
+        assert_eq!([ask(1), ask(2)], [fenced.clone(), fenced]);
+        assert_eq!([ask(3), ask(last)], [LIMIT_REACHED, LIMIT_REACHED]);
+    }
     assert_eq!(value(&group, "u"), None);
 }
 
