@@ -167,9 +167,10 @@ impl Worker {
             completion,
             Completion::Applied(Outcome::Refused(RefusedReason::LimitReached))
         );
+        let is_first = !ack.token.is_repeat();
         let taken = match live_delivery {
             Some(delivered) => delivered.get().cloned().unwrap_or_default(),
-            None if not_retained || is_stored(completion) => self.deliver_live_now(&publish),
+            None if (not_retained && is_first) || is_stored(completion) => self.deliver_live_now(&publish),
             None => TakenLive::default(),
         };
         // Who was there when it was proposed counts: the identifier is recorded, so there is no refusal any more.
@@ -275,7 +276,7 @@ fn publish_outcome(completion: &Completion, live: bool, answer: Answer) -> Resul
         return Ok(PublishOutcome::Accepted { matched: live });
     }
     match completion {
-        Completion::Applied(Outcome::Published { duplicate: true, .. }) => {
+        Completion::Applied(Outcome::Published { duplicate: true, .. } | Outcome::Repeated { .. }) => {
             Ok(PublishOutcome::Accepted { matched: true })
         }
         Completion::Applied(Outcome::Published { stored, refused, .. }) => {

@@ -133,11 +133,14 @@ impl Worker {
             token,
         } = request;
         self.counters.messages_received.of(publish.qos).increment();
-        if let Some(reason) = self.forbidden(conn, &topic) {
+        // What was taken on an earlier connection is not refused any more.
+        let is_repeat = token.as_ref().is_some_and(PublishToken::is_repeat);
+        if let Some(reason) = self.forbidden(conn, &topic).filter(|_| !is_repeat) {
             self.counters.publishes_refused.of(reason).increment();
             return self.answer(conn, token, PublishOutcome::Refused(reason));
         }
-        if publish.retain && !publish.payload.is_empty() && self.shared.retained_is_full(&topic) {
+        let is_new_value = publish.retain && !publish.payload.is_empty() && !is_repeat;
+        if is_new_value && self.shared.retained_is_full(&topic) {
             self.counters
                 .publishes_refused
                 .of(ReasonCode::QUOTA_EXCEEDED)
@@ -155,7 +158,9 @@ impl Worker {
             publisher: session.map(|(session, _)| session),
         };
         let plan = self.plan(&topic);
-        self.note_published(&topic, &plan);
+        if !is_repeat {
+            self.note_published(&topic, &plan);
+        }
         match (token, session) {
             (Some(token), Some((session, epoch)))
                 if token.is_exactly_once() && Placement::is_durable(session) =>
@@ -308,13 +313,19 @@ impl Worker {
             packet_id: Some(token.packet_id()),
         };
         let group = publish_group(conn, &origin);
+        let is_repeat = token.is_repeat();
         let waits_for = WaitsFor::ExactlyOnce(ExactlyOnce {
             ack: self.wait_for_ack(conn, token),
-            live: matched.live,
+            // Who got a message that was taken before is not known here.
+            live: matched.live && !is_repeat,
             epoch,
             publish: LivePublish {
                 publisher: session,
-                late: self.look_again(group, plan, published),
+                // What was taken before was matched where it was, and nobody is sent it again.
+                late: match is_repeat {
+                    true => None,
+                    false => self.look_again(group, plan, published),
+                },
                 message: Arc::new(published.to_message()),
             },
             live_delivery: None,

@@ -58,7 +58,15 @@ pub(super) enum Due {
 
 impl Due {
     fn is_retained(self) -> bool {
-        matches!(self, Self::Retained(_) | Self::BegunRetained(..))
+        self.topics().is_some()
+    }
+
+    /// The group that has to have the retained message.
+    fn topics(self) -> Option<GroupId> {
+        match self {
+            Self::Retained(topics) | Self::BegunRetained(_, topics) => Some(topics),
+            _ => None,
+        }
     }
 }
 
@@ -409,6 +417,16 @@ impl<H: Host> Group<H> {
         let mut completions = Vec::with_capacity(committed.waiters.len());
         for (position, waiter, due, completion) in committed.waiters {
             match waiter {
+                // Where it stands is known, whichever node had it before.
+                Waiter::Ticket(ticket)
+                    if let (Some(topics), Some(source)) =
+                        (due.topics(), self.repeated_write(&completion)) =>
+                {
+                    if let Due::BegunRetained(number, _) = due {
+                        self.retained_waits.lock().end(number);
+                    }
+                    self.wait_for_retained(topics, source, ticket, completion);
+                }
                 Waiter::Ticket(ticket)
                     if let (Due::Retained(topics), true) = (due, is_stored(&completion)) =>
                 {

@@ -1,6 +1,9 @@
 //! Carries retained writes from their publishers' home group, where they stand in the outbox, to their topics' groups
 //! (R33, R35), and holds the publishers' acknowledgements until then.
 //!
+//! A client that sends a message again waits by the place of its write, which its home group remembers with the packet
+//! identifier, at whichever node it is now.
+//!
 //! Invariants: a publisher is answered by what became of its own write; a write is taken off the outbox when its
 //! topic's group has it or has refused it for good, in the order of the outbox among those to topics of one group.
 
@@ -283,6 +286,18 @@ impl<H: Host> Group<H> {
             let _ = noted.await;
         }
         (Some(up_to), all_taken)
+    }
+
+    /// The write of a message that was known and is on its way, where that is what a publish was answered.
+    pub(super) fn repeated_write(&self, completion: &Completion) -> Option<RetainedSource> {
+        match *completion {
+            Completion::Applied(Outcome::Repeated { index, position, .. }) => Some(RetainedSource {
+                group: self.id(),
+                index,
+                position,
+            }),
+            _ => None,
+        }
     }
 
     fn set_retained(&self, source: RetainedSource, message: Message) -> Command {

@@ -28,7 +28,8 @@ pub(super) struct RetainedWaits<T> {
 /// The writes to the topics of one group.
 #[derive(Debug)]
 struct Carried<T> {
-    waiting: BTreeMap<RetainedSource, (T, Completion)>,
+    /// A message that was sent again, on another connection, may have two who wait for its write.
+    waiting: BTreeMap<RetainedSource, Vec<(T, Completion)>>,
     taken: Option<RetainedSource>,
     refused: BTreeSet<RetainedSource>,
     forgotten: Option<RetainedSource>,
@@ -55,12 +56,12 @@ impl<T> Default for Carried<T> {
 }
 
 impl<T> Carried<T> {
-    /// `completion`, unless it said that the message is stored in the outbox alone and the topic's group refused it:
+    /// `completion`, unless it said that the message is in the outbox alone and the topic's group refused it:
     /// then it is final that nothing holds it. Where that is not known nothing is said (R13).
     fn judge(&self, source: RetainedSource, completion: Completion) -> Completion {
         let stored_nowhere = matches!(
             completion,
-            Completion::Applied(Outcome::Published { stored: 0, .. })
+            Completion::Applied(Outcome::Published { stored: 0, .. } | Outcome::Repeated { kept: false, .. })
         );
         if !stored_nowhere {
             completion
@@ -85,8 +86,9 @@ impl<T> Carried<T> {
         while let Some(first) = self.waiting.first_entry()
             && Some(*first.key()) <= self.taken
         {
-            let (source, (ticket, completion)) = first.remove_entry();
-            completions.push((ticket, self.judge(source, completion)));
+            let (source, waiting) = first.remove_entry();
+            let told = waiting.into_iter();
+            completions.extend(told.map(|(ticket, completion)| (ticket, self.judge(source, completion))));
         }
     }
 }
@@ -102,7 +104,11 @@ impl<T> RetainedWaits<T> {
     ) -> Option<(T, Completion)> {
         let carried = self.topics.entry(topics).or_default();
         if carried.taken < Some(source) {
-            carried.waiting.insert(source, (ticket, completion));
+            carried
+                .waiting
+                .entry(source)
+                .or_default()
+                .push((ticket, completion));
             return None;
         }
         Some((ticket, carried.judge(source, completion)))

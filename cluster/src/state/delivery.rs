@@ -176,7 +176,9 @@ impl GroupState {
                 index: up_to.index,
                 position: up_to.position,
             };
-            self.outbox.taken(up_to, &mut self.messages);
+            while let Some(key) = self.outbox.first().filter(|key| *key <= up_to) {
+                self.leave_outbox(key, refused);
+            }
         }
         Outcome::Done
     }
@@ -189,7 +191,8 @@ impl GroupState {
         refused: &[RetainedSource],
         events: &mut Events<'_>,
     ) -> Outcome {
-        let writes = || writes.iter().filter(|write| write.group == self.group);
+        let group = self.group;
+        let writes = || writes.iter().filter(|write| write.group == group);
         let Some(up_to) = writes().max().copied() else {
             return Outcome::Done;
         };
@@ -198,7 +201,7 @@ impl GroupState {
                 index: write.index,
                 position: write.position,
             };
-            self.outbox.remove(key, &mut self.messages);
+            self.leave_outbox(key, refused);
         }
         events.push(Event::RetainedTaken(RetainedTaken {
             topics: Some(topics),
@@ -207,5 +210,21 @@ impl GroupState {
             forgotten: None,
         }));
         Outcome::Done
+    }
+
+    /// A write has come to its topic's group, or was refused there. Its client is told if it asks again.
+    fn leave_outbox(&mut self, key: MessageKey, refused: &[RetainedSource]) {
+        let Some(slot) = self.outbox.get(key) else {
+            return;
+        };
+        if let Some(publisher) = self.messages.get(slot).publisher() {
+            let place = RetainedSource {
+                group: self.group,
+                index: key.index,
+                position: key.position,
+            };
+            self.inbound.write_left(publisher, key, refused.contains(&place));
+        }
+        self.outbox.remove(key, &mut self.messages);
     }
 }

@@ -295,7 +295,9 @@ impl GroupState {
         let exists = |session: SessionId| self.sessions.contains(session);
         self.sessions.check_invariants()?;
         self.subscriptions.check_invariants(exists)?;
-        self.inbound.check_invariants(exists)?;
+        let is_under_way = |session, packet_id| self.parts.contains(PartsKey::Received(session, packet_id));
+        let is_to_leave = |key| self.outbox.get(key).is_some();
+        self.inbound.check_invariants(exists, is_under_way, is_to_leave)?;
         self.queues
             .check_invariants(&self.messages, |session| !self.has_ended(session))?;
         let queued = self

@@ -35,6 +35,10 @@ impl Outbox {
         self.writes.get(&key).copied()
     }
 
+    pub(super) fn first(&self) -> Option<MessageKey> {
+        self.writes.first_key_value().map(|(key, _)| *key)
+    }
+
     /// Writes behind `after`, in order.
     pub(super) fn after(&self, after: Option<MessageKey>) -> impl Iterator<Item = (MessageKey, Slot)> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -47,16 +51,6 @@ impl Outbox {
     pub(super) fn push(&mut self, key: MessageKey, slot: Slot, messages: &Messages) {
         self.load(key, slot, messages);
         self.dirty.insert(key);
-    }
-
-    /// Removes the writes up to and including `up_to`.
-    pub(super) fn taken(&mut self, up_to: MessageKey, messages: &mut Messages) {
-        while let Some(first) = self.writes.first_entry()
-            && *first.key() <= up_to
-        {
-            let key = *first.key();
-            self.remove(key, messages);
-        }
     }
 
     /// Removes a write, if it is there.

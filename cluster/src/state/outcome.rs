@@ -44,6 +44,16 @@ pub enum Outcome {
         /// Targets whose queue was full.
         refused: u32,
     },
+    /// Answer to `Publish`, and to the parts of one: the inbound QoS 2 identifier was known, and its retained write is on its
+    /// way. Nothing was stored again.
+    Repeated {
+        /// Index of the entry that brought the message: its retained write stands there.
+        index: u64,
+        /// Position of its command in the batch.
+        position: u32,
+        /// Others have the message, whatever becomes of the write.
+        kept: bool,
+    },
     /// Answer to `PublishFirst`: the message is held for the parts to come.
     Begun {
         /// Index of the entry that brought the message: of an earlier attempt where this one goes on with it.

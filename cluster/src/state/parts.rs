@@ -172,6 +172,11 @@ impl Parts {
         self.under_way.len()
     }
 
+    /// Whether a publish is under way.
+    pub(super) fn contains(&self, key: PartsKey) -> bool {
+        self.under_way.contains_key(&key)
+    }
+
     /// Whether a publish is under way, and has come as far as to `last`.
     pub(super) fn has_reached(&self, key: PartsKey, last: Option<&TargetQueue>) -> bool {
         self.under_way

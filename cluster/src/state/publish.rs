@@ -3,6 +3,7 @@
 use quorate_proto::codec::PacketId;
 
 use super::group::{Events, Place};
+use super::inbound::ReceivedWrite;
 use super::messages::{MessageKey, Messages, Slot, Stored, counted_bytes};
 use super::parts::{PartsKey, Progress, UnderWay};
 use super::queue::Delivery;
@@ -62,6 +63,7 @@ impl GroupState {
         if publish.set_retained && held.is_none() {
             let slot = incoming.refer(&mut self.messages);
             self.outbox.push(place, slot, &self.messages);
+            self.note_retained(&publish.origin, place, publish.taken_live);
             events.push(Event::RetainedQueued);
         }
         match (key, number) {
@@ -73,6 +75,23 @@ impl GroupState {
                 Outcome::Begun { index, position }
             }
             _ => self.conclude(&publish.origin, held, &progress),
+        }
+    }
+
+    /// A QoS 2 message of a session goes to the outbox: what its client is to be told when it sends it again.
+    fn note_retained(&mut self, origin: &Origin, key: MessageKey, kept: bool) {
+        if let Origin::Session {
+            session,
+            packet_id: Some(packet_id),
+            ..
+        } = *origin
+        {
+            let write = ReceivedWrite {
+                key,
+                kept,
+                refused: false,
+            };
+            self.inbound.note_write(session, packet_id, write);
         }
     }
 
@@ -148,12 +167,7 @@ impl GroupState {
                 epoch,
                 packet_id,
             } => {
-                let known = packet_id.is_some_and(|packet_id| self.inbound.contains(session, packet_id));
-                let duplicate = known.then_some(Outcome::Published {
-                    duplicate: true,
-                    stored: 0,
-                    refused: 0,
-                });
+                let duplicate = packet_id.and_then(|packet_id| self.known(session, packet_id));
                 return self.fence(session, epoch).or(duplicate);
             }
             Origin::Will { session, epoch } => !self.wills.is_due(session, epoch),
@@ -161,6 +175,31 @@ impl GroupState {
             Origin::Live { .. } | Origin::Server => false,
         };
         is_over.then_some(FENCED)
+    }
+
+    /// The answer to a QoS 2 message that was received before.
+    fn known(&self, session: SessionId, packet_id: PacketId) -> Option<Outcome> {
+        if !self.inbound.contains(session, packet_id) {
+            return None;
+        }
+        Some(match self.inbound.write_of(session, packet_id) {
+            Some(ReceivedWrite {
+                key,
+                kept,
+                refused: false,
+            }) => Outcome::Repeated {
+                index: key.index,
+                position: key.position,
+                kept,
+            },
+            // It is stored nowhere, so its client is to know.
+            Some(ReceivedWrite { kept: false, .. }) => Outcome::Refused(RefusedReason::LimitReached),
+            _ => Outcome::Published {
+                duplicate: true,
+                stored: 0,
+                refused: 0,
+            },
+        })
     }
 
     /// Puts references to a message of `size` bytes into the queues of its targets; `refer` makes them.
@@ -214,7 +253,12 @@ impl GroupState {
                 session,
                 packet_id: Some(packet_id),
                 ..
-            } if !progress.is_turned_away() => self.inbound.insert(session, packet_id),
+            } if !progress.is_turned_away() => {
+                self.inbound.insert(session, packet_id);
+                if progress.stored > 0 {
+                    self.inbound.note_kept(session, packet_id);
+                }
+            }
             Origin::Will { session, epoch } => self.wills.published(session, epoch),
             Origin::LiveWill { session, epoch } => self.live_wills.insert(session, epoch),
             _ => {}

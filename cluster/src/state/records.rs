@@ -10,7 +10,7 @@
 //! | `Proposer` | node | incarnation, last number, what is kept of its outcomes |
 //! | `Session` | session | client identifier, epoch, connection, expiry |
 //! | `Subscription` | session, filter | options, identifier |
-//! | `Inbound` | session | received QoS 2 packet identifiers |
+//! | `Inbound` | session | received QoS 2 packet identifiers, retained writes that came with them |
 //! | `Will` | session | will, epoch, when it fires |
 //! | `DueWill` | session, epoch | will |
 //! | `Message` | index, position | when it came, when it expires, from whom, the message |
@@ -23,7 +23,7 @@
 //! | `Parts` | origin | message, what its targets got, last target that had its turn |
 //!
 //! No record is larger than the entry it comes from, but for the outcomes of a batch, which take some bytes for each of
-//! its commands, and a mark with its 1,024 refusals. So all of them fit the store and the chunks of a snapshot.
+//! its commands, a mark with its 1,024 refusals, and what a session has received. So all of them fit the store and the chunks of a snapshot.
 //!
 //! A value is a version byte, the fields, and a CRC-32C over key and value, so a value under another's key is found
 //! out as well (R49).

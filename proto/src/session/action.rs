@@ -15,7 +15,8 @@ pub enum Action<'a> {
     Authenticate(AuthenticationRequest<'a>),
     /// Open the session, then call [`super::Connection::handle_opened`] or [`super::Connection::handle_refused`].
     Open(OpenRequest),
-    /// Authorise and route; with a token, then call [`super::Connection::handle_publish_outcome`].
+    /// Authorise and route; with a token, then call [`super::Connection::handle_publish_outcome`]. A retained message of an
+    /// earlier connection comes again, with a token that says so ([`PublishToken::is_repeat`]).
     Publish(PublishRequest<'a>),
     /// PUBREL of a durable session: commit the release of the identifier, then call
     /// [`super::Connection::handle_released`] (R8).
@@ -212,12 +213,19 @@ pub struct PublishToken {
     /// Place in the order of acknowledgements of its quality of service.
     pub(super) sequence: u32,
     pub(super) exactly_once: bool,
+    pub(super) repeated: bool,
 }
 
 impl PublishToken {
     /// Packet identifier of the publish.
     pub fn packet_id(&self) -> PacketId {
         self.packet_id
+    }
+
+    /// Whether the session holds the identifier from an earlier connection, and so the message: it was taken then. What is
+    /// to be told now is when that is complete.
+    pub fn is_repeat(&self) -> bool {
+        self.repeated
     }
 
     /// Whether it is a QoS 2 publish, whose identifier is recorded with it.

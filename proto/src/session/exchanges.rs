@@ -3,6 +3,8 @@
 //! ```text
 //!   PUBLISH ─> Pending ─ outcome ─> Received ─ PUBREL ─> (durable: Releasing ─ commit ─>) PUBCOMP, forgotten
 //!                 └──── refused ─> forgotten
+//!
+//!   left from an earlier connection: Restored ─ PUBLISH ─> as Received, or Pending where the host has to look
 //! ```
 //!
 //! Invariants: the quota used is that of the unanswered QoS 1 publishes and the QoS 2 identifiers that came on this
@@ -46,6 +48,8 @@ struct Exchange {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// Left from an earlier connection: the host holds the identifier, and may have had more to wait for.
+    Restored,
     /// With the host.
     Pending,
     /// PUBREC was sent; whether the host holds the identifier.
@@ -54,11 +58,21 @@ enum Stage {
     Releasing,
 }
 
+/// What a QoS 2 publish is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admitted {
+    New,
+    /// The host holds its identifier, and says when it is to be answered.
+    Again,
+    /// Known, and answered as far as it can be.
+    Known,
+}
+
 impl Exchanges {
     /// Takes over the identifiers of a continued session.
     pub(super) fn restore(&mut self, identifiers: &[PacketId]) {
         let exchange = Exchange {
-            stage: Stage::Received { recorded: true },
+            stage: Stage::Restored,
             counted: false,
         };
         for packet_id in identifiers {
@@ -76,16 +90,17 @@ impl Exchanges {
         self.quota_used -= 1;
     }
 
-    /// A QoS 2 publish is admitted; `false` if it is known, and answered as far as it can be.
+    /// A QoS 2 publish is admitted. `asks` tells that the host has to look where an earlier connection left it.
     pub(super) fn begin_exactly_once(
         &mut self,
         packet_id: PacketId,
+        asks: bool,
         quota: u32,
         peer: &Peer,
         out: &mut Vec<u8>,
-    ) -> Result<bool, Close> {
-        if self.repeated(packet_id, quota, peer, out)? {
-            return Ok(false);
+    ) -> Result<Admitted, Close> {
+        if let Some(repeated) = self.repeated(packet_id, asks, quota, peer, out)? {
+            return Ok(repeated);
         }
         self.take_quota(quota)?;
         self.identifiers.insert(
@@ -95,7 +110,7 @@ impl Exchanges {
                 counted: true,
             },
         );
-        Ok(true)
+        Ok(Admitted::New)
     }
 
     /// Gives memory back.
@@ -111,21 +126,23 @@ impl Exchanges {
         Ok(())
     }
 
-    /// Whether a QoS 2 publish is one that is known, and answers it [MQTT-4.3.3-10]: it is not published again.
+    /// What a QoS 2 publish with a known identifier is; answers it [MQTT-4.3.3-10] unless the host is asked. It is not
+    /// published again.
     fn repeated(
         &mut self,
         packet_id: PacketId,
+        asks: bool,
         quota: u32,
         peer: &Peer,
         out: &mut Vec<u8>,
-    ) -> Result<bool, Close> {
+    ) -> Result<Option<Admitted>, Close> {
         let Some(exchange) = self.identifiers.find_mut(packet_id) else {
-            return Ok(false);
+            return Ok(None);
         };
         match exchange.stage {
-            Stage::Pending => return Ok(true),
+            Stage::Pending => return Ok(Some(Admitted::Known)),
             Stage::Releasing => return Err(REUSED),
-            Stage::Received { .. } => {}
+            Stage::Restored | Stage::Received { .. } => {}
         }
         if !exchange.counted {
             if self.quota_used >= quota {
@@ -134,8 +151,12 @@ impl Exchanges {
             exchange.counted = true;
             self.quota_used += 1;
         }
+        if asks && exchange.stage == Stage::Restored {
+            exchange.stage = Stage::Pending;
+            return Ok(Some(Admitted::Again));
+        }
         peer.write_ack(PacketType::Pubrec, packet_id, ReasonCode::SUCCESS, out);
-        Ok(true)
+        Ok(Some(Admitted::Known))
     }
 
     /// A PUBREC leaves. With an error it ends the exchange [MQTT5 4.3.3].
@@ -171,11 +192,11 @@ impl Exchanges {
         match exchange.stage {
             Stage::Pending => Err(RELEASED_EARLY),
             Stage::Releasing => Ok(Action::None),
-            Stage::Received { recorded: true } if durable => {
+            Stage::Restored | Stage::Received { recorded: true } if durable => {
                 exchange.stage = Stage::Releasing;
                 Ok(Action::Release { packet_id })
             }
-            Stage::Received { .. } => {
+            Stage::Restored | Stage::Received { .. } => {
                 self.forget(packet_id);
                 peer.write_ack(PacketType::Pubcomp, packet_id, ReasonCode::SUCCESS, out);
                 Ok(Action::None)

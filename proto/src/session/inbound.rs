@@ -6,7 +6,7 @@
 
 use super::acknowledgements::{Answer, Lane};
 use super::aliases::InboundAliases;
-use super::exchanges::Exchanges;
+use super::exchanges::{Admitted, Exchanges};
 use super::peer::Peer;
 use super::{Action, Close, ConnectionSettings, PublishOutcome, PublishRequest, PublishToken, TopicRef};
 use crate::codec::{PacketId, PacketType, Publish, QoS, ReasonCode};
@@ -84,7 +84,9 @@ impl Inbound {
             (Err(fault), Some(_)) if peer.reads_reasons() => Err(fault),
             (Err(fault), _) => return Err(Close::new(fault.reason, fault.what)),
         };
-        let Some(token) = self.admit(&publish, settings, peer, out)? else {
+        // A fault of what is known already was none when it came first.
+        let asks = publish.retain && topic.is_ok();
+        let Some(token) = self.admit(&publish, asks, settings, peer, out)? else {
             return Ok(Action::None);
         };
         match topic {
@@ -125,10 +127,12 @@ impl Inbound {
         })
     }
 
-    /// Counts a publish at QoS 1 or 2; `None` for one that is known already.
+    /// Counts a publish at QoS 1 or 2; `None` for one that is known already, unless `asks`: where an earlier connection
+    /// left it the host may have more to wait for.
     fn admit(
         &mut self,
         publish: &Publish<'_>,
+        asks: bool,
         settings: &ConnectionSettings,
         peer: &Peer,
         out: &mut Vec<u8>,
@@ -148,9 +152,13 @@ impl Inbound {
                 packet_id,
                 sequence,
                 exactly_once: false,
+                repeated: false,
             }));
         }
-        if !self.exchanges.begin_exactly_once(packet_id, quota, peer, out)? {
+        let admitted = self
+            .exchanges
+            .begin_exactly_once(packet_id, asks, quota, peer, out)?;
+        if admitted == Admitted::Known {
             return Ok(None);
         }
         let sequence = self.exactly_once.issue();
@@ -158,6 +166,7 @@ impl Inbound {
             packet_id,
             sequence,
             exactly_once: true,
+            repeated: admitted == Admitted::Again,
         }))
     }
 
@@ -194,6 +203,7 @@ impl Inbound {
             packet_id,
             sequence,
             exactly_once,
+            repeated: _,
         } = token;
         let lane = if exactly_once {
             &mut self.exactly_once

@@ -169,6 +169,110 @@ async fn r33_a_loaded_state_says_what_was_taken() {
     assert_eq!(node.completion(1).await, stored(0));
 }
 
+/// Opens the session of [`CLIENT`], or takes it up again, and has it publish a retained message at QoS 2.
+async fn publish_exactly_once(node: &TestNode, topic: &str, ticket: u32) -> u64 {
+    let home = node.home();
+    let open = Command::OpenSession {
+        client_id: CLIENT.into(),
+        clean_start: false,
+        expiry_secs: 600,
+        will: None,
+        limits: LIMITS,
+    };
+    let Completion::Applied(Outcome::Opened { session, epoch, .. }) =
+        within(home.propose_and_wait(&open)).await
+    else {
+        panic!("not opened");
+    };
+    let packet_id = quorate_proto::codec::PacketId::new(5);
+    let index = home.known_index().unwrap() + 1;
+    let publish = Command::Publish(PublishCommand {
+        origin: Origin::Session {
+            session,
+            epoch,
+            packet_id,
+        },
+        message: message_to(topic, b"value"),
+        targets: vec![],
+        set_retained: true,
+        taken_live: false,
+    });
+    propose_retained(home, &publish, ticket);
+    eventually(|| (home.known_index() >= Some(index)).then_some(index)).await
+}
+
+fn repeated(completion: &Completion) -> (u64, bool) {
+    match completion {
+        Completion::Applied(Outcome::Repeated { index, kept, .. }) => (*index, *kept),
+        other => panic!("{other:?} is no repeat"),
+    }
+}
+
+/// R33: a client that sends its message again, on whatever connection, is answered when the topic's group has it, and so is
+/// the connection that sent it first.
+#[tokio::test]
+async fn r33_a_repeated_publish_waits_for_the_topics_group() {
+    let node = TestNode::start().await;
+    let home = node.home();
+    let topic = topic_elsewhere();
+    let topics = node.node.group(Placement::data_of_topic(&topic)).clone();
+    node.disk.log().hold_group(topics.id());
+    let index = publish_exactly_once(&node, &topic, 1).await;
+    publish_exactly_once(&node, &topic, 2).await;
+    assert!(node.told.completions.lock().is_empty());
+    node.disk.log().release();
+    let answer = node.completion(2).await;
+    assert_eq!(repeated(&answer), (index, false));
+    assert_eq!(node.completion(1).await, stored(0));
+    assert_eq!(text(&topics.state().retained(&topic).unwrap().message), "value");
+    eventually(|| (home.state().counts().outbox == 0).then_some(())).await;
+
+    // A node without a replica is told by a feed.
+    home.stand_on(Standing::Nothing);
+    let mut source = home.repeated_write(&answer).unwrap();
+    source.index += 1_000;
+    home.wait_for_retained(topics.id(), source, 3, answer.clone());
+    assert!(node.told.completions.lock().is_empty());
+    home.retained_taken(&RetainedTaken {
+        topics: Some(topics.id()),
+        up_to: source,
+        refused: vec![],
+        forgotten: None,
+    });
+    assert_eq!(node.completion(3).await, answer);
+
+    // A start that was told of nothing finds it in its state.
+    let node = node.restart(|_| {}).await;
+    publish_exactly_once(&node, &topic, 4).await;
+    let known = Completion::Applied(Outcome::Published {
+        duplicate: true,
+        stored: 0,
+        refused: 0,
+    });
+    assert_eq!(node.completion(4).await, known);
+}
+
+/// R13, R33: what the topic's group refused is not called retained, however late and wherever it is asked.
+#[tokio::test]
+async fn r13_a_repeated_publish_learns_that_it_was_refused() {
+    let node = TestNode::start_with(|settings| settings.retained_messages_max = 0).await;
+    let topic = topic_elsewhere();
+    let topics = Placement::data_of_topic(&topic);
+    node.disk.log().hold_group(topics);
+    publish_exactly_once(&node, &topic, 1).await;
+    publish_exactly_once(&node, &topic, 2).await;
+    assert!(node.told.completions.lock().is_empty());
+    node.disk.log().release();
+    assert_eq!(node.completion(2).await, LIMIT_REACHED);
+    assert_eq!(node.completion(1).await, LIMIT_REACHED);
+    let node = node.restart(|settings| settings.retained_messages_max = 9).await;
+    publish_exactly_once(&node, &topic, 3).await;
+    assert_eq!(node.completion(3).await, LIMIT_REACHED);
+    assert!(node.node.group(topics).state().retained(&topic).is_none());
+    publish_in_home(&node, &topic, 4).await;
+    assert_eq!(node.completion(4).await, stored(0));
+}
+
 /// A retained message of nobody in particular; the index of its entry.
 async fn publish_in_home(node: &TestNode, topic: &str, ticket: u32) -> u64 {
     let home = node.home();

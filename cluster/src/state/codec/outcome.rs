@@ -14,6 +14,7 @@ const RELEASED: u8 = 6;
 const REFUSED: u8 = 7;
 const OPENED: u8 = 8;
 const BEGUN: u8 = 9;
+const REPEATED: u8 = 10;
 
 pub(in crate::state) fn put_outcomes(out: &mut Vec<u8>, outcomes: &[Outcome]) {
     put_varint(out, outcomes.len() as u64);
@@ -94,6 +95,16 @@ fn put_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
             put_varint(out, u64::from(*stored));
             put_varint(out, u64::from(*refused));
         }
+        Outcome::Repeated {
+            index,
+            position,
+            kept,
+        } => {
+            out.push(REPEATED);
+            put_varint(out, *index);
+            put_varint(out, u64::from(*position));
+            put_bool(out, *kept);
+        }
         Outcome::Begun { index, position } => {
             out.push(BEGUN);
             put_varint(out, *index);
@@ -144,6 +155,11 @@ fn read_outcome(reader: &mut Reader<'_>) -> Result<Outcome, CodecError> {
             duplicate: reader.bool("duplicate")?,
             stored: reader.varint_u32("stored")?,
             refused: reader.varint_u32("refused")?,
+        }),
+        REPEATED => Ok(Outcome::Repeated {
+            index: reader.varint("index")?,
+            position: reader.varint_u32("position")?,
+            kept: reader.bool("kept")?,
         }),
         BEGUN => Ok(Outcome::Begun {
             index: reader.varint("index")?,

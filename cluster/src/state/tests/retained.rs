@@ -34,6 +34,14 @@ fn retain(source: RetainedSource, topic: &str, payload: &str) -> Command {
     retain_with(source, on(topic, payload, None), 100, 1 << 20)
 }
 
+fn release(session: &Opened, packet_id: u16) -> Command {
+    Command::Release {
+        session: session.session,
+        epoch: session.epoch,
+        packet_id: id(packet_id),
+    }
+}
+
 /// The group as it comes back from its records.
 fn reloaded(group: &Harness) -> Harness {
     let mut loaded = Harness::new();
@@ -292,8 +300,124 @@ fn r35_a_repeated_qos_2_publish_is_not_retained_again() {
         taken_live: false,
     });
     assert_eq!(group.one(command.clone()), published(0, 0));
-    assert_eq!(group.one(command), DUPLICATE);
+    let written = group.state.outbox(None, 1)[0].source;
+    let repeated = Outcome::Repeated {
+        index: written.index,
+        position: written.position,
+        kept: false,
+    };
+    assert_eq!(group.one(command.clone()), repeated);
     assert_eq!(group.state.counts().outbox, 1);
+    // In a state that was stored as well. When it has left there is nothing to wait for.
+    let mut loaded = reloaded(&group);
+    assert_eq!(loaded.one(command.clone()), repeated);
+    for group in [&mut group, &mut loaded] {
+        group.one(Command::RetainedTaken {
+            up_to: written,
+            refused: vec![],
+        });
+        assert_eq!(group.one(command.clone()), DUPLICATE);
+    }
+    group.one(release(&publisher, 1));
+    assert_eq!(group.one(command), published(0, 0));
+    assert_eq!(group.state.counts().outbox, 1);
+}
+
+/// R13, R33: a client that sends a message again is told that its topic's group refused it, unless others have it.
+#[test]
+fn r13_a_repeat_says_that_its_retained_write_was_refused() {
+    let mut group = Harness::new();
+    let (publisher, subscriber) = (group.open("p"), group.open("s"));
+    let command = |id, targets| {
+        Command::Publish(PublishCommand {
+            origin: publisher.origin(Some(id)),
+            message: on("t", "v", None),
+            targets,
+            set_retained: true,
+            taken_live: false,
+        })
+    };
+    let commands = [
+        command(1, vec![]),
+        command(2, vec![subscriber.target()]),
+        command(3, vec![]),
+    ];
+    for command in &commands {
+        group.one(command.clone());
+    }
+    let writes: Vec<_> = group
+        .state
+        .outbox(None, 9)
+        .iter()
+        .map(|write| write.source)
+        .collect();
+    group.one(Command::RetainedCarried {
+        topics: GroupId(7),
+        writes: writes[..2].to_vec(),
+        refused: writes[..2].to_vec(),
+    });
+    let mut loaded = reloaded(&group);
+    for group in [&mut group, &mut loaded] {
+        let mut ask = |number: usize| group.one(commands[number].clone());
+        assert_eq!(
+            [ask(0), ask(0), ask(1)],
+            [LIMIT_REACHED, LIMIT_REACHED, DUPLICATE]
+        );
+        assert!(matches!(ask(2), Outcome::Repeated { .. }));
+        // Its client takes the identifier for the next message.
+        group.one(release(&publisher, 1));
+        assert_eq!(group.one(commands[0].clone()), published(0, 0));
+    }
+}
+
+/// R33: a repeat says whether others have the message, in whatever parts it came.
+#[test]
+fn r33_a_repeat_says_where_its_retained_write_stands_and_whether_others_have_it() {
+    let mut group = Harness::new();
+    let (publisher, subscriber) = (group.open("p"), group.open("s"));
+    let retained = |id, targets, taken_live| PublishCommand {
+        origin: publisher.origin(Some(id)),
+        message: on("t", "v", None),
+        targets,
+        set_retained: true,
+        taken_live,
+    };
+    let kept = |outcome| match outcome {
+        Outcome::Repeated { kept, index, .. } => (index, kept),
+        other => panic!("{other:?} is no repeat"),
+    };
+    let repeats = [
+        (retained(1, vec![], false), false),
+        (retained(2, vec![], true), true),
+        (retained(3, vec![subscriber.target()], false), true),
+    ];
+    for (publish, is_kept) in repeats {
+        let publish = Command::Publish(publish);
+        group.one(publish.clone());
+        let index = group.index;
+        assert_eq!(kept(group.one(publish)), (index, is_kept));
+    }
+    let first = Command::PublishFirst {
+        number: 1,
+        publish: retained(4, vec![], false),
+    };
+    let more = Command::PublishMore(PublishPart {
+        number: 1,
+        origin: publisher.origin(Some(4)),
+        after: None,
+        targets: vec![subscriber.target()],
+        last: true,
+    });
+    group.one(first.clone());
+    let index = group.index;
+    // As long as a part is missing it is none.
+    let mut loaded = reloaded(&group);
+    assert_eq!(group.one(more.clone()), published(1, 0));
+    assert_eq!(kept(group.one(first)), (index, true));
+    assert_eq!(kept(group.one(more)), (index, true));
+    // Released before its last part.
+    loaded.one(release(&publisher, 4));
+    loaded.state.check_invariants().unwrap();
 }
 
 #[test]

@@ -50,6 +50,8 @@ pub(super) struct Client {
     pubrecs: VecDeque<PacketId>,
     repeated_pubrecs: BTreeMap<PacketId, u32>,
     sent: BTreeMap<PacketId, Sent>,
+    /// Those of an earlier connection that were not sent on this one as retained messages: the host looks then.
+    restored: BTreeSet<PacketId>,
     pubcomps: BTreeMap<PacketId, u32>,
     got: BTreeMap<PacketId, Got>,
     aliases: BTreeMap<u16, String>,
@@ -82,6 +84,7 @@ impl Client {
             pubrecs: VecDeque::new(),
             repeated_pubrecs: BTreeMap::new(),
             sent: BTreeMap::new(),
+            restored: BTreeSet::new(),
             pubcomps: BTreeMap::new(),
             got: BTreeMap::new(),
             aliases: BTreeMap::new(),
@@ -100,6 +103,7 @@ impl Client {
     /// What is left from the previous connection.
     pub(super) fn restore(&mut self, packet_id: PacketId) {
         self.sent.insert(packet_id, Sent::Received);
+        self.restored.insert(packet_id);
     }
 
     /// Unfinished publishes of the server.
@@ -145,10 +149,14 @@ impl Client {
         }
     }
 
-    /// Whether a publish of it is one that it has sent and not completed [MQTT-4.3.3-10].
-    pub(super) fn is_repeated(&self, publish: &Publish<'_>) -> bool {
-        let known = publish.packet_id.is_some_and(|id| self.sent.contains_key(&id));
-        publish.qos == QoS::ExactlyOnce && known
+    /// Whether a publish of it, without fault or not, is one that it has sent and not completed [MQTT-4.3.3-10], so that it
+    /// is not handed on.
+    pub(super) fn is_repeated(&self, publish: &Publish<'_>, is_valid: bool) -> bool {
+        let is_known = |id| {
+            let is_asked = publish.retain && is_valid && self.restored.contains(&id);
+            self.sent.contains_key(&id) && !is_asked
+        };
+        publish.qos == QoS::ExactlyOnce && publish.packet_id.is_some_and(is_known)
     }
 
     /// Whether it has set an alias.
@@ -156,8 +164,8 @@ impl Client {
         self.set_aliases.contains_key(&alias)
     }
 
-    /// A packet the server took without complaint.
-    pub(super) fn sent(&mut self, packet: &Packet<'_>) {
+    /// A packet the server took without complaint, and handed on or not.
+    pub(super) fn sent(&mut self, packet: &Packet<'_>, handed_on: bool) {
         if let Packet::Publish(Publish {
             topic_alias: Some(alias),
             topic,
@@ -180,6 +188,9 @@ impl Client {
                 packet_id: Some(packet_id),
                 ..
             }) => {
+                if handed_on && self.restored.remove(packet_id) {
+                    self.sent.remove(packet_id);
+                }
                 self.sent_exactly_once(*packet_id);
             }
             Packet::Pubrel(pubrel) => self.sent_pubrel(pubrel.packet_id),
@@ -209,6 +220,7 @@ impl Client {
     }
 
     fn sent_pubrel(&mut self, packet_id: PacketId) {
+        self.restored.remove(&packet_id);
         match self.sent.get(&packet_id) {
             Some(Sent::AwaitingPubrec) => panic!("PUBREL of {packet_id} was taken before its PUBREC"),
             Some(Sent::Released) => {}

@@ -207,8 +207,9 @@ impl Run {
                 {
                     self.check_handed_on(publish, &action);
                 }
+                let handed_on = matches!(action, Action::Publish(_));
                 if let Some(packet) = packet.or(decoded.as_ref().ok()).filter(|_| self.client.connected) {
-                    self.client.sent(packet);
+                    self.client.sent(packet, handed_on);
                 }
                 self.take(action);
             }
@@ -230,7 +231,7 @@ impl Run {
             is_valid || may_be_refused,
             "taken in spite of its fault: {publish:?}"
         );
-        let is_new = !self.client.is_repeated(publish);
+        let is_new = !self.client.is_repeated(publish, is_valid);
         match action {
             Action::Publish(request) => {
                 assert!(is_valid && is_new, "handed on: {publish:?}");

@@ -166,6 +166,74 @@ fn mqtt_4_4_0_1_identifiers_of_the_session_are_known_on_its_next_connection() {
     }
 }
 
+/// R33: the retained message of an earlier connection may not have come to its topic's group: the host says when it has, and
+/// whether it was taken there.
+#[test]
+fn r33_a_repeated_retained_message_is_answered_by_the_host() {
+    for version in EVERY {
+        let mut side = Side::new(version, ConnectionSettings::default());
+        side.request_open(|connect| {
+            ask_durable(connect);
+            connect.clean_start = false;
+        });
+        side.open(Opened {
+            session_present: true,
+            inbound: vec![id(5), id(6), id(7)],
+            ..Default::default()
+        });
+        let repeat = |number| {
+            Packet::Publish(Publish {
+                dup: true,
+                retain: true,
+                ..publish(QoS::ExactlyOnce, number)
+            })
+        };
+        let ask = |side: &mut Side, number| match side.send(repeat(number)) {
+            Ok(Action::Publish(crate::session::PublishRequest { token, .. })) => token.expect("QoS 2"),
+            other => panic!("{other:?}"),
+        };
+        let token = ask(&mut side, 5);
+        assert!(token.is_repeat() && token.is_exactly_once());
+        assert_eq!(side.receive(), [], "nothing is known yet");
+        // The client is impatient.
+        assert_eq!(side.send(repeat(5)), Ok(Action::None));
+        assert_eq!(side.receive(), []);
+        side.connection.check_invariants();
+        let told = side
+            .connection
+            .handle_publish_outcome(token, MATCHED, &mut side.out);
+        told.unwrap();
+        assert_eq!(side.receive(), [Packet::Pubrec(ack(5))]);
+        // From now on it is known here.
+        assert_eq!(side.send(repeat(5)), Ok(Action::None));
+        assert_eq!(side.receive(), [Packet::Pubrec(ack(5))]);
+        assert_eq!(
+            side.send(Packet::Pubrel(ack(5))),
+            Ok(Action::Release { packet_id: id(5) })
+        );
+        // PUBREC came on the earlier connection.
+        assert_eq!(
+            side.send(Packet::Pubrel(ack(6))),
+            Ok(Action::Release { packet_id: id(6) })
+        );
+        let token = ask(&mut side, 7);
+        let refused = PublishOutcome::Refused(ReasonCode::QUOTA_EXCEEDED);
+        let told = side
+            .connection
+            .handle_publish_outcome(token, refused, &mut side.out);
+        if version == ProtocolVersion::V5 {
+            told.unwrap();
+            assert_eq!(
+                side.receive(),
+                [Packet::Pubrec(Ack::new(id(7), ReasonCode::QUOTA_EXCEEDED))]
+            );
+            side.connection.check_invariants();
+        } else {
+            assert_eq!(told.unwrap_err().reason, ReasonCode::QUOTA_EXCEEDED);
+        }
+    }
+}
+
 /// A client begins every connection with a full quota [MQTT5 4.9], and uses it for what it sends again.
 #[test]
 fn mqtt_3_3_4_9_receive_maximum_counts_what_came_on_this_connection() {

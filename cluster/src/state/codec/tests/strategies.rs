@@ -365,6 +365,11 @@ pub(super) fn outcome() -> impl Strategy<Value = Outcome> {
         }),
         any::<bool>().prop_map(Outcome::Released),
         any::<(u64, u32)>().prop_map(|(index, position)| Outcome::Begun { index, position }),
+        any::<(u64, u32, bool)>().prop_map(|(index, position, kept)| Outcome::Repeated {
+            index,
+            position,
+            kept,
+        }),
         Just(Outcome::Refused(RefusedReason::Fenced)),
         Just(Outcome::Refused(RefusedReason::LimitReached)),
         Just(Outcome::Refused(RefusedReason::OutboxFull)),
