@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use quorate_storage::log::GroupId;
 use tokio::sync::Notify;
 
+use super::crossing::Crossings;
 use super::peers::Peers;
 use super::{Completion, Host, Placement};
 use crate::meta::Directory;
@@ -40,6 +41,8 @@ pub(super) struct RouteConfirmations<H: Host> {
     directory: Arc<Directory>,
     waiting: Mutex<Vec<Change<H::Ticket>>>,
     entered: Notify,
+    /// What this node has matched, and may have matched without a change.
+    pub(super) crossings: Arc<Crossings>,
 }
 
 impl<H: Host> RouteConfirmations<H> {
@@ -50,7 +53,13 @@ impl<H: Host> RouteConfirmations<H> {
             directory,
             waiting: Mutex::new(Vec::new()),
             entered: Notify::new(),
+            crossings: Arc::default(),
         }
+    }
+
+    /// Whether a change is confirmed as soon as it is applied here.
+    pub(super) fn is_confirmed_here(&self) -> bool {
+        self.is_alone() && self.crossings.is_empty()
     }
 
     /// Whether nobody has to be asked.
@@ -115,7 +124,8 @@ impl<H: Host> RouteConfirmations<H> {
         let watermark = (group, last.unwrap_or_default());
         let view = self.directory.read().view().clone();
         let asked = view.serving.into_iter().filter(|(node, _)| *node != this);
-        join_all(asked.map(|(node, serving)| self.ask(node, serving.incarnation, watermark))).await;
+        let asked = join_all(asked.map(|(node, serving)| self.ask(node, serving.incarnation, watermark)));
+        join(asked, self.crossings.pass()).await;
         let completions = changes
             .into_iter()
             .map(|change| (change.ticket, change.completion));

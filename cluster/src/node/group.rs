@@ -110,7 +110,7 @@ pub struct Group<H: Host> {
     pub(super) shares: Mutex<ShareDispatch>,
     /// What members here were given of shared queues.
     pub(super) holding: Mutex<Holding>,
-    pub(super) retained_waits: Mutex<RetainedWaits<H::Ticket>>,
+    pub(super) retained_waits: Mutex<RetainedWaits<Waiter<H::Ticket>>>,
     /// How far this node has taken its own queue.
     pub(super) node_taken: Mutex<Sequence>,
     /// A task takes it from another node's replica.

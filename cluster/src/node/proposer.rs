@@ -33,6 +33,11 @@ pub(super) enum Waiter<T> {
     Nobody,
     Ticket(T),
     Task(oneshot::Sender<Completion>),
+    /// Who publishes a will: is told when it is applied here, and when the group of its topic has what is retained of it.
+    Will {
+        applied: oneshot::Sender<Completion>,
+        carried: oneshot::Sender<Completion>,
+    },
     /// The dispatch of shared references.
     Hold(Box<Choice>),
     /// The member's node that says what became of one.
@@ -416,18 +421,26 @@ impl<H: Host> Group<H> {
         let index = committed.first_index.or_else(noted);
         let mut completions = Vec::with_capacity(committed.waiters.len());
         for (position, waiter, due, completion) in committed.waiters {
+            let waiter = match waiter {
+                Waiter::Will { applied, carried } => {
+                    // The task may have gone.
+                    let _ = applied.send(completion.clone());
+                    Waiter::Task(carried)
+                }
+                waiter => waiter,
+            };
             match waiter {
                 // Where it stands is known, whichever node had it before.
-                Waiter::Ticket(ticket)
+                waiter @ (Waiter::Ticket(_) | Waiter::Task(_))
                     if let (Some(topics), Some(source)) =
                         (due.topics(), self.repeated_write(&completion)) =>
                 {
                     if let Due::BegunRetained(number, _) = due {
                         self.retained_waits.lock().end(number);
                     }
-                    self.wait_for_retained(topics, source, ticket, completion);
+                    self.wait_for_retained(topics, source, waiter, completion);
                 }
-                Waiter::Ticket(ticket)
+                waiter @ (Waiter::Ticket(_) | Waiter::Task(_))
                     if let (Due::Retained(topics), true) = (due, is_stored(&completion)) =>
                 {
                     match index {
@@ -437,17 +450,19 @@ impl<H: Host> Group<H> {
                                 index,
                                 position,
                             };
-                            self.wait_for_retained(topics, source, ticket, completion);
+                            self.wait_for_retained(topics, source, waiter, completion);
                         }
                         // Where it stands is not known, so neither is whether its topic's group has it (R13).
-                        None => completions.push((ticket, Completion::Refused)),
+                        None => completions.extend(self.tell(waiter, Completion::Refused)),
                     }
                 }
                 Waiter::Nobody if let Due::Begun(number) = due => self.retained_begun(number, &completion),
-                Waiter::Ticket(ticket) if let Due::BegunRetained(number, topics) = due => {
-                    self.wait_for_begun((number, topics), ticket, completion);
+                waiter @ (Waiter::Ticket(_) | Waiter::Task(_))
+                    if let Due::BegunRetained(number, topics) = due =>
+                {
+                    self.wait_for_begun((number, topics), waiter, completion);
                 }
-                Waiter::Ticket(ticket) if due == Due::Routed && !self.routes.is_alone() => {
+                Waiter::Ticket(ticket) if due == Due::Routed && !self.routes.is_confirmed_here() => {
                     self.routes
                         .confirm(self.id(), committed.index, ticket, completion);
                 }
@@ -470,6 +485,10 @@ impl<H: Host> Group<H> {
             Waiter::Ticket(ticket) => return Some((ticket, completion)),
             // The task may have gone with its connection.
             Waiter::Task(sender) => drop(sender.send(completion)),
+            Waiter::Will { applied, carried } => {
+                let _ = applied.send(completion.clone());
+                let _ = carried.send(completion);
+            }
             Waiter::Hold(choice) => self.chosen(*choice, &completion),
             Waiter::Held(hold) => self.hold_ended(&hold, &completion),
         }

@@ -113,11 +113,20 @@ impl<H: Host> Group<H> {
         self.push_publish(publish, waiter, due);
     }
 
-    /// Proposes a publish; the receiver gets its outcome.
-    pub(super) fn submit_publish(&self, publish: &Publish<'_>) -> oneshot::Receiver<Completion> {
-        let (sender, receiver) = oneshot::channel();
-        self.push_publish(publish, Waiter::Task(sender), Due::Applied);
-        receiver
+    /// Proposes a will. The first receiver gets its outcome when this node has applied it, the second one is told when the
+    /// group of its topic has what is retained of it.
+    pub(super) fn submit_will_publish(
+        &self,
+        publish: &Publish<'_>,
+    ) -> (oneshot::Receiver<Completion>, oneshot::Receiver<Completion>) {
+        let (applied, is_applied) = oneshot::channel();
+        let (carried, is_carried) = oneshot::channel();
+        let due = match publish.set_retained {
+            true => Due::Retained(Placement::data_of_topic(publish.message.topic)),
+            false => Due::Applied,
+        };
+        self.push_publish(publish, Waiter::Will { applied, carried }, due);
+        (is_applied, is_carried)
     }
 
     fn push_publish(&self, publish: &Publish<'_>, waiter: Waiter<H::Ticket>, due: Due) {

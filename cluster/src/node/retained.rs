@@ -17,6 +17,7 @@ use futures_util::stream::FuturesUnordered;
 use quorate_proto::message::Message;
 use quorate_storage::log::GroupId;
 
+use super::proposer::Waiter;
 use super::{Completion, Group, Host, Node, Placement};
 use crate::state::{Command, OutboxWrite, Outcome, RefusedReason, RetainedSource, RetainedTaken};
 
@@ -181,20 +182,28 @@ impl<H: Host> Group<H> {
         Some(writes)
     }
 
-    /// Completes `ticket` once the write at `source` is with the group of its topic.
+    /// Tells `waiter` once the write at `source` is with the group of its topic.
     pub(super) fn wait_for_retained(
         &self,
         topics: GroupId,
         source: RetainedSource,
-        ticket: H::Ticket,
+        waiter: Waiter<H::Ticket>,
         completion: Completion,
     ) {
         let told = self
             .retained_waits
             .lock()
-            .wait(topics, source, ticket, completion);
-        if let Some(told) = told {
-            self.host.complete(vec![told]);
+            .wait(topics, source, waiter, completion);
+        self.tell_all(told);
+    }
+
+    fn tell_all(&self, told: impl IntoIterator<Item = (Waiter<H::Ticket>, Completion)>) {
+        let told = told.into_iter();
+        let completions: Vec<_> = told
+            .filter_map(|(waiter, completion)| self.tell(waiter, completion))
+            .collect();
+        if !completions.is_empty() {
+            self.host.complete(completions);
         }
     }
 
@@ -212,12 +221,12 @@ impl<H: Host> Group<H> {
         self.retained_waits.lock().begin(number, source);
     }
 
-    /// The last part of a publish is there: completes `ticket` once the write of its first part is with the group of
+    /// The last part of a publish is there: tells `waiter` once the write of its first part is with the group of
     /// its topic.
     pub(super) fn wait_for_begun(
         &self,
         (number, topics): (u64, GroupId),
-        ticket: H::Ticket,
+        waiter: Waiter<H::Ticket>,
         completion: Completion,
     ) {
         let begun = self.retained_waits.lock().end(number);
@@ -226,7 +235,7 @@ impl<H: Host> Group<H> {
             Completion::Applied(Outcome::Published { duplicate: false, .. })
         );
         let completion = match (is_stored, begun) {
-            (true, Some(Some(source))) => return self.wait_for_retained(topics, source, ticket, completion),
+            (true, Some(Some(source))) => return self.wait_for_retained(topics, source, waiter, completion),
             // Its first part found no room, so nothing of it is stored.
             (false, Some(None)) => Completion::Applied(Outcome::Refused(RefusedReason::OutboxFull)),
             // It is not answered: its first part was not.
@@ -234,7 +243,7 @@ impl<H: Host> Group<H> {
             // It says itself what became of it.
             (false, _) => completion,
         };
-        self.host.complete(vec![(ticket, completion)]);
+        self.tell_all([(waiter, completion)]);
     }
 
     /// Carries writes to the group of their topics: the last one that was taken, and whether all of them were.
@@ -312,9 +321,7 @@ impl<H: Host> Group<H> {
     /// The leader of this group, whoever it is, has passed writes on.
     pub(super) fn retained_taken(&self, told: &RetainedTaken) {
         let completions = self.retained_waits.lock().note(told);
-        if !completions.is_empty() {
-            self.host.complete(completions);
-        }
+        self.tell_all(completions);
     }
 
     /// What this replica's state, as of `index`, says of writes that have left the outbox. Which of them were refused is

@@ -176,13 +176,17 @@ impl<H: Host> Node<H> {
         }
     }
 
-    /// Answers when this node knows everything up to the watermarks, and so routes by it.
+    /// Answers when this node knows everything up to the watermarks, and so routes by it, and what it matched before is where
+    /// those find it who were not matched (R33).
     async fn answer_confirm(&self, confirm: proto::Confirm) -> Option<AnswerBody> {
         let mut groups = Vec::with_capacity(confirm.watermarks.len());
         for watermark in confirm.watermarks {
             groups.push((self.find_group(group_id(watermark.group))?, watermark.index));
         }
         join_all(groups.iter().map(|(group, index)| group.reached(*index))).await;
+        if let Some((group, _)) = groups.first() {
+            group.routes.crossings.pass().await;
+        }
         Some(AnswerBody::Confirmed(proto::Confirmed {}))
     }
 }

@@ -126,6 +126,9 @@ impl<H: Host> Group<H> {
             message,
         } = due;
         let (session, epoch) = (*session, *epoch);
+        // Whoever comes after it was matched finds it in its topic's group (R33).
+        let is_kept = message.retain && !message.payload().is_empty();
+        let crossing = is_kept.then(|| self.routes.crossings.begin());
         let origin = match Placement::kind(self.id()) {
             GroupKind::Data | GroupKind::Memory | GroupKind::Meta => Origin::Will { session, epoch },
             // The data group remembers whose will it has published.
@@ -142,7 +145,14 @@ impl<H: Host> Group<H> {
             set_retained: message.retain,
             taken_live: false,
         };
-        Some(to.submit_publish(&publish))
+        let (applied, carried) = to.submit_will_publish(&publish);
+        if let Some(crossing) = crossing {
+            tokio::spawn(async move {
+                let _ = carried.await;
+                drop(crossing);
+            });
+        }
+        Some(applied)
     }
 
     /// Forgets wills of live groups that those do not hold any more (R31). Not as soon as they are published: what a

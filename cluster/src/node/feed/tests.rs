@@ -7,6 +7,7 @@ use super::told::{Beginning, Told};
 use crate::node::Placement;
 use crate::node::group::Standing;
 use crate::node::peers::{AnswerBody, RequestBody, proto};
+use crate::node::proposer::Waiter;
 use crate::node::tests::duties::{retained, topic_elsewhere};
 use crate::node::tests::{CLIENT, TestNode, eventually, message, publish, target};
 use crate::raft::PeerStart;
@@ -482,7 +483,7 @@ async fn r33_a_feed_begins_with_what_was_taken() {
         })
     };
     let node = followed.node.home();
-    node.wait_for_retained(topics, write, 1, stored(0));
+    node.wait_for_retained(topics, write, Waiter::Ticket(1), stored(0));
     tokio::select! {
         ended = followed.follow() => panic!("{ended}"),
         told = followed.node.completion(1) => assert_eq!(told, stored(0)),

@@ -1,5 +1,7 @@
 //! What a group does by itself.
 
+use quorate_proto::codec::SubscriptionOptions;
+
 use super::*;
 
 /// A topic whose retained message has another home than what [`CLIENT`] publishes.
@@ -72,6 +74,53 @@ async fn r31_a_group_without_leader_holds_up_the_wills_of_its_own_topics_alone()
     assert_eq!(eventually(|| node.told.wills.lock().pop()).await, "stuck");
     let live = node.node.group(Placement::live_of_client("a"));
     eventually(|| (live.state().counts().due_wills == 0).then_some(())).await;
+}
+
+/// R33: who subscribes while a retained will is published is answered when the group of its topic has the value, and so finds
+/// it.
+#[tokio::test]
+async fn r33_a_subscription_that_crosses_a_retained_will_waits_for_it() {
+    let node = TestNode::start().await;
+    let topic = topic_elsewhere();
+    let topics = node.node.group(Placement::data_of_topic(&topic));
+    let will = Message::new(&topic, &[], b"gone", QoS::AtLeastOnce, true, None);
+    let home = node.home();
+    let open = Command::OpenSession {
+        client_id: CLIENT.into(),
+        clean_start: true,
+        expiry_secs: 600,
+        will: None,
+        limits: LIMITS,
+    };
+    let Completion::Applied(Outcome::Opened { session, epoch, .. }) =
+        within(home.propose_and_wait(&open)).await
+    else {
+        panic!("not opened");
+    };
+    node.disk.log().hold_group(topics.id());
+    node.lose_connection("a", will).await;
+    eventually(|| (!home.routes.crossings.is_empty()).then_some(())).await;
+    let subscribe = Command::Subscribe {
+        session,
+        epoch,
+        subscriptions: vec![Subscription {
+            filter: topic.as_str().into(),
+            options: SubscriptionOptions::default(),
+            subscription_id: None,
+        }],
+        limits: LIMITS,
+    };
+    home.propose_routes(&subscribe, Some(1));
+    // What is proposed behind it is answered at once.
+    within(home.propose_and_wait(&publish(message("m"), vec![]))).await;
+    assert!(node.told.completions.lock().is_empty());
+    node.disk.log().release();
+    assert!(matches!(
+        node.completion(1).await,
+        Completion::Applied(Outcome::Subscribed(_))
+    ));
+    assert_eq!(text(&topics.state().retained(&topic).unwrap().message), "gone");
+    assert!(home.routes.crossings.is_empty());
 }
 
 /// A group answers pulls and dispatches shared references while its retained writes wait for another group.

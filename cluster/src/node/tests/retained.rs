@@ -3,6 +3,7 @@
 use super::duties::{retained, topic_elsewhere};
 use super::*;
 use crate::node::group::Standing;
+use crate::node::proposer::Waiter;
 use crate::state::RefusedReason;
 
 const LIMIT_REACHED: Completion = Completion::Applied(Outcome::Refused(RefusedReason::LimitReached));
@@ -113,7 +114,7 @@ async fn r33_a_publish_in_parts_waits_for_the_topics_group_without_a_replica_her
     let topics = Placement::data_of_topic(&topic_elsewhere());
     let (index, position) = (home.state().applied() + 10, 3);
     home.retained_begun(9, &Completion::Applied(Outcome::Begun { index, position }));
-    home.wait_for_begun((9, topics), 1, stored(1));
+    home.wait_for_begun((9, topics), Waiter::Ticket(1), stored(1));
     assert!(node.told.completions.lock().is_empty());
     let up_to = RetainedSource {
         group: home.id(),
@@ -132,7 +133,7 @@ async fn r33_a_publish_in_parts_waits_for_the_topics_group_without_a_replica_her
     home.retained_begun(10, &full);
     home.wait_for_begun(
         (10, topics),
-        2,
+        Waiter::Ticket(2),
         Completion::Applied(Outcome::Refused(RefusedReason::Fenced)),
     );
     assert_eq!(node.completion(2).await, full);
@@ -149,12 +150,12 @@ async fn r33_a_loaded_state_says_what_was_taken() {
     propose_retained(home, &retained(topic, "x"), 1);
     eventually(|| (home.state().counts().outbox == 1).then_some(())).await;
     let source = home.state().outbox(None, 1)[0].source;
-    home.wait_for_retained(other, source, 2, stored(1));
+    home.wait_for_retained(other, source, Waiter::Ticket(2), stored(1));
     let behind = RetainedSource {
         position: source.position + 1,
         ..source
     };
-    home.wait_for_retained(other, behind, 3, stored(0));
+    home.wait_for_retained(other, behind, Waiter::Ticket(3), stored(0));
     assert!(node.told.completions.lock().is_empty());
     let index = home.known_index().unwrap();
     crate::raft::ReplicatedState::loaded(&mut super::super::replica::Replica::new(home.clone()), index);
@@ -231,7 +232,7 @@ async fn r33_a_repeated_publish_waits_for_the_topics_group() {
     home.stand_on(Standing::Nothing);
     let mut source = home.repeated_write(&answer).unwrap();
     source.index += 1_000;
-    home.wait_for_retained(topics.id(), source, 3, answer.clone());
+    home.wait_for_retained(topics.id(), source, Waiter::Ticket(3), answer.clone());
     assert!(node.told.completions.lock().is_empty());
     home.retained_taken(&RetainedTaken {
         topics: Some(topics.id()),
