@@ -133,9 +133,12 @@ impl Worker {
             token,
         } = request;
         self.counters.messages_received.of(publish.qos).increment();
-        // What was taken on an earlier connection is not refused any more.
         let is_repeat = token.as_ref().is_some_and(PublishToken::is_repeat);
-        if let Some(reason) = self.forbidden(conn, &topic).filter(|_| !is_repeat) {
+        if let Some(reason) = self.forbidden(conn, &topic) {
+            if is_repeat {
+                // What was taken on an earlier connection is not refused any more, and nothing of this goes further.
+                return self.answer(conn, token, PublishOutcome::Accepted { matched: true });
+            }
             self.counters.publishes_refused.of(reason).increment();
             return self.answer(conn, token, PublishOutcome::Refused(reason));
         }
