@@ -198,6 +198,12 @@ pub(crate) fn declare_metrics(scope: &Scope, shared: &Arc<Shared>) {
         "Connections between other nodes that this one passes on, because they do not reach each other.",
         move || of.node().passed_on() as f64,
     );
+    let of = shared.clone();
+    scope.counter(
+        "leaderships_handed_over_total",
+        "Groups that this node handed over because it did not apply what was committed.",
+        move || of.node().handed_over_stalled(),
+    );
 }
 
 /// Makes the node and starts it; it is known to `shared` before its groups run.

@@ -5,6 +5,7 @@
 //! group's [`SyncPolicy`] says, on the flusher's thread, in submission order, and must not block.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -91,6 +92,11 @@ pub trait Log: Send + Sync + 'static {
 
     /// Index up to which the group's entries are synced to this node's disk (0 for none).
     fn synced_index(&self, group: GroupId) -> u64;
+
+    /// How long the write or sync that is under way has been running; `None` where none is.
+    fn flush_running_for(&self) -> Option<Duration> {
+        None
+    }
 
     /// Where the log takes more room than it should: groups with entries in its oldest part, and the last such entry of
     /// each.

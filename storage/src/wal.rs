@@ -280,7 +280,8 @@ impl Wal {
         }
     }
 
-    /// How long the flush under way has been running; `None` where none is. A leader whose disk stalls steps down.
+    /// How long the flush under way has been running; `None` where none is. A node whose disk stalls is given no groups to lead
+    /// (R15).
     pub fn flush_running_for(&self) -> Option<Duration> {
         self.shared.state.lock().flush_began.map(|began| began.elapsed())
     }
@@ -504,6 +505,10 @@ impl Log for Wal {
             .groups
             .get(&group)
             .map_or(0, |group| group.synced())
+    }
+
+    fn flush_running_for(&self) -> Option<Duration> {
+        Self::flush_running_for(self)
     }
 
     fn crowding(&self) -> Vec<(GroupId, u64)> {

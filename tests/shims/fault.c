@@ -1,5 +1,5 @@
 /* Lets a test break the disk of one node: the file `fault` beside a node's data directory says how. `sync`: fsync and
- * fdatasync fail. `full`: nothing more can be written. `slow`: every sync takes 50 ms longer. The file `clock` there has
+ * fdatasync fail. `full`: nothing more can be written. `slow`: every sync takes 50 ms longer, or as many as a number behind it says. The file `clock` there has
  * the seconds by which the node's wall clock is off. Loaded with LD_PRELOAD. */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -16,7 +16,7 @@
 enum fault { NONE, SYNC, FULL, SLOW };
 
 /* What is wrong with the disk that a file is on: its path has the name of the data directory in it. */
-static enum fault fault_of(int file)
+static enum fault fault_of(int file, unsigned *millis)
 {
     char link[64], path[4096];
     snprintf(link, sizeof link, "/proc/self/fd/%d", file);
@@ -32,25 +32,27 @@ static enum fault fault_of(int file)
     if (!fault)
         return NONE;
     char word[8] = "";
-    size_t read = fread(word, 1, 4, fault);
+    *millis = 50;
+    int read = fscanf(fault, "%7s %u", word, millis);
     fclose(fault);
-    if (read == 4 && !strcmp(word, "sync"))
+    if (read >= 1 && !strcmp(word, "sync"))
         return SYNC;
-    if (read == 4 && !strcmp(word, "full"))
+    if (read >= 1 && !strcmp(word, "full"))
         return FULL;
-    if (read == 4 && !strcmp(word, "slow"))
+    if (read >= 1 && !strcmp(word, "slow"))
         return SLOW;
     return NONE;
 }
 
 static int before_sync(int file)
 {
-    switch (fault_of(file)) {
+    unsigned millis;
+    switch (fault_of(file, &millis)) {
     case SYNC:
         errno = EIO;
         return -1;
     case SLOW:
-        usleep(50000);
+        usleep(millis * 1000);
         return 0;
     default:
         return 0;
@@ -60,7 +62,8 @@ static int before_sync(int file)
 static int before_write(int file)
 {
     int saved = errno;
-    if (fault_of(file) != FULL) {
+    unsigned millis;
+    if (fault_of(file, &millis) != FULL) {
         errno = saved;
         return 0;
     }

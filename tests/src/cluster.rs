@@ -117,6 +117,30 @@ impl Cluster {
         serde_json::from_str(&body).unwrap_or_default()
     }
 
+    /// The node that leads a group now.
+    pub fn leader(&self, group: &str) -> usize {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            for node in &self.nodes {
+                let (_, text) = node.admin("/metrics");
+                let leads = text.lines().any(|line| {
+                    let of_group =
+                        line.starts_with("quorate_raft_is_leader{") && line.contains(&format!("\"{group}\""));
+                    of_group && line.ends_with(" 1")
+                });
+                if leads {
+                    return self
+                        .nodes
+                        .iter()
+                        .position(|other| other.pid() == node.pid())
+                        .unwrap_or(0);
+                }
+            }
+            assert!(Instant::now() < deadline, "{group} has no leader");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// The value of a metric at a node, summed over its labels.
     pub fn metric(&self, node: usize, name: &str) -> f64 {
         let (_, text) = self.nodes[node].admin("/metrics");

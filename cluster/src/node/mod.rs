@@ -19,6 +19,7 @@ mod confirm;
 mod crossing;
 mod duties;
 mod feed;
+mod fitness;
 mod group;
 mod host;
 mod leading;

@@ -58,9 +58,11 @@ pub(super) fn group_of(body: &RequestBody) -> Option<GroupId> {
         RequestBody::ReadDueWills(ask) => ask.group,
         RequestBody::ReportShared(ask) => ask.group,
         // What is confirmed is asked only by nodes that serve: those that know of an older beginning do so no more.
-        RequestBody::Renew(_) | RequestBody::Confirm(_) | RequestBody::Broker(_) | RequestBody::Report(_) => {
-            return None;
-        }
+        RequestBody::Renew(_)
+        | RequestBody::Confirm(_)
+        | RequestBody::Broker(_)
+        | RequestBody::Report(_)
+        | RequestBody::AskFitness(_) => return None,
     };
     let group = u16::try_from(number).ok().map(GroupId)?;
     (group != META).then_some(group)
@@ -182,6 +184,17 @@ impl Peers {
                 in_view: lease.in_view,
             }),
             AnswerBody::NotLeader(_) => Err(AskError::NotLeader),
+            _ => Err(AskError::Malformed),
+        }
+    }
+
+    /// Asks a node whether it is fit to lead.
+    pub(super) async fn is_fit(&self, node: NodeId) -> Result<bool, AskError> {
+        match self
+            .ask(node, RequestBody::AskFitness(proto::AskFitness {}))
+            .await?
+        {
+            AnswerBody::Fitness(fitness) => Ok(fitness.fit),
             _ => Err(AskError::Malformed),
         }
     }

@@ -148,7 +148,7 @@ impl<H: Host> Node<H> {
             Step::SetVoters(voters) => self.tell_step(replica, replica.set_voters(voters).await),
             Step::RemoveLearner(node) => self.tell_step(replica, replica.remove_learner(node).await),
             Step::Lead(node) => {
-                if self.handovers.may_try(replica.group()) {
+                if self.handovers.may_try(replica.group()) && self.may_hand_over(node, aim).await {
                     tracing::debug!(
                         group = replica.group().0,
                         node = node.0,
@@ -158,6 +158,13 @@ impl<H: Host> Node<H> {
                 }
             }
         }
+    }
+
+    /// Whether a node is to lead in this one's place, without need: not while one of them stalls (R15).
+    async fn may_hand_over(&self, node: NodeId, aim: &Aim) -> bool {
+        let this = self.this_node();
+        let may_stay = aim.voters.contains(&this) && aim.serving.contains(&this);
+        !may_stay || self.has_fit_log() && self.is_fit(node).await
     }
 
     fn tell_step(&self, replica: &RaftGroup, done: Result<(), MembershipError>) {

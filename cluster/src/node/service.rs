@@ -87,6 +87,10 @@ impl<H: Host> Node<H> {
                     group.answer_report_shared(from.node, &ask),
                 ))
             }
+            RequestBody::AskFitness(_) => {
+                let fit = self.is_fit_to_lead();
+                Some(AnswerBody::Fitness(proto::Fitness { fit }))
+            }
             RequestBody::Broker(_) => None,
             body => Some(
                 self.answer_follower(from, body, reply)

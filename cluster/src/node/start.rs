@@ -122,6 +122,7 @@ pub struct Node<H: Host> {
     routes: Arc<RouteConfirmations<H>>,
     pub(super) membership: Membership,
     pub(super) handovers: super::reconcile::Handovers,
+    pub(super) fitness: super::fitness::Fitness,
     groups: BTreeMap<GroupId, Arc<Group<H>>>,
     backlog: Arc<Backlog>,
     pub(super) unstored: Arc<Unstored>,
@@ -170,6 +171,7 @@ impl<H: Host> Node<H> {
         let node = Arc::new(Self {
             membership: Membership::new(directory, beginnings, known),
             handovers: super::reconcile::Handovers::default(),
+            fitness: super::fitness::Fitness::default(),
             groups: groups.collect(),
             peers,
             routes,
@@ -207,6 +209,7 @@ impl<H: Host> Node<H> {
         self.spawn(Self::run_reconciler(Arc::downgrade(self)));
         self.spawn(Self::run_beginnings(Arc::downgrade(self)));
         self.spawn(Self::run_losses(Arc::downgrade(self)));
+        self.spawn(Self::run_fitness(Arc::downgrade(self)));
         self.spawn(self.routes.clone().run());
         self.spawn(Self::run_share_losses(Arc::downgrade(self)));
         self.spawn(run_checkpoints(

@@ -361,6 +361,13 @@ impl RaftGroup {
         self.inner.checkpoints.leases(self.inner.life.group).is_read()
     }
 
+    /// Index of the last entry that this replica has and knows to be committed.
+    pub fn committed_index(&self) -> Option<u64> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.local_committed.as_ref().map(|log_id| log_id.index)
+    }
+
     /// Writes everything this replica has applied to the state store, so that openraft purges the log behind it.
     /// Returns the index up to which the store holds the state; `None` where there is nothing yet. Calls wait for
     /// each other.

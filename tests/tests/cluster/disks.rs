@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use quorate_tests::Version;
 use quorate_tests::broker::Broker;
+use quorate_tests::client::Client;
 use quorate_tests::cluster::Cluster;
 use quorate_tests::shim::start_script;
 use quorate_tests::wire::{Property, connect, publish};
@@ -156,6 +157,73 @@ async fn r12_live_subscribers_do_not_wait_for_the_disks() {
     assert!(delivered < acknowledged, "{delivered:?}, {acknowledged:?}");
     let mut absent = nodes[2].durable(Version::V5, "absent").await;
     assert_eq!(absent.receive_texts(texts.len()).await, texts);
+}
+
+/// R15: the disk of a node that leads groups becomes so slow that each sync takes seconds. Nobody waits for it: its groups go
+/// on with the disks of the others, and nothing is moved, because who has led would have to wait for its own disk then.
+#[tokio::test(flavor = "multi_thread")]
+async fn r15_a_leader_whose_disk_stalls_holds_nobody_up() {
+    const PUBLISHERS: usize = 16;
+    let breakable = Breakable::start();
+    let nodes = &breakable.cluster.nodes;
+    let mut subscriber = nodes[0].durable(Version::V5, "s").await;
+    subscriber.subscribe("a", 1).await;
+    let slow = 1;
+    let led = |node: usize| breakable.cluster.metric(node, "quorate_raft_is_leader");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while (0..3).any(|node| led(node) < 6.0) {
+        assert!(Instant::now() < deadline, "leaders are not spread");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let led_before = led(slow);
+    breakable.break_disk(slow, "slow 2000");
+    let until = Instant::now() + Duration::from_secs(12);
+    let publish_for_long = |number: usize| {
+        let mqtt = nodes[number % 3].mqtt();
+        async move {
+            let packet = connect(&format!("p{number}")).resume().expiry(600);
+            let mut publisher = Client::connect(mqtt, Version::V5, &packet).await;
+            let mut waits = Vec::new();
+            while Instant::now() < until {
+                let began = Instant::now();
+                publisher.publish(publish("a", "x").qos(1)).await;
+                waits.push((began, began.elapsed()));
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            waits
+        }
+    };
+    let publishers: Vec<_> = (0..PUBLISHERS)
+        .map(|number| tokio::spawn(publish_for_long(number)))
+        .collect();
+    let mut all = Duration::ZERO;
+    for publisher in publishers {
+        let waits = publisher.await.expect("everything was acknowledged");
+        let longest = waits.iter().map(|(_, wait)| *wait).max();
+        let long = waits
+            .iter()
+            .filter(|(_, wait)| *wait > Duration::from_millis(500));
+        println!(
+            "{} publishes, longest {longest:?}, {} long",
+            waits.len(),
+            long.count()
+        );
+        all = all.max(longest.unwrap_or_default());
+    }
+    assert!(all < Duration::from_secs(2), "a publisher waited {all:?}");
+    println!("groups led: {} {} {}", led(0), led(1), led(2));
+    assert!(
+        (led(slow) - led_before).abs() < 0.5,
+        "its groups were moved, or it was given some"
+    );
+    for node in 0..3 {
+        let handed_over = breakable
+            .cluster
+            .metric(node, "quorate_leaderships_handed_over_total");
+        assert!(handed_over < 0.5);
+    }
+    let log = breakable.cluster.nodes[slow].log();
+    assert!(log.contains("the disk of this node's log stalls"));
 }
 
 /// R32: wall clocks that jump by days end no message's life and no session, on whichever node; and lifetimes go on.

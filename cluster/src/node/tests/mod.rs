@@ -11,6 +11,7 @@ mod pulls;
 mod recall;
 mod replicas;
 mod retained;
+mod several;
 mod shares;
 
 use std::collections::{BTreeMap, BTreeSet};

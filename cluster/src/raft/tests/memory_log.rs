@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -20,6 +21,8 @@ struct Inner {
     /// Hold back the completions of this group alone.
     held_group: Option<GroupId>,
     broken: bool,
+    /// Since when a flush is said to be under way.
+    flush_began: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -79,6 +82,11 @@ impl MemoryLog {
             group.entries.pop_last();
         }
         group.committed = group.committed.min(group.last());
+    }
+
+    /// Says that a flush is under way, or not any more.
+    pub(crate) fn set_flushing(&self, is_flushing: bool) {
+        self.inner.lock().flush_began = is_flushing.then(Instant::now);
     }
 
     /// Fails every later operation.
@@ -188,5 +196,9 @@ impl Log for MemoryLog {
             .groups
             .get(&group)
             .map_or(0, |group| group.synced)
+    }
+
+    fn flush_running_for(&self) -> Option<Duration> {
+        self.inner.lock().flush_began.map(|began| began.elapsed())
     }
 }
