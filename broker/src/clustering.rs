@@ -200,6 +200,13 @@ pub(crate) fn declare_metrics(scope: &Scope, shared: &Arc<Shared>) {
     );
     let of = shared.clone();
     scope.counter(
+        "starts_condemned_total",
+        "Starts of nodes that served without confirming changes of routes, and got no more leases from this node, which \
+         led the membership.",
+        move || of.node().starts_condemned(),
+    );
+    let of = shared.clone();
+    scope.counter(
         "leaderships_handed_over_total",
         "Groups that this node handed over because it did not apply what was committed.",
         move || of.node().handed_over_stalled(),

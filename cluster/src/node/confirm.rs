@@ -2,10 +2,11 @@
 //!
 //! One round asks all nodes of the view for everything of a group that waits and is over when each has confirmed or has left
 //! the view; what comes meanwhile waits for the next one. So a storm of subscriptions costs few messages. A node that is
-//! gone holds up a round until its lease has run out.
+//! gone holds up a round until its lease has run out; one that is there and does not confirm, until the leader of `meta`
+//! has looked at it ([`judge`](super::judge)).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -16,15 +17,16 @@ use quorate_storage::log::GroupId;
 use tokio::sync::Notify;
 
 use super::crossing::Crossings;
+use super::judge::Accusation;
 use super::peers::Peers;
-use super::{Completion, Host, Placement};
+use super::{Completion, Host, Node, Placement};
 use crate::meta::Directory;
 use crate::state::{NodeId, NodeIncarnation};
 
 /// Pause before a node is asked again that could not be reached.
 const RETRY: Duration = Duration::from_millis(20);
 
-/// Time between words on a node that does not confirm.
+/// Time between words on a node that does not confirm, and accusations of it.
 const TELL_INTERVAL: Duration = Duration::from_secs(5);
 
 struct Change<T> {
@@ -43,6 +45,8 @@ pub(super) struct RouteConfirmations<H: Host> {
     entered: Notify,
     /// What this node has matched, and may have matched without a change.
     pub(super) crossings: Arc<Crossings>,
+    /// Who takes accusations.
+    node: OnceLock<Weak<Node<H>>>,
 }
 
 impl<H: Host> RouteConfirmations<H> {
@@ -54,12 +58,18 @@ impl<H: Host> RouteConfirmations<H> {
             waiting: Mutex::new(Vec::new()),
             entered: Notify::new(),
             crossings: Arc::default(),
+            node: OnceLock::new(),
         }
     }
 
     /// Whether a change is confirmed as soon as it is applied here.
     pub(super) fn is_confirmed_here(&self) -> bool {
         self.is_alone() && self.crossings.is_empty()
+    }
+
+    /// Says which node this is of.
+    pub(super) fn set_node(&self, node: Weak<Node<H>>) {
+        assert!(self.node.set(node).is_ok(), "it is of one node");
     }
 
     /// Whether nobody has to be asked.
@@ -154,6 +164,16 @@ impl<H: Host> RouteConfirmations<H> {
                     ?waited,
                     "a node that serves lags; SUBACKs wait for it"
                 );
+                if let Some(accuser) = self.node.get().and_then(Weak::upgrade) {
+                    let (group, index) = watermark;
+                    let accusation = Accusation {
+                        node,
+                        incarnation,
+                        group,
+                        index,
+                    };
+                    accuser.accuse(accusation).await;
+                }
             }
         };
         tokio::select! {

@@ -142,6 +142,13 @@ fn is_recent(stalled: Option<Instant>, now: Instant) -> bool {
     stalled.is_some_and(|at| now.duration_since(at) < UNFIT_FOR)
 }
 
+impl Fitness {
+    /// The node is not to lead for a while.
+    pub(super) fn mark_unfit(&self, now: Instant) {
+        self.stalls.lock().replica = Some(now);
+    }
+}
+
 impl<H: Host> Node<H> {
     /// Times that this node handed a group over because it stalled.
     pub fn handed_over_stalled(&self) -> u64 {

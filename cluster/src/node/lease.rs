@@ -91,6 +91,8 @@ pub(super) struct Leases {
     /// Since when this node leads: leases that its predecessor granted may hold for as long as one lasts.
     leads_since: Instant,
     known: BTreeMap<NodeId, Known>,
+    /// A start that gets no more leases.
+    condemned: Option<(NodeId, NodeIncarnation)>,
 }
 
 /// What the view needs.
@@ -106,7 +108,21 @@ impl Leases {
         Self {
             leads_since: now,
             known: BTreeMap::new(),
+            condemned: None,
         }
+    }
+
+    /// Grants a start no more leases, so that it leaves the view when its last one has run out, unless another one is
+    /// about to: one at a time. Whether it is so.
+    pub(super) fn condemn(&mut self, node: NodeId, incarnation: NodeIncarnation, view: &View) -> bool {
+        let start = (node, incarnation);
+        let is_free = self
+            .condemned
+            .is_none_or(|(other, of)| (other, of) == start || !view.holds(other, of));
+        if is_free {
+            self.condemned = Some(start);
+        }
+        is_free
     }
 
     /// A start asked at `asked` and goes by the view with this number. Whether it gets a lease: `asked` is before the
@@ -122,7 +138,7 @@ impl Leases {
         let Some(serving) = view.serving.get(&node) else {
             return false;
         };
-        if serving.incarnation != incarnation {
+        if serving.incarnation != incarnation || self.condemned == Some((node, incarnation)) {
             return false;
         }
         let known = Known {
@@ -263,6 +279,49 @@ mod tests {
         assert!(
             !leases.renew(NodeId(3), NodeIncarnation(1), 4, after, &view),
             "not in the view"
+        );
+    }
+
+    #[test]
+    fn r1_who_is_condemned_leaves_as_if_it_had_fallen_silent_and_nobody_else_meanwhile() {
+        let start = Instant::now();
+        let view = view(
+            4,
+            &[
+                (1, serving(1, 1, true)),
+                (2, serving(7, 2, true)),
+                (3, serving(1, 3, true)),
+            ],
+        );
+        let mut leases = Leases::new(start);
+        let renew = |leases: &mut Leases, node, incarnation, at| {
+            leases.renew(NodeId(node), NodeIncarnation(incarnation), 4, at, &view)
+        };
+        assert!(renew(&mut leases, 2, 7, start));
+        assert!(leases.condemn(NodeId(2), NodeIncarnation(7), &view));
+        assert!(
+            !leases.condemn(NodeId(3), NodeIncarnation(1), &view),
+            "one at a time"
+        );
+        let late = start + LEASE + LAPSE_MARGIN;
+        assert!(renew(&mut leases, 1, 1, late) && renew(&mut leases, 3, 1, late));
+        assert!(!renew(&mut leases, 2, 7, late));
+        assert_eq!(
+            leases.changes(&view, late),
+            vec![ViewChange::Leave(NodeId(2), NodeIncarnation(7))]
+        );
+        let next = View {
+            serving: view
+                .serving
+                .iter()
+                .filter(|(node, _)| node.0 != 2)
+                .map(|(node, it)| (*node, *it))
+                .collect(),
+            ..view.clone()
+        };
+        assert!(
+            leases.condemn(NodeId(3), NodeIncarnation(1), &next),
+            "the first one has left"
         );
     }
 

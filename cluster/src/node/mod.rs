@@ -22,6 +22,7 @@ mod feed;
 mod fitness;
 mod group;
 mod host;
+mod judge;
 mod leading;
 mod lease;
 mod leaving;

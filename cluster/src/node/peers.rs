@@ -8,6 +8,7 @@ use quorate_storage::log::GroupId;
 
 use super::META;
 use super::beginnings::Beginnings;
+use super::judge::Accusation;
 use crate::raft::{Answered, NoAnswer, ProposeError, Proposed, Transport};
 use crate::state::{BatchOutcome, NodeId, NodeIncarnation};
 
@@ -62,6 +63,7 @@ pub(super) fn group_of(body: &RequestBody) -> Option<GroupId> {
         | RequestBody::Confirm(_)
         | RequestBody::Broker(_)
         | RequestBody::Report(_)
+        | RequestBody::Accuse(_)
         | RequestBody::AskFitness(_) => return None,
     };
     let group = u16::try_from(number).ok().map(GroupId)?;
@@ -183,6 +185,21 @@ impl Peers {
                 granted: lease.granted,
                 in_view: lease.in_view,
             }),
+            AnswerBody::NotLeader(_) => Err(AskError::NotLeader),
+            _ => Err(AskError::Malformed),
+        }
+    }
+
+    /// Asks the leader of `meta` to look at a start that does not confirm.
+    pub(super) async fn accuse(&self, node: NodeId, accusation: &Accusation) -> Result<(), AskError> {
+        let accuse = proto::Accuse {
+            node: accusation.node.0,
+            incarnation: accusation.incarnation.0,
+            group: u32::from(accusation.group.0),
+            index: accusation.index,
+        };
+        match self.ask(node, RequestBody::Accuse(accuse)).await? {
+            AnswerBody::Accused(_) => Ok(()),
             AnswerBody::NotLeader(_) => Err(AskError::NotLeader),
             _ => Err(AskError::Malformed),
         }

@@ -1,6 +1,6 @@
 //! What a node answers to its peers: the receiving side of [`peers`](super::peers).
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -8,11 +8,12 @@ use futures_util::future::join_all;
 use prost::Message;
 use quorate_storage::log::GroupId;
 
+use super::judge::Accusation;
 use super::peers::{AnswerBody, RequestBody, encode_answer, group_of, proto};
 use super::placement::META;
 use super::{Host, Node};
 use crate::raft::{LargeAnswer, PeerStart, ProposeError, Proposed, Reply, Service};
-use crate::state::{BatchOutcome, NodeIncarnation};
+use crate::state::{BatchOutcome, NodeId, NodeIncarnation};
 
 /// Answers the peers of a node.
 pub(super) struct NodeService<H: Host>(pub(super) Weak<Node<H>>);
@@ -57,7 +58,7 @@ impl BrokerReply {
 
 impl<H: Host> Node<H> {
     async fn answer(
-        &self,
+        self: &Arc<Self>,
         from: PeerStart,
         body: RequestBody,
         asked: Instant,
@@ -87,6 +88,7 @@ impl<H: Host> Node<H> {
                     group.answer_report_shared(from.node, &ask),
                 ))
             }
+            RequestBody::Accuse(accuse) => Some(self.answer_accuse(from.node, &accuse)),
             RequestBody::AskFitness(_) => {
                 let fit = self.is_fit_to_lead();
                 Some(AnswerBody::Fitness(proto::Fitness { fit }))
@@ -130,6 +132,19 @@ impl<H: Host> Node<H> {
             }
             _ => return None,
         })
+    }
+
+    fn answer_accuse(self: &Arc<Self>, from: NodeId, accuse: &proto::Accuse) -> AnswerBody {
+        let accusation = Accusation {
+            node: NodeId(accuse.node),
+            incarnation: NodeIncarnation(accuse.incarnation),
+            group: group_id(accuse.group),
+            index: accuse.index,
+        };
+        match self.examine(from, accusation) {
+            true => AnswerBody::Accused(proto::Accused {}),
+            false => self.not_leader(META),
+        }
     }
 
     fn not_leader(&self, group: GroupId) -> AnswerBody {

@@ -123,6 +123,7 @@ pub struct Node<H: Host> {
     pub(super) membership: Membership,
     pub(super) handovers: super::reconcile::Handovers,
     pub(super) fitness: super::fitness::Fitness,
+    pub(super) trials: super::judge::Trials,
     groups: BTreeMap<GroupId, Arc<Group<H>>>,
     backlog: Arc<Backlog>,
     pub(super) unstored: Arc<Unstored>,
@@ -172,6 +173,7 @@ impl<H: Host> Node<H> {
             membership: Membership::new(directory, beginnings, known),
             handovers: super::reconcile::Handovers::default(),
             fitness: super::fitness::Fitness::default(),
+            trials: super::judge::Trials::default(),
             groups: groups.collect(),
             peers,
             routes,
@@ -190,6 +192,7 @@ impl<H: Host> Node<H> {
             transport.set_address(*known, NodeIncarnation(0), address);
         }
         transport.set_service(Arc::new(NodeService(Arc::downgrade(&node))));
+        node.routes.set_node(Arc::downgrade(&node));
         node
     }
 

@@ -2,6 +2,7 @@
 //! events its broker does not take applies nothing any more, while its node goes on.
 
 mod leaders;
+mod trials;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -33,6 +34,7 @@ struct Holding {
     held: Mutex<Option<GroupId>>,
     let_go: Condvar,
     is_removed: AtomicBool,
+    fatal: Mutex<Option<String>>,
 }
 
 impl Holding {
@@ -102,7 +104,7 @@ impl Host for Holding {
     }
 
     fn fatal(&self, what: String) {
-        panic!("{what}");
+        *self.fatal.lock() = Some(what);
     }
 }
 
@@ -279,13 +281,22 @@ impl Several {
             self.members[at].host.completed.lock().remove(&ticket)
         });
     }
+
+    fn is_removed(&self, at: usize) -> bool {
+        self.members[at].host.is_removed.load(Ordering::SeqCst)
+    }
 }
 
 impl Drop for Several {
     fn drop(&mut self) {
+        let fatal = |member: &Member| member.host.fatal.lock().clone();
+        let fatal = self.members.iter().find_map(fatal);
         for member in self.members.drain(..) {
             member.host.let_go();
             member.runtime.shutdown_background();
+        }
+        if !std::thread::panicking() {
+            assert_eq!(fatal, None, "a node could not go on");
         }
     }
 }
