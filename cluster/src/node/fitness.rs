@@ -211,7 +211,8 @@ impl<H: Host> Node<H> {
         }
     }
 
-    async fn hand_over_stalled(&self, replicas: &[&RaftGroup]) {
+    /// Other nodes that serve, are to stay, and say that they are fit to lead.
+    pub(super) async fn fit_nodes(&self) -> Vec<NodeId> {
         let serving: Vec<NodeId> = {
             let state = self.directory().read();
             let active = state.view().serving.iter().filter(|(_, serving)| serving.active);
@@ -220,7 +221,11 @@ impl<H: Host> Node<H> {
         };
         let others = serving.into_iter().filter(|node| *node != self.this_node());
         let asked = others.map(|node| async move { self.is_fit(node).await.then_some(node) });
-        let fit: Vec<NodeId> = join_all(asked).await.into_iter().flatten().collect();
+        join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    async fn hand_over_stalled(&self, replicas: &[&RaftGroup]) {
+        let fit = self.fit_nodes().await;
         for replica in replicas {
             let Some(node) = self.successor(replica, &fit) else {
                 tracing::debug!(

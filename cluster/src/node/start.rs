@@ -570,16 +570,18 @@ impl<H: Host> Node<H> {
         }
     }
 
-    /// Hands leadership of all groups over, where there is somebody.
+    /// Hands leadership of all groups over, where there is somebody: best to one that is fit to lead (R15).
     pub async fn hand_over(&self) {
-        let replicas = self.replicas();
-        for replica in replicas.iter().filter(|replica| replica.is_leader()) {
+        let fit = self.fit_nodes().await;
+        for replica in self.replicas().iter().filter(|replica| replica.is_leader()) {
             let view = self.directory().read().view().clone();
             let status = replica.status();
-            let mut others = status.members.iter().filter(|(node, member)| {
+            let others = status.members.iter().filter(|(node, member)| {
                 **node != self.settings.node && member.voter && view.serving.contains_key(node)
             });
-            if let Some((node, _)) = others.next() {
+            let others: Vec<NodeId> = others.map(|(node, _)| *node).collect();
+            let best = others.iter().find(|node| fit.contains(node)).or(others.first());
+            if let Some(node) = best {
                 let _ = replica.transfer_leader(*node).await;
             }
         }

@@ -67,6 +67,17 @@ fn r15_a_leader_whose_log_stalls_holds_nobody_up() {
     assert!(led.iter().all(|group| cluster.members[stalled].leads(*group)));
     let handed_over = |member: &Member| member.node.handed_over_stalled();
     assert_eq!(cluster.members.iter().map(handed_over).sum::<u64>(), 0);
+    // One that stops hands what it leads to whoever is fit.
+    let stops = (0..3).find(|at| *at != stalled && *at != near).unwrap();
+    let given: Vec<GroupId> = Placement::data_groups()
+        .filter(|group| cluster.members[stops].leads(*group))
+        .collect();
+    let stopping = &cluster.members[stops];
+    stopping.runtime.block_on(stopping.node.hand_over());
+    until("who is fit leads", || {
+        let leads = |group: &GroupId| cluster.members[near].leads(*group);
+        given.iter().all(leads).then_some(())
+    });
     log.set_flushing(false);
     log.release();
     let is_fit = |at: usize| cluster.members[at].node.is_fit_to_lead();
