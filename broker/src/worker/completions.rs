@@ -29,6 +29,15 @@ impl Worker {
 
     /// A proposal's outcome, and everything else that its ticket has to wait for, is there.
     pub(super) fn hand_over(self: &Rc<Self>, mut ticket: Ticket, completion: Completion) {
+        if let WaitsFor::Forgotten(refused) = ticket.waits_for {
+            let completion = match completion {
+                Completion::Applied(Outcome::Released(_)) => {
+                    Completion::Applied(Outcome::Refused(RefusedReason::LimitReached))
+                }
+                other => other,
+            };
+            return self.hand_over(*refused, completion);
+        }
         if let WaitsFor::Publish { forwarded, .. } = &mut ticket.waits_for
             && let Some(forwarded) = forwarded.take()
         {
@@ -86,8 +95,8 @@ impl Worker {
                 answer,
                 ..
             } => self.published(conn, ack.token, (matched, answer), &completion),
-            WaitsFor::ExactlyOnce(_) | WaitsFor::DeliverLive(..) => {
-                unreachable!("delivered as soon as it was committed")
+            WaitsFor::ExactlyOnce(_) | WaitsFor::DeliverLive(..) | WaitsFor::Forgotten(_) => {
+                unreachable!("another ticket goes on")
             }
             WaitsFor::Release(packet_id) => {
                 let Completion::Applied(Outcome::Released(found)) = completion else {
@@ -175,11 +184,8 @@ impl Worker {
         };
         // Who was there when it was proposed counts: the identifier is recorded, so there is no refusal any more.
         let matched = live || taken.any;
-        if not_retained && !matched {
-            // The client is told so and takes the identifier for another message.
-            self.forget_received(publish.publisher, ack.token.packet_id(), epoch);
-        }
-        Some(Ticket {
+        let packet_id = ack.token.packet_id();
+        let ticket = Ticket {
             location: ticket.location,
             waits_for: WaitsFor::Publish {
                 ack: Some(ack),
@@ -188,7 +194,12 @@ impl Worker {
                 answer: Answer::of(publish.message.retain),
                 forwarded: taken.forwarded,
             },
-        })
+        };
+        if not_retained && !matched {
+            self.forget_received(publish.publisher, packet_id, epoch, ticket);
+            return None;
+        }
+        Some(ticket)
     }
 
     fn deliver_live_now(self: &Rc<Self>, publish: &LivePublish) -> TakenLive {
@@ -223,14 +234,19 @@ impl Worker {
         is_stored
     }
 
-    /// A QoS 2 message that a session sent is not stored after all.
-    fn forget_received(&self, session: SessionId, packet_id: PacketId, epoch: Epoch) {
+    /// A QoS 2 message that a session sent is not stored after all. Its client takes the identifier for another message
+    /// as soon as it is told: so it is told when the identifier is forgotten, or not at all.
+    fn forget_received(&self, session: SessionId, packet_id: PacketId, epoch: Epoch, ticket: Ticket) {
         let release = Command::Release {
             session,
             epoch,
             packet_id,
         };
-        self.shared.node().home(session).propose(&release, None);
+        let ticket = Ticket {
+            location: ticket.location,
+            waits_for: WaitsFor::Forgotten(Box::new(ticket)),
+        };
+        self.shared.node().home(session).propose(&release, Some(ticket));
     }
 
     /// The connection is gone; what its session has to see of the outcome still happens.

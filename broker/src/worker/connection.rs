@@ -209,10 +209,12 @@ impl ConnState {
         self.rare.as_ref().is_some_and(|rare| !rare.partial.is_empty())
     }
 
-    /// How many shared messages the client can be sent now: none while its own wait for its window.
+    /// How many shared messages the client can be sent now, behind those of its own queues that are known to wait, and
+    /// the shared ones that it has been given already.
     pub(super) fn room_for_shared(&self) -> usize {
-        let own_wait = self.queue.as_ref().is_some_and(|queue| queue.holds_some());
-        if own_wait { 0 } else { self.protocol.window_free() }
+        let own = self.queue.as_ref().map_or(0, |queue| queue.known_to_wait());
+        let given = self.rare.as_ref().map_or(0, |rare| rare.shared.to_be_sent());
+        self.protocol.window_free().saturating_sub(own + given)
     }
 
     pub(super) fn rare(&mut self) -> &mut Rare {

@@ -200,7 +200,7 @@ impl Worker {
                 } => {
                     let group = self.shared.node().group(*group);
                     if *is_full {
-                        group.share_member_full(*session, share);
+                        group.share_member_full(*session, share, *sequence, *give);
                     }
                     if *is_back {
                         group.share_returned(share, *sequence, *give);

@@ -311,7 +311,9 @@ impl Worker {
                     false => GroupTime(at.0 + GROUP_TIMES_DIFFER_MS),
                 });
                 let queue = if present {
-                    state.rare().replays.resume();
+                    let now = self.shared.node().home(session).now();
+                    let now = GroupTime(now.0 + GROUP_TIMES_DIFFER_MS);
+                    state.rare().replays.resume(now);
                     DurableQueue::resumed(closed_at, conn.listener.settings.window_out_max)
                 } else {
                     DurableQueue::default()

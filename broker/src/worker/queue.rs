@@ -89,6 +89,12 @@ impl DurableQueue {
         !self.held.is_empty()
     }
 
+    /// How many references are pulled, asked for, or known to be there in one group each.
+    pub(super) fn known_to_wait(&self) -> usize {
+        let asked: usize = self.asked.iter().map(|asked| usize::from(*asked)).sum();
+        self.held.len() + asked + self.ready.count_ones() as usize
+    }
+
     /// Whether everything that is known to wait in a group has been sent.
     pub(super) fn is_drained(&self, slot: u8) -> bool {
         self.ready & (1 << slot) == 0
@@ -235,6 +241,11 @@ impl Worker {
                 return;
             };
             let state = &mut *state;
+            if let Some(rare) = &mut state.rare
+                && held.slot == Placement::packet_id_slot(Placement::home_of(session))
+            {
+                rare.replays.reached(held.reference.received_at);
+            }
             let is_first = held.phase == DeliveryPhase::Fresh;
             if let Some(rare) = &mut state.rare
                 && held.reference.replayed
@@ -253,9 +264,14 @@ impl Worker {
                 && is_first
                 && result != DeliverResult::Busy
             {
+                let is_sent = matches!(result, DeliverResult::Sent | DeliverResult::Queued);
                 match held.reference.replayed {
                     true => rare.replays.value_sent(),
-                    false => rare.replays.note_live(held.reference.message.topic()),
+                    // What a share had belongs to another subscription.
+                    false if is_sent && !held.reference.shared => {
+                        rare.replays.note_live(held.reference.message.topic());
+                    }
+                    false => {}
                 }
             }
             match result {

@@ -131,8 +131,8 @@ pub(super) struct Replays {
     appended: Option<u32>,
     /// Appended values that were not sent.
     unsent: usize,
-    /// The session was continued, and its home group's queue may have values that were appended to it before.
-    earlier: bool,
+    /// The session was continued, and its home group's queue may have values that were appended to it before this.
+    earlier: Option<GroupTime>,
     /// The next turn goes on reading.
     scheduled: bool,
     /// A piece is being read behind a barrier, for the first of the waiting.
@@ -148,12 +148,18 @@ impl Replays {
     /// Whether nothing is to be sent, and nothing of it is under way.
     pub(super) fn is_idle(&self) -> bool {
         let nothing_comes = self.waiting.is_empty() && self.expected.is_empty() && self.appending == 0;
-        nothing_comes && self.appended.is_none() && !self.earlier
+        nothing_comes && self.appended.is_none() && self.earlier.is_none()
     }
 
-    /// The session is continued: until its home group's queue has been sent live messages are noted (R34).
-    pub(super) fn resume(&mut self) {
-        self.earlier = true;
+    /// The session is continued: until its home group's queue has been sent, as far as it was there before this, live
+    /// messages are noted (R34).
+    pub(super) fn resume(&mut self, at: GroupTime) {
+        self.earlier = Some(at);
+    }
+
+    /// A message that the home group got at this time comes next.
+    pub(super) fn reached(&mut self, received_at: GroupTime) {
+        self.earlier.take_if(|earlier| received_at > *earlier);
     }
 
     /// A SUBSCRIBE was taken whose subscriptions may have retained messages: from now on live messages are noted.
@@ -203,7 +209,7 @@ impl Replays {
 
     /// Whether a value that was appended to a queue has been overtaken.
     pub(super) fn is_overtaken(&self, topic: &str) -> bool {
-        let replay = self.appended.filter(|_| !self.earlier);
+        let replay = self.appended.filter(|_| self.earlier.is_none());
         self.had_live(topic, replay.unwrap_or(0))
     }
 
@@ -292,10 +298,10 @@ impl Worker {
                 let drained = state.queue.as_ref().is_none_or(|queue| queue.is_drained(home));
                 let Some(rare) = &mut state.rare else { return };
                 let replays = &mut rare.replays;
-                if replays.earlier && !drained {
+                if replays.earlier.is_some() && !drained {
                     return;
                 }
-                replays.earlier = false;
+                replays.earlier = None;
                 // A piece for a durable session waits until the one before has been sent (R24), or has expired.
                 let is_sent = replays.appended.is_none() || replays.unsent == 0 || drained;
                 if replays.appending > 0 || replays.reading || !room || !is_sent {

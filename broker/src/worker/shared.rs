@@ -69,6 +69,11 @@ pub(super) struct SharedHolds {
 }
 
 impl SharedHolds {
+    /// Messages that will take a place in the connection's window.
+    pub(super) fn to_be_sent(&self) -> usize {
+        self.waiting.len() + self.moving
+    }
+
     /// Whether the connection holds nothing.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.moving == 0 && self.sent.is_empty() && self.refused.is_empty()
@@ -231,9 +236,8 @@ impl Worker {
     fn hold_shared(self: &Rc<Self>, conn: &Rc<Conn>, shared: Shared) {
         let has_room = {
             let state = &mut *conn.state.borrow_mut();
-            let free = state.room_for_shared();
+            let has_room = shared.qos == QoS::AtMostOnce || state.room_for_shared() > 0;
             let holds = &mut state.rare().shared;
-            let has_room = shared.qos == QoS::AtMostOnce || holds.waiting.len() + holds.moving < free;
             if !has_room {
                 let refused = match &shared.holder {
                     Holder::Group { group, hold } => Refused::Group {
@@ -457,7 +461,7 @@ impl Worker {
         if giver == self.shared.settings.node {
             let group = self.shared.node().group(id);
             if is_full {
-                group.share_member_full(shared.session, &shared.share);
+                group.share_member_full(shared.session, &shared.share, hold.sequence, hold.give);
             }
             if is_back {
                 group.share_returned(&hold.share, hold.sequence, hold.give);

@@ -124,6 +124,8 @@ pub(crate) enum WaitsFor {
     DeliverLive(LivePublish, Arc<LiveDelivery>),
     /// PUBCOMP to a publisher.
     Release(PacketId),
+    /// A QoS 2 publish that is refused after its identifier was recorded: its client is told when that is forgotten.
+    Forgotten(Box<Ticket>),
     /// PUBREL to a subscriber.
     Received {
         packet_id: PacketId,

@@ -121,6 +121,13 @@ impl<H: Host> Group<H> {
         true
     }
 
+    /// A checkpoint may have been stored that nobody has waited for to its end.
+    pub(super) fn note_stored(&self) {
+        if let Some(index) = self.replica().and_then(|replica| replica.stored_index()) {
+            self.stored_up_to(index);
+        }
+    }
+
     /// The state store has the state as of the entry at `index`: what is large leaves memory.
     pub(super) fn stored_up_to(&self, index: u64) {
         let mut state = self.state();

@@ -6,6 +6,7 @@
 //! has looked at it ([`judge`](super::judge)).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,8 @@ pub(super) struct RouteConfirmations<H: Host> {
     directory: Arc<Directory>,
     waiting: Mutex<Vec<Change<H::Ticket>>>,
     entered: Notify,
+    /// How many changes were not completed: none that comes later goes ahead of them.
+    under_way: AtomicUsize,
     /// What this node has matched, and may have matched without a change.
     pub(super) crossings: Arc<Crossings>,
     /// Who takes accusations.
@@ -57,6 +60,7 @@ impl<H: Host> RouteConfirmations<H> {
             directory,
             waiting: Mutex::new(Vec::new()),
             entered: Notify::new(),
+            under_way: AtomicUsize::new(0),
             crossings: Arc::default(),
             node: OnceLock::new(),
         }
@@ -64,7 +68,7 @@ impl<H: Host> RouteConfirmations<H> {
 
     /// Whether a change is confirmed as soon as it is applied here.
     pub(super) fn is_confirmed_here(&self) -> bool {
-        self.is_alone() && self.crossings.is_empty()
+        self.is_alone() && self.crossings.is_empty() && self.under_way.load(Ordering::Acquire) == 0
     }
 
     /// Says which node this is of.
@@ -98,6 +102,7 @@ impl<H: Host> RouteConfirmations<H> {
 
     /// Completes `ticket` when every node routes by the entry at `index`.
     pub(super) fn confirm(&self, group: GroupId, index: u64, ticket: H::Ticket, completion: Completion) {
+        self.under_way.fetch_add(1, Ordering::AcqRel);
         self.waiting.lock().push(Change {
             group,
             index,
@@ -136,10 +141,13 @@ impl<H: Host> RouteConfirmations<H> {
         let asked = view.serving.into_iter().filter(|(node, _)| *node != this);
         let asked = join_all(asked.map(|(node, serving)| self.ask(node, serving.incarnation, watermark)));
         join(asked, self.crossings.pass()).await;
-        let completions = changes
+        let completions: Vec<_> = changes
             .into_iter()
-            .map(|change| (change.ticket, change.completion));
-        self.host.complete(completions.collect());
+            .map(|change| (change.ticket, change.completion))
+            .collect();
+        let count = completions.len();
+        self.host.complete(completions);
+        self.under_way.fetch_sub(count, Ordering::AcqRel);
         group
     }
 

@@ -73,13 +73,15 @@ struct Evidence {
     this_node: bool,
     /// One that confirmed.
     witness: Option<NodeId>,
+    /// The accused only follows replicas, and one of these has not confirmed: it may be what the accused waits for.
+    has_excuse: bool,
 }
 
 impl Evidence {
     fn verdict(self, is_own_trial: bool) -> Verdict {
         match self {
             Self { accused: true, .. } => Verdict::Innocent,
-            Self { witness: None, .. } => Verdict::Unknown,
+            Self { witness: None, .. } | Self { has_excuse: true, .. } => Verdict::Unknown,
             _ if is_own_trial => Verdict::OwnFault,
             Self { this_node: true, .. } => Verdict::Guilty,
             Self { .. } => Verdict::Unknown,
@@ -180,9 +182,13 @@ impl<H: Host> Node<H> {
                 node
             });
         }
+        let mut replicas = self.replicas_of(accusation.group);
+        let is_follower = !replicas.remove(&accusation.node);
+        replicas.retain(|node| view.serving.contains_key(node));
         let mut evidence = Evidence::default();
         let deadline = tokio::time::Instant::now() + TRIAL_MAX;
         while let Ok(Some(node)) = tokio::time::timeout_at(deadline, confirmations.next()).await {
+            replicas.remove(&node);
             if node == self.this_node() {
                 evidence.this_node = true;
             }
@@ -195,7 +201,17 @@ impl<H: Host> Node<H> {
                 evidence.witness = Some(node);
             }
         }
+        evidence.has_excuse = is_follower && !replicas.is_empty();
         evidence
+    }
+
+    /// Where a group is placed.
+    fn replicas_of(&self, group: GroupId) -> BTreeSet<NodeId> {
+        let state = self.directory().read();
+        let placed = state
+            .placement(group)
+            .map(|placed| placed.replicas.iter().copied());
+        placed.into_iter().flatten().collect()
     }
 
     async fn confirmed_by(&self, node: NodeId, accusation: Accusation) {
@@ -251,7 +267,7 @@ impl<H: Host> Node<H> {
             tracing::warn!(
                 node = node.0,
                 group,
-                "a node serves and does not confirm; without it too few would be left"
+                "a node serves and does not confirm; it stays, because another one is leaving or too few would be left"
             );
         }
     }
@@ -268,6 +284,7 @@ mod tests {
             accused,
             this_node,
             witness: witness.map(NodeId),
+            has_excuse: false,
         };
         assert_eq!(evidence(false, true, Some(3)).verdict(false), Verdict::Guilty);
         assert_eq!(evidence(true, false, None).verdict(false), Verdict::Innocent);
@@ -275,6 +292,11 @@ mod tests {
         assert_eq!(evidence(false, false, Some(3)).verdict(false), Verdict::Unknown);
         assert_eq!(evidence(false, false, Some(3)).verdict(true), Verdict::OwnFault);
         assert_eq!(evidence(false, false, None).verdict(true), Verdict::Unknown);
+        let follower = Evidence {
+            has_excuse: true,
+            ..evidence(false, true, Some(3))
+        };
+        assert_eq!(follower.verdict(false), Verdict::Unknown);
     }
 
     #[test]

@@ -36,6 +36,7 @@ const QOS_BITS: u32 = 3;
 const RETAIN_BIT: u32 = 1 << 2;
 const REPLAYED_BIT: u32 = 1 << 3;
 const RECEIVED_BIT: u32 = 1 << 4;
+const SHARED_BIT: u32 = 1 << 5;
 
 impl<H: Host> Group<H> {
     /// As [`Self::read_elsewhere`], where answers may be large: only a few are asked for at once.
@@ -362,7 +363,8 @@ fn put_reference(reference: &PulledReference) -> proto::PulledReference {
         flags: reference.qos as u32
             | flag(reference.retain, RETAIN_BIT)
             | flag(reference.replayed, REPLAYED_BIT)
-            | flag(reference.received, RECEIVED_BIT),
+            | flag(reference.received, RECEIVED_BIT)
+            | flag(reference.shared, SHARED_BIT),
         subscription_ids: reference.subscription_ids.clone(),
         expires_at: reference.expires_at.map(|at| at.0),
         received_at: reference.received_at.0,
@@ -379,6 +381,7 @@ fn read_reference(told: proto::PulledReference) -> Result<PulledReference, Codec
         qos: qos.ok_or(CodecError::Invalid("QoS"))?,
         retain: told.flags & RETAIN_BIT != 0,
         replayed: told.flags & REPLAYED_BIT != 0,
+        shared: told.flags & SHARED_BIT != 0,
         subscription_ids: told.subscription_ids,
         received: told.flags & RECEIVED_BIT != 0,
         expires_at: told.expires_at.map(GroupTime),
@@ -459,6 +462,7 @@ mod tests {
             qos: QoS::AtLeastOnce,
             retain: true,
             replayed: false,
+            shared: true,
             subscription_ids: vec![1, 268_435_455],
             received: true,
             expires_at: Some(GroupTime(9)),
@@ -467,6 +471,7 @@ mod tests {
         assert_eq!(read_reference(put_reference(&reference)).unwrap(), reference);
         reference.publisher = None;
         (reference.retain, reference.replayed, reference.received) = (false, true, false);
+        reference.shared = false;
         reference.expires_at = None;
         let mut told = put_reference(&reference);
         assert_eq!(read_reference(told.clone()).unwrap(), reference);

@@ -134,7 +134,9 @@ impl<H: Host> Node<H> {
                 };
                 let stored = match group.is_streamed() {
                     // Another group may be full by then, and need not wait.
-                    true => timeout(STREAMED_WAIT, group.checkpoint()).await,
+                    true => timeout(STREAMED_WAIT, group.checkpoint())
+                        .await
+                        .inspect_err(|_| group.note_stored()),
                     false => Ok(group.checkpoint().await),
                 };
                 if stored == Ok(false) {

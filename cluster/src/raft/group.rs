@@ -368,6 +368,12 @@ impl RaftGroup {
         metrics.local_committed.as_ref().map(|log_id| log_id.index)
     }
 
+    /// Index up to which the store is known to hold the state.
+    pub fn stored_index(&self) -> Option<u64> {
+        let progress = self.inner.raft.watch_snapshot_progress();
+        progress.get().map(|log_id| log_id.index)
+    }
+
     /// Writes everything this replica has applied to the state store, so that openraft purges the log behind it.
     /// Returns the index up to which the store holds the state; `None` where there is nothing yet. Calls wait for
     /// each other.

@@ -170,7 +170,7 @@ impl GroupState {
                 retain,
                 ..
             } => {
-                let delivery = super::queue::Delivery::new(*qos, *retain, subscription_ids);
+                let delivery = super::queue::Delivery::new(*qos, *retain, subscription_ids).shared();
                 self.assign(share, *sequence, *session, delivery, events)
             }
             Command::Hold {

@@ -22,6 +22,8 @@ const REPLAYED: u8 = 1 << 4;
 const SETTLED: u8 = 1 << 5;
 /// Of a stored reference: who has it follows.
 const HELD: u8 = 1 << 6;
+/// Of a session's own queue: it was a share's.
+const SHARED: u8 = 1 << 7;
 /// Fewer holes are not worth closing.
 const HOLES_MIN: usize = 32;
 
@@ -73,6 +75,18 @@ impl Delivery {
         self.flags & REPLAYED != 0
     }
 
+    /// A message of a shared subscription in its member's own queue.
+    pub(super) fn shared(self) -> Self {
+        Self {
+            flags: self.flags | SHARED,
+            ..self
+        }
+    }
+
+    pub(super) fn is_shared(&self) -> bool {
+        self.flags & SHARED != 0
+    }
+
     pub(super) fn received(&self) -> bool {
         self.flags & RECEIVED != 0
     }
@@ -97,7 +111,7 @@ impl Delivery {
         let flags = reader.u8("reference flags")?;
         let is_held = flags & HELD != 0;
         let flags = flags & !HELD;
-        if flags >= SETTLED {
+        if flags & SETTLED != 0 {
             return Err(CodecError::Invalid("reference flags"));
         }
         let plain = Self::new(read_qos(flags)?, false, &read_ids(reader)?);

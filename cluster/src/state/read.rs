@@ -56,6 +56,8 @@ pub struct PulledReference {
     pub retain: bool,
     /// Whether it is the retained message of a new subscription.
     pub replayed: bool,
+    /// Whether a shared subscription had it first.
+    pub shared: bool,
     /// Subscription identifiers to send.
     pub subscription_ids: Vec<u32>,
     /// The receiver's PUBREC was committed: only PUBREL is to be sent.
@@ -263,6 +265,7 @@ impl GroupState {
                 qos: reference.delivery.qos(),
                 retain: reference.delivery.retain(),
                 replayed: reference.delivery.is_replayed(),
+                shared: reference.delivery.is_shared(),
                 subscription_ids: reference.delivery.ids().to_vec(),
                 received: reference.delivery.received(),
                 expires_at: stored.expires_at,

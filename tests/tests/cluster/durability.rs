@@ -169,18 +169,8 @@ async fn r41_a_cluster_comes_back_after_the_power_of_all_machines_failed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn r41_what_one_node_kept_is_gone_on_with() {
     let mut cluster = Cluster::start_with(BINARY, 3, |config| config.toml(RULES));
-    let leader = || {
-        let groups = cluster.ctl(0, &["raft-groups", "--output", "json"]).stdout;
-        let groups: serde_json::Value = serde_json::from_str(&groups).expect("JSON");
-        let groups = groups["items"].as_array().expect("a list");
-        let memory = groups.iter().find(|group| group["group"] == "memory-0");
-        let leader = memory.expect("it is there")["leader"].clone();
-        (0..3)
-            .find(|node| leader == format!("node-{}", node + 1))
-            .expect("a leader")
-    };
     // Its leader would bring the others up to date.
-    let kept_by = (leader() + 1) % 3;
+    let kept_by = (cluster.leader("memory-0") + 1) % 3;
     let others = [(kept_by + 1) % 3, (kept_by + 2) % 3];
     let mut subscriber = cluster.nodes[others[0]].durable(Version::V5, "s").await;
     subscriber.subscribe("#", 2).await;

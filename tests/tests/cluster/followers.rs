@@ -183,6 +183,12 @@ async fn largest_share(count: usize) -> Share {
         }
         publisher.disconnect().await;
     }
+    // In the log and in the state store.
+    for node in 0..count {
+        while cluster.metric(node, "quorate_unstored_payload_bytes") > 0.0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
     let nodes = cluster.nodes.iter().zip(before);
     let shares: Vec<_> = nodes
         .map(|(node, before)| Share {

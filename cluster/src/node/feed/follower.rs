@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -60,6 +60,9 @@ impl Default for Following {
     }
 }
 
+/// A replica that has not told in so long what somebody waits for is left for another one.
+const BEHIND_MAX: Duration = Duration::from_secs(2);
+
 /// Why a feed ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FeedEnded {
@@ -67,6 +70,8 @@ pub(super) enum FeedEnded {
     NotWanted,
     #[error("the replica was silent")]
     Silent,
+    #[error("the replica stands still")]
+    Behind,
     #[error(transparent)]
     NoAnswer(#[from] AskError),
     #[error("an item cannot be understood: {0}")]
@@ -257,6 +262,7 @@ impl<H: Host> Group<H> {
         let (attached, listener) = self.attached.listen();
         let mut beginning = Some(Beginning::at(&attached));
         let mut passing = Passing::default();
+        let mut wanted_index = None;
         self.following.forget_members();
         let mut ask = proto::Follow {
             group: u32::from(self.id().0),
@@ -278,7 +284,12 @@ impl<H: Host> Group<H> {
                         passing.pass(attach, &ask_source);
                     }
                     () = self.following.ask.notified(), if may_pass => {
-                        passing.pass(self.wanted_index(ask.feed), &ask_source);
+                        let attach = self.wanted_index(ask.feed);
+                        if let Some(attach) = &attach {
+                            let since = wanted_index.map_or_else(Instant::now, |(_, since)| since);
+                            wanted_index = Some((attach.wanted, since));
+                        }
+                        passing.pass(attach, &ask_source);
                     }
                 }
             };
@@ -298,6 +309,12 @@ impl<H: Host> Group<H> {
                 .map(|session| session.0)
                 .collect();
             self.take_frame(frame, &mut beginning)?;
+            let known = self.known_index();
+            wanted_index.take_if(|(index, _)| known >= Some(*index));
+            // A replica that answers and applies nothing would keep this node from confirming what it follows (R1).
+            if beginning.is_none() && wanted_index.is_some_and(|(_, since)| since.elapsed() > BEHIND_MAX) {
+                return Err(FeedEnded::Behind);
+            }
         }
         Ok(())
     }

@@ -514,6 +514,27 @@ fn all_refused_writes_that_a_beginning_tells_are_taken() {
     assert_eq!(events, [Event::RetainedTaken(all)]);
 }
 
+/// R1: a source that answers and applies nothing is left, so that who follows it can confirm what others have applied.
+#[tokio::test]
+async fn r1_a_source_that_stands_still_is_left_for_another() {
+    let (followed, mut passed) = Passed::start().await;
+    let node = followed.node.home();
+    let script = async {
+        followed.exchange(SessionId::new(GroupId(200), 1, 1)).await;
+        let wait = node.reached(node.known_index().unwrap() + 1_000);
+        let answers = async {
+            while let Some((_, answer)) = passed.recv().await {
+                answer.send(AnswerBody::Attached(proto::Attached {})).unwrap();
+            }
+        };
+        tokio::join!(wait, answers);
+    };
+    tokio::select! {
+        ended = within(followed.follow()) => assert!(matches!(ended, FeedEnded::Behind), "{ended}"),
+        () = script => {}
+    }
+}
+
 /// Whoever came or went and was not heard of is told of with a new feed.
 #[tokio::test]
 async fn a_feed_ends_where_the_source_does_not_carry_out_what_is_passed() {

@@ -29,6 +29,8 @@ pub(super) struct Given {
     pub(super) incarnation: NodeIncarnation,
     pub(super) give: GiveId,
     pub(super) standing: GivenStanding,
+    /// The connection that it was given to is over.
+    pub(super) is_of_earlier: bool,
 }
 
 impl Given {
@@ -40,6 +42,7 @@ impl Given {
             incarnation: holder.incarnation,
             give: holder.give,
             standing: GivenStanding::Held,
+            is_of_earlier: false,
         }
     }
 }
@@ -58,6 +61,13 @@ pub(super) enum GivenStanding {
 }
 
 impl Share {
+    /// Nobody has a reference any more. What was not looked at yet is found where it is.
+    fn come_back(&mut self, sequence: Sequence) {
+        if sequence < self.next {
+            self.returned.insert(sequence);
+        }
+    }
+
     /// The next member that has room.
     pub(super) fn choose(
         &mut self,
@@ -134,8 +144,21 @@ pub(in crate::node) struct ShareDispatch {
     /// Nodes to be asked what they hold.
     pub(super) doubted: BTreeSet<NodeId>,
     pub(super) held: Held,
+    /// How many nodes are being asked what they hold, and what came back meanwhile: their answers may be older.
+    asking: usize,
+    came_back: BTreeSet<(ShareKey, Sequence, GiveId)>,
     /// Members whose node has said that they have no room, and the shares that had something for them (R39).
     pub(super) blocked: BTreeMap<SessionId, BTreeSet<ShareKey>>,
+    /// Those of them that are left out for a moment, each with the number of its pause.
+    paused: BTreeMap<SessionId, GiveId>,
+}
+
+/// For a moment a member is not chosen.
+#[derive(Debug)]
+pub(super) struct Pause {
+    generation: u64,
+    session: SessionId,
+    number: GiveId,
 }
 
 impl ShareDispatch {
@@ -158,6 +181,31 @@ impl ShareDispatch {
             last: self.last.max(first),
             ..Self::default()
         };
+    }
+
+    /// A node is asked what it holds.
+    pub(super) fn begin_asking(&mut self) {
+        self.asking += 1;
+    }
+
+    /// A node has been asked.
+    pub(super) fn end_asking(&mut self) {
+        self.asking -= 1;
+        if self.asking == 0 {
+            self.came_back.clear();
+        }
+    }
+
+    /// A member gave something back that it is not known to have: a node that is being asked may name it still.
+    pub(super) fn note_came_back(&mut self, share: &ShareKey, sequence: Sequence, give: GiveId) {
+        if self.asking > 0 {
+            self.came_back.insert((share.clone(), sequence, give));
+        }
+    }
+
+    /// Whether a member has given this back since nodes are asked.
+    pub(super) fn has_come_back(&self, named: &(ShareKey, Sequence, GiveId)) -> bool {
+        self.came_back.contains(named)
     }
 
     /// A number above all before.
@@ -209,7 +257,7 @@ impl ShareDispatch {
     pub(super) fn give_again(&mut self, key: &ShareKey, sequence: Sequence) {
         self.release(key, sequence);
         if let Some(share) = self.shares.get_mut(key) {
-            share.returned.insert(sequence);
+            share.come_back(sequence);
         }
         self.mark(key);
     }
@@ -234,7 +282,7 @@ impl ShareDispatch {
 
     /// What a lost member had goes to others, unless it is held for good; the shares it held something of.
     pub(super) fn lose(&mut self, session: SessionId) -> Vec<ShareKey> {
-        self.blocked.remove(&session);
+        self.unblock(session);
         let shares = self.held.shares_of(session);
         for key in &shares {
             let Some(share) = self.shares.get_mut(key) else {
@@ -242,20 +290,107 @@ impl ShareDispatch {
             };
             let is_lost = |given: &Given| given.session == session && given.standing == GivenStanding::Lent;
             let lost = share.given.extract_if(.., |_, given| is_lost(given));
+            let lost: Vec<_> = lost.collect();
             for (sequence, _) in lost {
-                share.returned.insert(sequence);
+                share.come_back(sequence);
                 self.held.remove(session, key);
             }
+            let left = share.given.values_mut().filter(|given| given.session == session);
+            left.for_each(|given| given.is_of_earlier = true);
             self.mark(key);
         }
         shares
     }
 
+    /// Leaves a member out that gave something back, unless it is left out already.
+    pub(super) fn pause(&mut self, session: SessionId, share: &ShareKey) -> Option<Pause> {
+        if self.blocked.contains_key(&session) {
+            return None;
+        }
+        self.blocked.insert(session, BTreeSet::from([share.clone()]));
+        let number = self.number();
+        self.paused.insert(session, number);
+        Some(Pause {
+            generation: self.generation,
+            session,
+            number,
+        })
+    }
+
+    /// The member may be chosen again; whether a share has something for it.
+    pub(super) fn end_pause(&mut self, pause: &Pause) -> bool {
+        let is_paused =
+            self.generation == pause.generation && self.paused.get(&pause.session) == Some(&pause.number);
+        is_paused && self.unblock(pause.session)
+    }
+
+    /// The member's node says itself when it is to be chosen again.
+    pub(super) fn end_pause_of(&mut self, session: SessionId) {
+        self.paused.remove(&session);
+    }
+
     /// The member's node says that it has room again; whether a share has something for it.
     pub(super) fn unblock(&mut self, session: SessionId) -> bool {
+        self.paused.remove(&session);
         let shares = self.blocked.remove(&session);
         let any = shares.is_some();
         self.marked.extend(shares.into_iter().flatten());
         any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(session: u64, give: u64) -> Given {
+        Given {
+            session: SessionId(session),
+            node: NodeId(1),
+            incarnation: NodeIncarnation(1),
+            give: GiveId(give),
+            standing: GivenStanding::Lent,
+            is_of_earlier: false,
+        }
+    }
+
+    fn key() -> ShareKey {
+        ShareKey {
+            name: "g".into(),
+            filter: "a".into(),
+        }
+    }
+
+    /// What a new leader hears of may lie behind what nobody has: it is found in its place, and nothing is passed over.
+    #[test]
+    fn r38_what_comes_back_from_behind_the_next_reference_waits_in_its_place() {
+        let mut dispatch = ShareDispatch::default();
+        for (sequence, session) in [(2, 7), (5, 8), (6, 9)] {
+            dispatch.note_given(&key(), Sequence(sequence), given(session, sequence));
+        }
+        dispatch.shares.get_mut(&key()).unwrap().next = Sequence(4);
+        dispatch.give_again(&key(), Sequence(2));
+        dispatch.give_again(&key(), Sequence(5));
+        dispatch.lose(SessionId(9));
+        let share = &dispatch.shares[&key()];
+        assert_eq!(share.returned, BTreeSet::from([Sequence(2)]));
+        assert!(share.given.is_empty());
+        assert_eq!(share.next, Sequence(4));
+    }
+
+    /// A node's answer may be older than what its members have given back since.
+    #[test]
+    fn r38_what_has_come_back_meanwhile_is_remembered_while_nodes_are_asked() {
+        let mut dispatch = ShareDispatch::default();
+        let named = (key(), Sequence(1), GiveId(3));
+        dispatch.note_came_back(&key(), Sequence(1), GiveId(3));
+        assert!(!dispatch.has_come_back(&named), "nobody is asked");
+        dispatch.begin_asking();
+        dispatch.begin_asking();
+        dispatch.note_came_back(&key(), Sequence(1), GiveId(3));
+        dispatch.end_asking();
+        assert!(dispatch.has_come_back(&named));
+        dispatch.end_asking();
+        assert!(!dispatch.has_come_back(&named));
     }
 }

@@ -117,9 +117,10 @@ impl<H: Host> Group<H> {
     /// Something between this node and another may be lost: asks that what it holds.
     pub fn doubt_holder(self: &Arc<Self>, node: NodeId) {
         let generation = {
-            let dispatch = self.shares.lock();
+            let mut dispatch = self.shares.lock();
             if !dispatch.is_open {
-                // It is asked anyway.
+                // It may have answered already.
+                dispatch.doubted.insert(node);
                 return;
             }
             dispatch.generation
@@ -134,6 +135,21 @@ impl<H: Host> Group<H> {
 
     /// Asks a node what its members hold, until it has answered or is out of the view.
     async fn ask_holder(&self, node: NodeId, incarnation: NodeIncarnation, generation: u64) {
+        {
+            let mut dispatch = self.shares.lock();
+            if dispatch.generation != generation {
+                return;
+            }
+            dispatch.begin_asking();
+        }
+        self.ask_until_told(node, incarnation, generation).await;
+        let mut dispatch = self.shares.lock();
+        if dispatch.generation == generation {
+            dispatch.end_asking();
+        }
+    }
+
+    async fn ask_until_told(&self, node: NodeId, incarnation: NodeIncarnation, generation: u64) {
         while self.dispatches(generation) && self.routes.serves(node, incarnation) {
             let fence = {
                 let mut dispatch = self.shares.lock();
@@ -193,8 +209,13 @@ impl<H: Host> Group<H> {
             give,
         } in told
         {
+            let named_give = (share, sequence, give);
+            if dispatch.has_come_back(&named_give) {
+                continue;
+            }
+            let (share, ..) = &named_give;
             let queue = TargetQueue::Share(share.clone());
-            if dispatch.given(&share, sequence).is_none() && self.state().holds(&queue, sequence) {
+            if dispatch.given(share, sequence).is_none() && self.state().holds(&queue, sequence) {
                 let standing = dispatch.standing_of(give);
                 let given = Given {
                     session,
@@ -202,10 +223,11 @@ impl<H: Host> Group<H> {
                     incarnation,
                     give,
                     standing,
+                    is_of_earlier: false,
                 };
-                dispatch.note_given(&share, sequence, given);
+                dispatch.note_given(share, sequence, given);
             }
-            named.insert((share, sequence, give));
+            named.insert(named_give);
         }
         let is_asked =
             |given: &Given| (given.node, given.incarnation) == (node, incarnation) && given.give < fence;

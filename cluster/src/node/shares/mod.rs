@@ -23,6 +23,7 @@ mod holding;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::host::{MemberAt, ShareMember};
 use super::proposer::{Due, Waiter};
@@ -32,9 +33,12 @@ use crate::state::{
     ShareKey, TargetQueue,
 };
 pub(super) use dispatch::ShareDispatch;
-use dispatch::{Given, GivenStanding, MEMBER_WINDOW, Share};
+use dispatch::{Given, GivenStanding, MEMBER_WINDOW, Pause, Share};
 pub(super) use holding::Holding;
 pub use holding::{Giving, ShareDelivery, ShareHold};
+
+/// How long a member that gave something back is not chosen.
+const MEMBER_PAUSE: Duration = Duration::from_millis(50);
 
 /// References looked at in one pull.
 const PULL_COUNT: usize = 64;
@@ -61,22 +65,47 @@ impl<H: Host> Group<H> {
     }
 
     /// A reference did not reach its member, or was not acknowledged by one that has gone: it goes to another.
-    pub fn share_returned(&self, share: &ShareKey, sequence: Sequence, give: GiveId) {
+    pub fn share_returned(self: &Arc<Self>, share: &ShareKey, sequence: Sequence, give: GiveId) {
         let mut dispatch = self.shares.lock();
         let is_its = |given: &Given| {
             given.give == give && matches!(given.standing, GivenStanding::Lent | GivenStanding::Offered)
         };
-        if dispatch.given(share, sequence).is_some_and(is_its) {
+        if let Some(given) = dispatch.given(share, sequence).copied().filter(is_its) {
             dispatch.give_again(share, sequence);
+            let pause = dispatch.pause(given.session, share);
             drop(dispatch);
+            if let Some(pause) = pause {
+                self.end_pause(pause);
+            }
             self.attend.notify_one();
+        } else {
+            dispatch.note_came_back(share, sequence, give);
         }
     }
 
-    /// A member's node has refused something: the member has no room until the node says that it has (R39).
-    pub fn share_member_full(&self, session: SessionId, share: &ShareKey) {
+    /// A member that gave something back may be chosen again a little later: its node may know before this one that its
+    /// connection is over.
+    fn end_pause(self: &Arc<Self>, pause: Pause) {
+        let group = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(MEMBER_PAUSE).await;
+            if let Some(group) = group.upgrade()
+                && group.shares.lock().end_pause(&pause)
+            {
+                group.attend.notify_one();
+            }
+        });
+    }
+
+    /// A member's node has refused something: the member has no room until the node says that it has (R39). What an
+    /// earlier connection had no room for says nothing of the present one, and nobody would say that it has room.
+    pub fn share_member_full(&self, session: SessionId, share: &ShareKey, sequence: Sequence, give: GiveId) {
         let mut dispatch = self.shares.lock();
-        dispatch.blocked.entry(session).or_default().insert(share.clone());
+        let is_refused = |given: &Given| given.give == give && !given.is_of_earlier;
+        if dispatch.given(share, sequence).is_some_and(is_refused) {
+            dispatch.blocked.entry(session).or_default().insert(share.clone());
+            dispatch.end_pause_of(session);
+        }
     }
 
     /// A member that was said to have no room has some.
@@ -315,9 +344,13 @@ impl<H: Host> Group<H> {
         let mut references = Vec::new();
         let state = self.state();
         for sequence in &share.returned {
+            let before = references.len();
             state.pull(queue, *sequence, 1, u64::MAX, &mut references);
-            // A returned reference that was settled meanwhile yields its successor: not ours to give here.
-            references.pop_if(|reference| reference.sequence != *sequence);
+            // A returned reference that was settled meanwhile yields its successor, if any: not ours to give here.
+            let is_other = |reference: &PulledReference| reference.sequence != *sequence;
+            if references.len() > before && references.last().is_some_and(is_other) {
+                references.pop();
+            }
         }
         let mut new = Vec::new();
         state.pull(queue, share.next, PULL_COUNT, u64::MAX, &mut new);
@@ -392,6 +425,7 @@ impl<H: Host> Group<H> {
                 incarnation,
                 give,
                 standing,
+                is_of_earlier: false,
             };
             dispatch.note_given(key, sequence, given);
         }

@@ -484,6 +484,43 @@ async fn r38_a_leader_that_asked_is_told_of_what_comes_back() {
     assert_eq!(givers(), [NodeId(1), NodeId(9)], "a question that comes late");
 }
 
+/// R39: what an earlier connection of a member had no room for says nothing of its next one.
+#[tokio::test]
+async fn r39_a_refusal_that_comes_late_blocks_nobody() {
+    let node = TestNode::start().await;
+    let only = session(&node, 1);
+    node.set_members(&[only]);
+    node.publish_to_share(1).await;
+    let given = node.given(1).await;
+    // Its client is connected anew.
+    node.home().share_member_lost(only);
+    let (sequence, give) = (given[0].reference.sequence, given[0].give);
+    node.home().share_member_full(only, &share(), sequence, give);
+    node.publish_to_share(1).await;
+    assert_eq!(who(&node.given(2).await[1..]), [(1, only)]);
+}
+
+/// R39: a member that gave something back is not offered it again at once, for as long as its node and the leader know
+/// different things of its connection.
+#[tokio::test]
+async fn r39_what_comes_back_is_not_offered_again_without_pause() {
+    let node = TestNode::start().await;
+    let only = session(&node, 1);
+    node.set_members(&[only]);
+    node.publish_to_share(1).await;
+    let began = std::time::Instant::now();
+    for count in 1..=4 {
+        let given = eventually(|| {
+            let shared = node.told.shared.lock();
+            (shared.len() == count).then(|| shared[count - 1].clone())
+        })
+        .await;
+        give_back(&node, &given);
+    }
+    assert!(began.elapsed() >= Duration::from_millis(150));
+    node.given(5).await;
+}
+
 /// R39: a member whose node says that it has no room is left alone until it has.
 #[tokio::test]
 async fn r39_a_member_without_room_is_given_nothing() {
@@ -495,7 +532,8 @@ async fn r39_a_member_without_room_is_given_nothing() {
         node.publish_to_share(1).await;
         let given = node.given(1).await;
         node.take(&given);
-        node.home().share_member_full(full, &share());
+        node.home()
+            .share_member_full(full, &share(), given[0].reference.sequence, given[0].give);
         give_back(&node, &given[0]);
         node.given(1).await;
         node.set_live_members(&members);
