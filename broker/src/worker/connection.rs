@@ -209,12 +209,12 @@ impl ConnState {
         self.rare.as_ref().is_some_and(|rare| !rare.partial.is_empty())
     }
 
-    /// How many shared messages the client can be sent now, behind those of its own queues that are known to wait, and
-    /// the shared ones that it has been given already.
-    pub(super) fn room_for_shared(&self) -> usize {
+    /// Whether the connection takes a shared message: where its window has room behind what is known to wait in its own
+    /// queues and the shared ones that it was given. One may always wait with its own, which would have no end else.
+    pub(super) fn takes_shared(&self) -> bool {
         let own = self.queue.as_ref().map_or(0, |queue| queue.known_to_wait());
         let given = self.rare.as_ref().map_or(0, |rare| rare.shared.to_be_sent());
-        self.protocol.window_free().saturating_sub(own + given)
+        given + own < self.protocol.window_free() || (own > 0 && given == 0)
     }
 
     pub(super) fn rare(&mut self) -> &mut Rare {

@@ -264,6 +264,9 @@ impl Worker {
                 && is_first
                 && result != DeliverResult::Busy
             {
+                if held.reference.shared {
+                    rare.shared.one_was_sent();
+                }
                 let is_sent = matches!(result, DeliverResult::Sent | DeliverResult::Queued);
                 match held.reference.replayed {
                     true => rare.replays.value_sent(),

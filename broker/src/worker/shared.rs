@@ -62,6 +62,8 @@ pub(super) struct SharedHolds {
     waiting: VecDeque<Shared>,
     /// On their way into the session's own queue.
     moving: usize,
+    /// These, and those that are there and were not sent.
+    unsent: usize,
     sent: BTreeMap<DeliveryToken, Shared>,
     next_token: u64,
     /// Are told when there is room again (R39).
@@ -71,12 +73,22 @@ pub(super) struct SharedHolds {
 impl SharedHolds {
     /// Messages that will take a place in the connection's window.
     pub(super) fn to_be_sent(&self) -> usize {
-        self.waiting.len() + self.moving
+        self.waiting.len() + self.unsent
+    }
+
+    /// One that came to the session's own queue was sent, or never will be.
+    pub(super) fn one_was_sent(&mut self) {
+        self.unsent = self.unsent.saturating_sub(1);
+    }
+
+    /// Nothing waits in the session's own queues: what came there and was not sent has expired.
+    pub(super) fn own_are_empty(&mut self) {
+        self.unsent = self.moving;
     }
 
     /// Whether the connection holds nothing.
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.moving == 0 && self.sent.is_empty() && self.refused.is_empty()
+        self.waiting.is_empty() && self.unsent == 0 && self.sent.is_empty() && self.refused.is_empty()
     }
 }
 
@@ -236,7 +248,7 @@ impl Worker {
     fn hold_shared(self: &Rc<Self>, conn: &Rc<Conn>, shared: Shared) {
         let has_room = {
             let state = &mut *conn.state.borrow_mut();
-            let has_room = shared.qos == QoS::AtMostOnce || state.room_for_shared() > 0;
+            let has_room = shared.qos == QoS::AtMostOnce || state.takes_shared();
             let holds = &mut state.rare().shared;
             if !has_room {
                 let refused = match &shared.holder {
@@ -258,7 +270,12 @@ impl Worker {
         if let Holder::Group { group, hold } = &shared.holder
             && hold.giving == Giving::Offered
         {
-            conn.state.borrow_mut().rare().shared.moving += 1;
+            {
+                let mut state = conn.state.borrow_mut();
+                let holds = &mut state.rare().shared;
+                holds.moving += 1;
+                holds.unsent += 1;
+            }
             let (group, hold) = (self.shared.node().group(*group).clone(), hold.clone());
             let delivery = ShareDelivery {
                 qos: shared.qos.max(QoS::AtLeastOnce),
@@ -279,15 +296,18 @@ impl Worker {
 
     /// What was offered to a member is in its own queue, or is given back.
     pub(super) fn moved(self: &Rc<Self>, conn: Option<&Rc<Conn>>, shared: &Shared, completion: &Completion) {
-        if let Holder::Group { group, hold } = &shared.holder
-            && !self.shared.node().group(*group).moved_shared(hold, completion)
-        {
+        let is_back = matches!(&shared.holder, Holder::Group { group, hold }
+            if !self.shared.node().group(*group).moved_shared(hold, completion));
+        if is_back {
             self.give_back(shared, false);
         }
         if let Some(conn) = conn.filter(|conn| !conn.flags.get().ending) {
             let mut state = conn.state.borrow_mut();
             let holds = &mut state.rare().shared;
             holds.moving = holds.moving.saturating_sub(1);
+            if is_back {
+                holds.one_was_sent();
+            }
             drop(state);
             self.send_shared_waiting(conn);
         }
@@ -298,6 +318,13 @@ impl Worker {
         loop {
             let mut state = conn.state.borrow_mut();
             let state = &mut *state;
+            let own_wait = state
+                .queue
+                .as_ref()
+                .is_some_and(|queue| queue.known_to_wait() > 0);
+            if let Some(rare) = state.rare.as_mut().filter(|_| !own_wait) {
+                rare.shared.own_are_empty();
+            }
             let Some(holds) = state.rare.as_mut().map(|rare| &mut rare.shared) else {
                 return;
             };
@@ -341,7 +368,7 @@ impl Worker {
     fn tell_of_room(&self, conn: &Conn) {
         let (session, refused) = {
             let mut state = conn.state.borrow_mut();
-            if state.room_for_shared() == 0 {
+            if !state.takes_shared() {
                 return;
             }
             let Some((session, _)) = state.session() else {

@@ -274,6 +274,47 @@ async fn message_at_qos_2_waits_for_its_member() {
     other.expect_alive().await;
 }
 
+/// What a member's own queue never ceases to hold keeps no shared messages from it, where nobody else could have them.
+#[tokio::test]
+async fn shared_messages_reach_a_member_whose_own_queue_never_ends() {
+    const OWN_AHEAD: usize = 5;
+    const OWN_MAX: usize = 100;
+    for qos in [1, 2] {
+        let scope = Scope::new();
+        let slow = connect(&scope.id("member"))
+            .expiry(600)
+            .property(Property::ReceiveMaximum(1));
+        let mut member = broker().raw_client(Version::V5, &slow).await;
+        let filters = [
+            filter(&share(scope, "g", "x")).qos(qos),
+            filter(&scope.topic("own")).qos(1),
+        ];
+        member.subscribe(filters).await;
+        let mut publisher = broker().clean(Version::V5, &scope.id("p")).await;
+        for _ in 0..OWN_AHEAD {
+            publisher
+                .publish(publish(&scope.topic("own"), "own").qos(1))
+                .await;
+        }
+        publisher
+            .publish(publish(&scope.topic("x"), "shared").qos(qos))
+            .await;
+        let mut own = 0;
+        loop {
+            let message = member.expect_publish().await;
+            if message.text() == "shared" {
+                break;
+            }
+            own += 1;
+            assert!(own < OWN_MAX, "QoS {qos}: the shared message does not come");
+            publisher
+                .publish(publish(&scope.topic("own"), "own").qos(1))
+                .await;
+            member.send(&puback(message.id.expect("QoS 1"))).await;
+        }
+    }
+}
+
 /// [MQTT-4.8.2-5]: when that member's session ends, the message goes to nobody else.
 #[tokio::test]
 async fn message_at_qos_2_ends_with_its_members_session() {
