@@ -7,7 +7,7 @@ use prost::Message;
 use quorate_storage::log::GroupId;
 
 use super::proto;
-use crate::state::{NodeId, NodeIncarnation};
+use crate::state::{GroupTime, NodeId, NodeIncarnation};
 
 /// A change of the state.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +32,7 @@ impl MetaCommand {
                 bootstrap_expect,
                 next_node: 1,
                 feature_level: 0,
+                time_by_wall: 0,
             }),
             founder: Some(join(volume, name, address)),
         }))
@@ -61,7 +62,16 @@ impl MetaCommand {
             address: address.to_owned(),
             lost_groups: lost_groups.collect(),
             feature_level,
+            time_by_wall: 0,
         }))
+    }
+
+    /// A registration with the group time that the node's wall clock shows (R32); others stay as they are.
+    pub fn with_time_by_wall(mut self, time: GroupTime) -> Self {
+        if let Some(proto::command::Body::Register(register)) = &mut self.0.body {
+            register.time_by_wall = time.0;
+        }
+        self
     }
 
     /// A start of a node has caught up and begins to serve.

@@ -8,7 +8,7 @@ use quorate_storage::volume::FIRST_BEGINNING;
 
 use super::proto;
 use super::state::{GroupPlacement, MetaState, NodeRecord, Rejected, Serving, View, group_ids};
-use crate::state::{NodeId, NodeIncarnation};
+use crate::state::{GroupTime, NodeId, NodeIncarnation};
 
 impl MetaState {
     /// All things as records with their keys.
@@ -26,6 +26,7 @@ impl MetaState {
             bootstrap_expect: self.bootstrap_expect,
             next_node: self.next_node,
             feature_level: self.feature_level,
+            time_by_wall: self.time_by_wall.0,
         };
         put(b"settings".to_vec(), Body::Settings(settings));
         for (node, record) in &self.nodes {
@@ -72,6 +73,7 @@ impl MetaState {
                 self.bootstrap_expect = settings.bootstrap_expect;
                 self.next_node = settings.next_node;
                 self.feature_level = settings.feature_level;
+                self.time_by_wall = GroupTime(settings.time_by_wall);
             }
             Body::Node(node) => {
                 let record = NodeRecord {
@@ -85,6 +87,7 @@ impl MetaState {
                     removed: node.removed,
                     lost_groups: group_ids(&node.lost_groups)?,
                     feature_level: node.feature_level,
+                    time_by_wall: GroupTime(node.time_by_wall),
                 };
                 self.nodes.insert(NodeId(node.node), record);
             }
@@ -130,6 +133,7 @@ fn node_record(node: NodeId, record: &NodeRecord) -> proto::Node {
         ended: record.ended,
         leaving: record.leaving,
         feature_level: record.feature_level,
+        time_by_wall: record.time_by_wall.0,
         lost_groups: record
             .lost_groups
             .iter()

@@ -9,7 +9,7 @@ use prost::Message;
 use quorate_storage::log::GroupId;
 
 use super::proto;
-use crate::state::{NodeId, NodeIncarnation};
+use crate::state::{GroupTime, NodeId, NodeIncarnation};
 
 /// A node of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub struct NodeRecord {
     pub lost_groups: BTreeSet<GroupId>,
     /// The highest feature level that its newest start knows (R50).
     pub feature_level: u32,
+    /// Group time by its wall clock when its newest start registered; 0 where that serves, or does not know (R32).
+    pub time_by_wall: GroupTime,
 }
 
 impl NodeRecord {
@@ -139,6 +141,7 @@ pub struct MetaState {
     pub(super) bootstrap_expect: u32,
     pub(super) next_node: u64,
     pub(super) feature_level: u32,
+    pub(super) time_by_wall: GroupTime,
     pub(super) nodes: BTreeMap<NodeId, NodeRecord>,
     pub(super) view: View,
     pub(super) groups: BTreeMap<GroupId, GroupPlacement>,
@@ -227,6 +230,7 @@ impl MetaState {
             removed: false,
             lost_groups: BTreeSet::new(),
             feature_level: 0,
+            time_by_wall: GroupTime(0),
         };
         self.nodes.insert(node, record);
         Ok(())
@@ -274,7 +278,24 @@ impl MetaState {
         record.lost_groups = lost_groups;
         record.feature_level = register.feature_level;
         self.leave_before(node, incarnation);
+        // A repeat may come when it serves.
+        if !self.view.holds(node, incarnation) {
+            self.member(node)?.time_by_wall = GroupTime(register.time_by_wall);
+            self.count_full_stop();
+        }
         Ok(())
+    }
+
+    /// Group time goes on by as much as the wall clocks of a majority of the members say (R32), of starts that do not
+    /// serve yet: so it does only after a stop of most of them, and a single wrong clock moves nothing.
+    fn count_full_stop(&mut self) {
+        let starting = self.members().filter(|(_, record)| !record.ended);
+        let mut times: Vec<GroupTime> = starting.map(|(_, record)| record.time_by_wall).collect();
+        times.sort_unstable_by(|one, other| other.cmp(one));
+        let majority = self.members().count() / 2;
+        if let Some(time) = times.get(majority) {
+            self.time_by_wall = self.time_by_wall.max(*time);
+        }
     }
 
     /// What all members know is used from now on, and never less: entries that rest on it are in the logs.
@@ -303,6 +324,7 @@ impl MetaState {
         }
         // It has caught up with every group.
         record.lost_groups.clear();
+        record.time_by_wall = GroupTime(0);
         if !self.view.holds(node, incarnation) {
             self.view.number += 1;
             let serving = Serving {
@@ -459,6 +481,11 @@ impl MetaState {
     /// The feature level that all members know (R50): what rests on a higher one is not used.
     pub fn feature_level(&self) -> u32 {
         self.feature_level
+    }
+
+    /// Group time that has passed by the wall clocks of a majority: how long all nodes were stopped is in it (R32).
+    pub fn time_by_wall(&self) -> GroupTime {
+        self.time_by_wall
     }
 
     /// A node, removed or not.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use quorate_storage::log::GroupId;
 
 use super::{FEATURE_LEVEL, MetaCommand, MetaState, Rejected};
-use crate::state::{NodeId, NodeIncarnation};
+use crate::state::{GroupTime, NodeId, NodeIncarnation};
 
 fn volume(number: u8) -> [u8; 16] {
     [number; 16]
@@ -397,4 +397,47 @@ fn r50_the_feature_level_is_what_all_members_know_and_never_falls() {
     );
     apply(&mut state, &MetaCommand::remove(NodeId(3))).unwrap();
     assert_eq!(state.feature_level(), last, "only members count");
+}
+
+/// Two nodes that have said what their wall clocks show, start by start.
+fn starts(state: &mut MetaState, incarnation: u64, times: [u64; 2]) {
+    for (node, address, time) in [(1, "a:1", times[0]), (2, "b:1", times[1])] {
+        let (node, start) = (NodeId(node), NodeIncarnation(incarnation));
+        let register = MetaCommand::register(node, start, address, &BTreeMap::new(), FEATURE_LEVEL);
+        apply(state, &register.with_time_by_wall(GroupTime(time))).unwrap();
+    }
+}
+
+#[test]
+fn r32_a_stop_of_all_counts_as_a_majority_has_it_and_time_never_goes_back() {
+    let mut state = two();
+    starts(&mut state, 2, [9_000, 500]);
+    assert_eq!(state.time_by_wall(), GroupTime(500), "one clock alone says more");
+    starts(&mut state, 3, [0, 600]);
+    assert_eq!(state.time_by_wall(), GroupTime(500), "one noted nothing");
+    starts(&mut state, 4, [800, 700]);
+    assert_eq!(state.time_by_wall(), GroupTime(700));
+    apply(&mut state, &MetaCommand::join(volume(3), "c", "c:1")).unwrap();
+    starts(&mut state, 5, [1_000, 0]);
+    assert_eq!(state.time_by_wall(), GroupTime(700), "one of three");
+    starts(&mut state, 6, [900, 1_000]);
+    assert_eq!(state.time_by_wall(), GroupTime(900), "two of three");
+}
+
+#[test]
+fn r32_the_clock_of_a_start_that_serves_does_not_count() {
+    let mut state = two();
+    let (node, start) = (NodeId(1), NodeIncarnation(2));
+    let register = MetaCommand::register(node, start, "a:1", &BTreeMap::new(), FEATURE_LEVEL);
+    let register = register.with_time_by_wall(GroupTime(9_000));
+    apply(&mut state, &register).unwrap();
+    apply(&mut state, &MetaCommand::enter(node, start)).unwrap();
+    apply(&mut state, &register).unwrap();
+    let other = MetaCommand::register(NodeId(2), start, "b:1", &BTreeMap::new(), FEATURE_LEVEL);
+    apply(&mut state, &other.with_time_by_wall(GroupTime(9_000))).unwrap();
+    assert_eq!(state.time_by_wall(), GroupTime(0), "the cluster ran on");
+    apply(&mut state, &MetaCommand::leave(node, start)).unwrap();
+    let again = MetaCommand::register(node, NodeIncarnation(3), "a:1", &BTreeMap::new(), FEATURE_LEVEL);
+    apply(&mut state, &again.with_time_by_wall(GroupTime(8_000))).unwrap();
+    assert_eq!(state.time_by_wall(), GroupTime(8_000));
 }

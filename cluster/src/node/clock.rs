@@ -2,7 +2,8 @@
 //!
 //! Group time 0 is the creation of the cluster. The wall clock says how long a full stop took and nothing else, so
 //! group time does not follow when somebody sets it. The node notes both clocks with every checkpoint and when it
-//! stops; at its start the wall clock's way since the last note is added to that note.
+//! stops; at its start the wall clock's way since the last note is added to that note. With others each start tells
+//! `meta` what comes out, and what a majority of starts that do not serve yet say has passed.
 //!
 //! All groups of a node go by one clock, which also follows the stamps that others' leaders have put into entries: times
 //! of different groups are compared (a session's queues are in all of them).
@@ -52,9 +53,7 @@ impl GroupClock {
     /// The log may end behind the note, where the node did not stop in order, or before it, where nothing was proposed
     /// any more. A wall clock that went back adds nothing.
     pub fn resume(&self, last: GroupTime, noted: Option<ClockNote>, wall_now: SystemTime) {
-        let by_wall = noted.map_or(GroupTime(0), |noted| {
-            GroupTime(noted.group_millis.saturating_add(millis_since(&noted, wall_now)))
-        });
+        let by_wall = noted.map_or(GroupTime(0), |noted| time_by_wall(&noted, wall_now));
         self.advance_to(last.max(by_wall));
         self.started.store(self.stamp().0, Ordering::Release);
     }
@@ -86,6 +85,11 @@ impl GroupClock {
     pub fn until(&self, deadline: GroupTime) -> Duration {
         Duration::from_millis(deadline.0.saturating_sub(self.stamp().0))
     }
+}
+
+/// Group time at `wall_now` by the wall clock's way since the note.
+fn time_by_wall(noted: &ClockNote, wall_now: SystemTime) -> GroupTime {
+    GroupTime(noted.group_millis.saturating_add(millis_since(noted, wall_now)))
 }
 
 /// How far the wall clock has come since the note; 0 where it went back.
@@ -143,34 +147,75 @@ fn tell_gap(noted: &ClockNote, wall_now: SystemTime) {
 pub(super) struct NotedClock {
     file: ClockFile,
     clock: Arc<GroupClock>,
-    /// What the last run noted of the wall clock.
-    noted_wall: u64,
-    /// One note at a time, so that none is replaced by an older one; whether the last was written.
-    closed: Mutex<bool>,
+    /// What the last run noted.
+    noted: Option<ClockNote>,
+    /// One note at a time, so that none is replaced by an older one.
+    notes: Mutex<Notes>,
+}
+
+/// Whether a clock is noted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Notes {
+    /// Not yet: until the node serves, it may still learn how long all nodes were stopped.
+    #[default]
+    Starting,
+    Running,
+    /// Not any more.
+    Closed,
 }
 
 impl NotedClock {
-    /// Lets `clock` go on from `last`, and from what `file` says where this node is `alone`. Blocks.
-    pub(super) fn resume(file: ClockFile, clock: Arc<GroupClock>, last: GroupTime, alone: bool) -> Self {
+    /// `clock`, with what `file` says of the last run. Blocks.
+    pub(super) fn read(file: ClockFile, clock: Arc<GroupClock>) -> Self {
         // Without a note the stop counts as none: sessions live longer, which harms nobody.
         let noted = file.read().unwrap_or_else(|error| {
             tracing::warn!(%error, "the time the node was stopped is not known and does not count");
             None
         });
-        let wall_now = SystemTime::now();
-        if let (Some(noted), true) = (&noted, alone) {
-            tell_gap(noted, wall_now);
-        }
-        // With others it is theirs to say how long nobody ran: they may have run on.
-        clock.resume(last, noted.filter(|_| alone), wall_now);
-        let resumed = Self {
+        Self {
             file,
             clock,
-            noted_wall: noted.map_or(0, |noted| noted.wall_millis),
-            closed: Mutex::default(),
-        };
-        resumed.note_or_warn(false);
-        resumed
+            noted,
+            notes: Mutex::default(),
+        }
+    }
+
+    /// Group time by the wall clock, the stop included; 0 where nothing was noted.
+    pub(super) fn time_by_wall(&self) -> GroupTime {
+        self.noted
+            .map_or(GroupTime(0), |noted| time_by_wall(&noted, SystemTime::now()))
+    }
+
+    /// Lets the clock go on from `last`, and by the wall clock where this node is `alone`. With others a majority of
+    /// them says how long nobody ran: they may have run on.
+    pub(super) fn resume(&self, last: GroupTime, alone: bool) {
+        let wall_now = SystemTime::now();
+        let noted = self.noted.filter(|_| alone);
+        if let Some(noted) = &noted {
+            tell_gap(noted, wall_now);
+        }
+        self.clock.resume(last, noted, wall_now);
+    }
+
+    /// `meta` says that so much group time has passed by the clocks of a majority, a stop of all nodes included.
+    pub(super) fn count_full_stop(&self, time: GroupTime) {
+        let noted = self.noted.map_or(0, |noted| noted.group_millis);
+        let stopped = Duration::from_millis(time.0.saturating_sub(noted));
+        if stopped > GAP_TOLD && time > self.clock.stamp() {
+            tracing::info!(
+                stopped_secs = stopped.as_secs(),
+                "by the clocks of a majority all nodes were stopped; this counts for the expiry of sessions and messages"
+            );
+        }
+        self.clock.advance_to(time);
+    }
+
+    /// The node serves: its clock is noted from now on.
+    pub(super) fn begin(&self) {
+        let mut notes = self.notes.lock();
+        if *notes == Notes::Starting {
+            *notes = Notes::Running;
+        }
     }
 
     /// Notes both clocks; after the `last` note nothing is written any more.
@@ -191,16 +236,18 @@ impl NotedClock {
     }
 
     fn write_note(&self, last: bool) -> Result<(), VolumeError> {
-        let mut closed = self.closed.lock();
-        if *closed {
+        let mut notes = self.notes.lock();
+        if *notes != Notes::Running {
             return Ok(());
         }
-        *closed = last;
+        if last {
+            *notes = Notes::Closed;
+        }
         let elapsed = self.clock.origin.elapsed();
         self.file.write(note_at(
             self.clock.stamp(),
             elapsed,
-            self.noted_wall,
+            self.noted.map_or(0, |noted| noted.wall_millis),
             SystemTime::now(),
         ))
     }

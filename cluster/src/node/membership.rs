@@ -126,13 +126,22 @@ impl<H: Host> Node<H> {
     pub(super) async fn bring_about<T>(
         &self,
         command: &MetaCommand,
+        look: impl FnMut(&MetaState) -> Option<T>,
+    ) -> T {
+        self.bring_about_as_of(|| command.clone(), look).await
+    }
+
+    /// The same, with a command as it is at each time that it is proposed.
+    pub(super) async fn bring_about_as_of<T>(
+        &self,
+        command: impl Fn() -> MetaCommand,
         mut look: impl FnMut(&MetaState) -> Option<T>,
     ) -> T {
         loop {
             if let Some(found) = look(&self.directory().read()) {
                 return found;
             }
-            let proposed = self.propose_meta(command).await;
+            let proposed = self.propose_meta(&command()).await;
             let applied = self.directory().wait_for(&mut look);
             // Applied here a moment later, where it was proposed elsewhere.
             let wait = if proposed == Some(true) { 10 * RETRY } else { RETRY };
@@ -142,8 +151,8 @@ impl<H: Host> Node<H> {
         }
     }
 
-    /// Keeps the addresses of the other nodes as `meta` has them.
-    pub(super) async fn run_addresses(node: Weak<Self>) {
+    /// Keeps the addresses of the other nodes, and how much group time has passed, as `meta` has them.
+    pub(super) async fn run_directory(node: Weak<Self>) {
         let Some(mut changed) = node.upgrade().map(|node| node.directory().watch()) else {
             return;
         };
@@ -153,6 +162,7 @@ impl<H: Host> Node<H> {
                 changed.mark_unchanged();
                 let transport = node.transport();
                 let directory = node.directory().read();
+                node.noted_clock().count_full_stop(directory.time_by_wall());
                 for (id, record) in directory.nodes().filter(|(id, _)| *id != node.this_node()) {
                     match record.removed {
                         true => transport.forget_node(id),

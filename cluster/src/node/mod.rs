@@ -18,6 +18,7 @@ mod clock;
 mod confirm;
 mod crossing;
 mod duties;
+mod entering;
 mod feed;
 mod fitness;
 mod group;

@@ -10,7 +10,6 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use quorate_storage::log::{GroupId, SyncPolicy};
 
-use super::clock::NotedClock;
 use super::group::Standing;
 use super::replica::Replica;
 use super::start::{StartError, stopped};
@@ -51,7 +50,7 @@ impl<H: Host> Node<H> {
         }
         let times = self.groups().map(|group| group.state().group_time());
         let last = times.max().unwrap_or_default();
-        self.note_time(|file, clock| NotedClock::resume(file, clock, last, alone));
+        self.noted_clock().resume(last, alone);
         for group in self.groups() {
             self.spawn(group.clone().run_proposer());
             self.spawn(group.clone().run_barrier());

@@ -20,9 +20,9 @@ use super::placement::META;
 use super::service::NodeService;
 use super::unstored::Unstored;
 use super::{Backlog, Group, GroupClock, Host, Placement};
-use crate::meta::{Directory, FEATURE_LEVEL, MetaCommand, MetaReplica};
+use crate::meta::{Directory, MetaCommand, MetaReplica};
 use crate::raft::{self, ConnectionCount, NodeAddress, NodeParts, RaftGroup, StateError, Transport};
-use crate::state::{Command, NodeId, NodeIncarnation, QueueLimits};
+use crate::state::{NodeId, NodeIncarnation, QueueLimits};
 
 /// Bytes of commands that may wait for a disk that does not keep up before clients are not read any more.
 const PROPOSALS_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -127,15 +127,14 @@ pub struct Node<H: Host> {
     groups: BTreeMap<GroupId, Arc<Group<H>>>,
     backlog: Arc<Backlog>,
     pub(super) unstored: Arc<Unstored>,
-    clock: Arc<GroupClock>,
     /// Held by who takes checkpoints.
     pub(super) checkpoint_turn: Arc<tokio::sync::Mutex<()>>,
-    noted: std::sync::OnceLock<Arc<NotedClock>>,
+    noted: Arc<NotedClock>,
     tasks: parking_lot::Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl<H: Host> Node<H> {
-    /// A node that does nothing yet, except that it answers its peers.
+    /// A node that does nothing yet, except that it answers its peers. Reads the file `clock`.
     pub fn new(settings: NodeSettings, parts: NodeParts, host: Arc<H>) -> Arc<Self> {
         let beginnings = Arc::new(Beginnings::default());
         let peers = Peers::new(parts.transport.clone(), beginnings.clone());
@@ -143,6 +142,7 @@ impl<H: Host> Node<H> {
         let backlog = Arc::new(Backlog::new(PROPOSALS_BYTES_MAX));
         let unstored = Arc::new(Unstored::new(parts.checkpoints.memory_waits().clone()));
         let clock = Arc::new(GroupClock::default());
+        let noted = Arc::new(NotedClock::read(settings.clock.clone(), clock.clone()));
         let routes = Arc::new(RouteConfirmations::new(
             host.clone(),
             peers.clone(),
@@ -179,9 +179,8 @@ impl<H: Host> Node<H> {
             routes,
             backlog,
             unstored,
-            clock,
             checkpoint_turn: Arc::default(),
-            noted: std::sync::OnceLock::new(),
+            noted,
             tasks: parking_lot::Mutex::default(),
             settings,
             parts,
@@ -204,7 +203,7 @@ impl<H: Host> Node<H> {
     /// What is stored cannot be used, a group stopped, or the cluster refuses this node.
     pub async fn start(self: &Arc<Self>) -> Result<(), StartError> {
         self.start_meta().await?;
-        self.spawn(Self::run_addresses(Arc::downgrade(self)));
+        self.spawn(Self::run_directory(Arc::downgrade(self)));
         self.spawn(Self::run_meta_leader(Arc::downgrade(self)));
         self.register().await?;
         self.spawn(Self::run_leaving(Arc::downgrade(self)));
@@ -286,125 +285,6 @@ impl<H: Host> Node<H> {
                 host.fatal(format!("{}: {}", Placement::name(replica.group()), stopped.0));
             }
         });
-    }
-
-    /// Tells the cluster that this start of the node has begun (R25, R46).
-    async fn register(&self) -> Result<(), StartError> {
-        let (node, incarnation) = (self.settings.node, self.settings.incarnation);
-        let address = &self.settings.address.0;
-        let lost = self.lost_groups()?;
-        let command = MetaCommand::register(node, incarnation, address, &lost, FEATURE_LEVEL);
-        let removed = Err(StartError::Refused("it was removed from the cluster for good"));
-        let registered = self.bring_about(&command, |state| {
-            let record = state.node(node)?;
-            if state.feature_level() > FEATURE_LEVEL {
-                return Some(Err(StartError::Refused(
-                    "the cluster uses features of a later version than this program's: install that version",
-                )));
-            }
-            if record.removed {
-                return Some(Err(StartError::Refused(
-                    "it was removed from the cluster for good",
-                )));
-            }
-            if record.incarnation == incarnation && record.ended {
-                return Some(Err(StartError::Ended));
-            }
-            if record.incarnation > incarnation {
-                return Some(Err(StartError::Refused(
-                    "a later start of it is known: its volume is a copy of another, or was restored from one",
-                )));
-            }
-            (record.incarnation == incarnation && record.address == *address).then_some(Ok(()))
-        });
-        // A node that was removed is a member of no group any more, so its own replica of meta never says so.
-        tokio::select! {
-            registered = registered => registered,
-            () = self.until_others_have_removed_it() => removed,
-        }
-    }
-
-    /// A new cluster does not serve before as many nodes have come as were asked for.
-    async fn wait_for_members(&self) {
-        self.directory()
-            .wait_for(|state| {
-                let ever_served = state.view().number > 0;
-                let members = state.members().filter(|(_, record)| record.incarnation.0 > 0);
-                (ever_served || members.count() >= state.bootstrap_expect() as usize).then_some(())
-            })
-            .await;
-        let wanted = {
-            let state = self.directory().read();
-            match state.view().number {
-                0 => state.bootstrap_expect().min(state.replication_factor()) as usize,
-                _ => 1,
-            }
-        };
-        // This node is one of those whose disks count, and at first there are enough of them.
-        for group in self.groups.values() {
-            let is_voter = || {
-                let Some(replica) = group.replica() else {
-                    // Others have it.
-                    return (!self.is_placed_here(group.id())).then_some(());
-                };
-                if !self.is_placed_here(group.id()) {
-                    return Some(());
-                }
-                let members = replica.status().members;
-                let voters = members.values().filter(|member| member.voter).count();
-                let votes = members.get(&self.settings.node)?.voter;
-                (votes && voters >= wanted).then_some(())
-            };
-            while is_voter().is_none() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }
-    }
-
-    /// Applies everything that is committed now, in every group; the end of this node's last start among it (R25).
-    async fn catch_up(&self) {
-        let last = self
-            .settings
-            .incarnation
-            .0
-            .checked_sub(1)
-            .filter(|last| *last > 0);
-        let lost = last.map(|last| Command::NodeLost {
-            node: self.settings.node,
-            incarnation: NodeIncarnation(last),
-        });
-        let ends = self.groups.values().map(|group| {
-            let lost = &lost;
-            async move {
-                group.pass_barrier().await;
-                if let Some(lost @ Command::NodeLost { node, incarnation }) = lost
-                    && !group.state().is_lost(*node, *incarnation)
-                {
-                    group.propose_and_wait(lost).await;
-                }
-            }
-        });
-        join_all(ends).await;
-    }
-
-    /// Comes into the view and waits for the first lease.
-    async fn enter(self: &Arc<Self>) -> Result<(), StartError> {
-        let (node, incarnation) = (self.settings.node, self.settings.incarnation);
-        let command = MetaCommand::enter(node, incarnation);
-        let entered = self.bring_about(&command, |state| {
-            let record = state.node(node)?;
-            if record.incarnation > incarnation || record.ended {
-                return Some(Err(StartError::Ended));
-            }
-            state.view().holds(node, incarnation).then_some(Ok(()))
-        });
-        entered.await?;
-        self.spawn(Self::run_lease(Arc::downgrade(self)));
-        let lease = self.serving_lease();
-        while !lease.is_held() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        Ok(())
     }
 
     /// This node.
@@ -504,10 +384,9 @@ impl<H: Host> Node<H> {
         &self.parts
     }
 
-    /// Says how group time goes on and is noted.
-    pub(super) fn note_time(&self, resume: impl FnOnce(ClockFile, Arc<GroupClock>) -> NotedClock) {
-        let noted = resume(self.settings.clock.clone(), self.clock.clone());
-        assert!(self.noted.set(Arc::new(noted)).is_ok(), "the clock starts once");
+    /// Where its clock is noted.
+    pub(super) fn noted_clock(&self) -> &Arc<NotedClock> {
+        &self.noted
     }
 
     /// Writes the state of all groups to the state store, so that the log behind it can go.
@@ -565,9 +444,7 @@ impl<H: Host> Node<H> {
             task.abort();
         }
         join_all(self.replicas().iter().map(RaftGroup::shutdown)).await;
-        if let Some(noted) = self.noted.get() {
-            noted.note(true).await;
-        }
+        self.noted.note(true).await;
     }
 
     /// Hands leadership of all groups over, where there is somebody: best to one that is fit to lead (R15).
@@ -607,8 +484,6 @@ async fn run_checkpoints<H: Host>(node: std::sync::Weak<Node<H>>, interval: Dura
         let Some(node) = node.upgrade() else { return };
         node.groups().for_each(|group| group.complete_loaded());
         node.checkpoint().await;
-        if let Some(noted) = node.noted.get() {
-            noted.note(false).await;
-        }
+        node.noted.note(false).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Nodes whose disks fail, fill up, slow down or damage what they hold, or whose clocks jump, among others that are well.
+//! Nodes whose disks fail, fill up, slow down or damage what they hold, among others that are well.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use quorate_tests::broker::Broker;
 use quorate_tests::client::Client;
 use quorate_tests::cluster::Cluster;
 use quorate_tests::shim::start_script;
-use quorate_tests::wire::{Property, connect, publish};
+use quorate_tests::wire::{connect, publish};
 
 use super::{BINARY, three};
 
@@ -18,14 +18,14 @@ const FAILED: i32 = 1;
 /// Exit code of a node that has lost something of its data directory.
 const DATA_LOST: i32 = 3;
 
-/// Three nodes whose disks can be broken.
-struct Breakable {
-    cluster: Cluster,
+/// Three nodes whose disks can be broken, and whose clocks can be set.
+pub(super) struct Breakable {
+    pub(super) cluster: Cluster,
     _directory: tempfile::TempDir,
 }
 
 impl Breakable {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let script = start_script(directory.path(), BINARY, "fault", &[]);
         Self {
@@ -37,6 +37,12 @@ impl Breakable {
     fn break_disk(&self, node: usize, fault: &str) {
         let file = self.cluster.nodes[node].directory().join("fault");
         fs::write(file, fault).expect("the temporary directory is writable");
+    }
+
+    /// Puts a node's wall clock off by so many seconds.
+    pub(super) fn set_clock(&self, node: usize, secs: i64) {
+        let file = self.cluster.nodes[node].directory().join("clock");
+        fs::write(file, secs.to_string()).expect("the temporary directory is writable");
     }
 
     fn mend_disk(&self, node: usize) {
@@ -224,53 +230,6 @@ async fn r15_a_leader_whose_disk_stalls_holds_nobody_up() {
     }
     let log = breakable.cluster.nodes[slow].log();
     assert!(log.contains("the disk of this node's log stalls"));
-}
-
-/// R32: wall clocks that jump by days end no message's life and no session, on whichever node; and lifetimes go on.
-#[tokio::test(flavor = "multi_thread")]
-async fn r32_wall_clocks_that_jump_are_not_believed() {
-    const DAYS: i64 = 3 * 86_400;
-    let breakable = Breakable::start();
-    let nodes = &breakable.cluster.nodes;
-    let set_clock = |node: usize, secs: i64| {
-        let file = nodes[node].directory().join("clock");
-        fs::write(file, secs.to_string()).expect("the temporary directory is writable");
-    };
-    for (round, (node, secs)) in [(0, DAYS), (1, -DAYS), (2, DAYS), (0, 0)].into_iter().enumerate() {
-        let id = format!("s {round}");
-        let mut subscriber = nodes[node].durable(Version::V5, &id).await;
-        subscriber.subscribe("a", 1).await;
-        subscriber.disconnect().await;
-        // What is published shortly after its end may have been sent on a connection, as far as clocks can tell.
-        tokio::time::sleep(Duration::from_millis(1_100)).await;
-        let mut publisher = nodes[(node + 1) % 3].clean(Version::V5, "p").await;
-        let text = round.to_string();
-        let lives = Property::MessageExpiry(3_600);
-        publisher
-            .publish(publish("a", &text).qos(1).property(lives))
-            .await;
-        set_clock(node, secs);
-        let soon = Property::MessageExpiry(1);
-        publisher
-            .publish(publish("a", "gone").qos(1).property(soon))
-            .await;
-        // What this one has to wait for is the end of that life.
-        tokio::time::sleep(Duration::from_millis(1_500)).await;
-        let mut subscriber = nodes[(node + 2) % 3].durable(Version::V5, &id).await;
-        let message = subscriber.receive().await;
-        assert_eq!(message.text(), text);
-        let rest = message.properties.message_expiry();
-        assert!(
-            rest.is_some_and(|rest| (3_500..=3_600).contains(&rest)),
-            "{message:?}"
-        );
-        subscriber.ping().await;
-        assert_eq!(subscriber.waiting(), None);
-        subscriber.disconnect().await;
-    }
-    for node in nodes {
-        assert_eq!(node.admin("/readyz").0, 200);
-    }
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {

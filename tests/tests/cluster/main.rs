@@ -20,6 +20,7 @@ mod recovery;
 mod retained;
 mod routing;
 mod shares;
+mod time;
 mod tls;
 
 use quorate_tests::cluster::Cluster;
