@@ -49,6 +49,12 @@ pub(crate) struct Shared {
     expires_at: Option<Instant>,
 }
 
+impl Shared {
+    fn is_offered(&self) -> bool {
+        matches!(&self.holder, Holder::Group { hold, .. } if hold.giving == Giving::Offered)
+    }
+}
+
 /// Who was told that a connection has no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refused {
@@ -246,6 +252,10 @@ impl Worker {
 
     /// Lets a connection have a message, unless the connection has no room for it (R39).
     fn hold_shared(self: &Rc<Self>, conn: &Rc<Conn>, shared: Shared) {
+        if shared.is_offered() && shared.qos == QoS::AtMostOnce {
+            // The subscription has changed since: the leader will give it otherwise.
+            return self.give_back(&shared, false);
+        }
         let has_room = {
             let state = &mut *conn.state.borrow_mut();
             let has_room = shared.qos == QoS::AtMostOnce || state.takes_shared();
@@ -267,31 +277,36 @@ impl Worker {
         if !has_room {
             return self.give_back(&shared, true);
         }
-        if let Holder::Group { group, hold } = &shared.holder
-            && hold.giving == Giving::Offered
-        {
-            {
-                let mut state = conn.state.borrow_mut();
-                let holds = &mut state.rare().shared;
-                holds.moving += 1;
-                holds.unsent += 1;
-            }
-            let (group, hold) = (self.shared.node().group(*group).clone(), hold.clone());
-            let delivery = ShareDelivery {
-                qos: shared.qos.max(QoS::AtLeastOnce),
-                subscription_ids: shared.subscription_ids.clone(),
-                retain: shared.retain,
-            };
-            let session = shared.session;
-            let ticket = Ticket {
-                location: conn.location,
-                waits_for: WaitsFor::Moved(Box::new(shared)),
-            };
-            group.move_shared(&hold, session, delivery, ticket);
-            return;
+        if shared.is_offered() {
+            return self.move_to_own(conn, shared);
         }
         conn.state.borrow_mut().rare().shared.waiting.push_back(shared);
         self.send_shared_waiting(conn);
+    }
+
+    /// Moves what is offered to a durable member to its own queue, from where it is sent (R37).
+    fn move_to_own(self: &Rc<Self>, conn: &Rc<Conn>, shared: Shared) {
+        let Holder::Group { group, hold } = &shared.holder else {
+            return;
+        };
+        {
+            let mut state = conn.state.borrow_mut();
+            let holds = &mut state.rare().shared;
+            holds.moving += 1;
+            holds.unsent += 1;
+        }
+        let (group, hold) = (self.shared.node().group(*group).clone(), hold.clone());
+        let delivery = ShareDelivery {
+            qos: shared.qos,
+            subscription_ids: shared.subscription_ids.clone(),
+            retain: shared.retain,
+        };
+        let session = shared.session;
+        let ticket = Ticket {
+            location: conn.location,
+            waits_for: WaitsFor::Moved(Box::new(shared)),
+        };
+        group.move_shared(&hold, session, delivery, ticket);
     }
 
     /// What was offered to a member is in its own queue, or is given back.
@@ -474,9 +489,7 @@ impl Worker {
             }
         }
     }
-}
 
-impl Worker {
     /// Tells a leader that a member has no room, and that a reference is nobody's.
     fn tell_giver(
         &self,
