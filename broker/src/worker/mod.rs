@@ -29,6 +29,7 @@ mod plans;
 mod pressure;
 mod publish;
 mod queue;
+mod recipients;
 mod retained;
 mod shared;
 mod subscribe;
