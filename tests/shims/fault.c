@@ -1,6 +1,6 @@
 /* Lets a test break the disk of one node: the file `fault` beside a node's data directory says how. `sync`: fsync and
- * fdatasync fail. `full`: nothing more can be written. `slow`: every sync takes 50 ms longer, or as many as a number behind it says. The file `clock` there has
- * the seconds by which the node's wall clock is off. Loaded with LD_PRELOAD. */
+ * fdatasync fail. `full`: nothing more can be written. `slow`: every sync takes 50 ms longer, or as many as a number behind
+ * it says. The file `clock` there has the seconds by which the node's wall clock is off. Loaded with LD_PRELOAD. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdio.h>

@@ -121,7 +121,7 @@ impl Cluster {
     pub fn leader(&self, group: &str) -> usize {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            for node in &self.nodes {
+            for (number, node) in self.nodes.iter().enumerate() {
                 let (_, text) = node.admin("/metrics");
                 let leads = text.lines().any(|line| {
                     let of_group =
@@ -129,11 +129,7 @@ impl Cluster {
                     of_group && line.ends_with(" 1")
                 });
                 if leads {
-                    return self
-                        .nodes
-                        .iter()
-                        .position(|other| other.pid() == node.pid())
-                        .unwrap_or(0);
+                    return number;
                 }
             }
             assert!(Instant::now() < deadline, "{group} has no leader");

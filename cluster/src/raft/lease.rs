@@ -2,9 +2,10 @@
 //!
 //! A snapshot streams what the store holds as of one position. While it does, the group's next checkpoint waits, for a
 //! bounded time and a bounded number of bytes of log; then the stream is told that it has lost, and starts again from
-//! the next checkpoint. Where memory waits for the checkpoint, that waits for two seconds, and twice as long each time until a
-//! stream has come to its end: clients wait no longer than they must, and a replica that lags still comes up to date. A reader asks after each read whether it still holds its lease: a write starts only after the
-//! lease was revoked, so what was read before that answer is untouched by it.
+//! the next checkpoint. Where memory waits for the checkpoint, that waits for two seconds, and twice as long each time
+//! until a stream has come to its end: clients wait no longer than they must, and a replica that lags still comes up to
+//! date. A reader asks after each read whether it still holds its lease: a write starts only after the lease was revoked,
+//! so what was read before that answer is untouched by it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

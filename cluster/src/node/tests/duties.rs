@@ -85,18 +85,7 @@ async fn r33_a_subscription_that_crosses_a_retained_will_waits_for_it() {
     let topics = node.node.group(Placement::data_of_topic(&topic));
     let will = Message::new(&topic, &[], b"gone", QoS::AtLeastOnce, true, None);
     let home = node.home();
-    let open = Command::OpenSession {
-        client_id: CLIENT.into(),
-        clean_start: true,
-        expiry_secs: 600,
-        will: None,
-        limits: LIMITS,
-    };
-    let Completion::Applied(Outcome::Opened { session, epoch, .. }) =
-        within(home.propose_and_wait(&open)).await
-    else {
-        panic!("not opened");
-    };
+    let (session, epoch) = open_session(home, true, 600).await;
     node.disk.log().hold_group(topics.id());
     node.lose_connection("a", will).await;
     eventually(|| (!home.routes.crossings.is_empty()).then_some(())).await;
@@ -206,18 +195,7 @@ async fn deadlines_are_kept_while_retained_writes_wait() {
     let topic = topic_elsewhere();
     node.disk.log().hold_group(Placement::data_of_topic(&topic));
     propose_retained(home, &retained(&topic, "kept"), 1);
-    let open = Command::OpenSession {
-        client_id: CLIENT.into(),
-        clean_start: true,
-        expiry_secs: 1,
-        will: None,
-        limits: LIMITS,
-    };
-    let Completion::Applied(Outcome::Opened { session, epoch, .. }) =
-        within(home.propose_and_wait(&open)).await
-    else {
-        panic!("not opened");
-    };
+    let (session, epoch) = open_session(home, true, 1).await;
     let close = Command::CloseConnection {
         session,
         epoch,

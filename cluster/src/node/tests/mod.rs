@@ -194,6 +194,21 @@ impl TestNode {
     }
 }
 
+/// Opens the session of [`CLIENT`] in its home group, anew or again.
+async fn open_session(home: &Group<Told>, clean_start: bool, expiry_secs: u32) -> (SessionId, Epoch) {
+    let open = Command::OpenSession {
+        client_id: CLIENT.into(),
+        clean_start,
+        expiry_secs,
+        will: None,
+        limits: LIMITS,
+    };
+    match within(home.propose_and_wait(&open)).await {
+        Completion::Applied(Outcome::Opened { session, epoch, .. }) => (session, epoch),
+        other => panic!("not opened: {other:?}"),
+    }
+}
+
 async fn start_node(settings: &NodeSettings, disk: &Disk, told: &Arc<Told>) -> Arc<Node<Told>> {
     let node = Node::new(settings.clone(), disk.parts(1), told.clone());
     within(node.start()).await.unwrap();

@@ -37,29 +37,13 @@ fn payloads(group: &Group<Told>, number: u16) -> Vec<String> {
         .collect()
 }
 
-async fn open(group: &Group<Told>) -> (SessionId, Epoch) {
-    let open = Command::OpenSession {
-        client_id: CLIENT.into(),
-        clean_start: false,
-        expiry_secs: 600,
-        will: None,
-        limits: LIMITS,
-    };
-    let Completion::Applied(Outcome::Opened { session, epoch, .. }) =
-        within(group.propose_and_wait(&open)).await
-    else {
-        panic!("not opened")
-    };
-    (session, epoch)
-}
-
 /// One answer, for all targets together; what is published next comes behind it in each queue.
 #[tokio::test]
 async fn r7_a_publish_in_parts_is_answered_once_and_keeps_its_place() {
     for bytes_max in [1, 20, BYTES_MAX, 400, 1 << 20] {
         let node = TestNode::start_with(|settings| settings.entry_bytes_max = bytes_max).await;
         let home = node.home();
-        let (session, epoch) = open(home).await;
+        let (session, epoch) = open_session(home, false, 600).await;
         let origins = [
             Origin::Server,
             Origin::Session {
@@ -130,7 +114,7 @@ async fn r7_parts_leave_in_entries_of_their_own() {
 #[tokio::test]
 async fn r7_a_retry_after_an_unknown_outcome_goes_on() {
     let node = TestNode::start_with(|settings| settings.entry_bytes_max = BYTES_MAX).await;
-    let (session, epoch) = open(node.home()).await;
+    let (session, epoch) = open_session(node.home(), false, 600).await;
     let packet_id = quorate_proto::codec::PacketId::new(7);
     let origin = |epoch| Origin::Session {
         session,
@@ -162,7 +146,7 @@ async fn r7_a_retry_after_an_unknown_outcome_goes_on() {
     let node = node.restart(|_| {}).await;
     let home = node.home();
     assert_eq!(home.state().counts().under_way, 1);
-    let (_, epoch) = open(home).await;
+    let (_, epoch) = open_session(home, false, 600).await;
     let again = message("second attempt");
     propose(home, &origin(epoch), &again, &targets(TARGETS), 1);
     assert_eq!(node.completion(1).await, stored(u32::from(TARGETS)));
@@ -221,7 +205,7 @@ async fn r33_a_retained_publish_in_parts_waits_for_its_topics_group() {
     assert_eq!(node.completion(2).await, limit);
 
     // An earlier attempt, of a start that has ended; its write was taken then.
-    let (session, epoch) = open(home).await;
+    let (session, epoch) = open_session(home, false, 600).await;
     let origin = |epoch| Origin::Session {
         session,
         epoch,
@@ -239,7 +223,7 @@ async fn r33_a_retained_publish_in_parts_waits_for_its_topics_group() {
     within(node.node.checkpoint()).await;
     let node = node.restart(|_| {}).await;
     let home = node.home();
-    let (_, epoch) = open(home).await;
+    let (_, epoch) = open_session(home, false, 600).await;
     propose(
         home,
         &origin(epoch),

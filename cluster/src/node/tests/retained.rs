@@ -173,18 +173,7 @@ async fn r33_a_loaded_state_says_what_was_taken() {
 /// Opens the session of [`CLIENT`], or takes it up again, and has it publish a retained message at QoS 2.
 async fn publish_exactly_once(node: &TestNode, topic: &str, ticket: u32) -> u64 {
     let home = node.home();
-    let open = Command::OpenSession {
-        client_id: CLIENT.into(),
-        clean_start: false,
-        expiry_secs: 600,
-        will: None,
-        limits: LIMITS,
-    };
-    let Completion::Applied(Outcome::Opened { session, epoch, .. }) =
-        within(home.propose_and_wait(&open)).await
-    else {
-        panic!("not opened");
-    };
+    let (session, epoch) = open_session(home, false, 600).await;
     let packet_id = quorate_proto::codec::PacketId::new(5);
     let index = home.known_index().unwrap() + 1;
     let publish = Command::Publish(PublishCommand {

@@ -139,19 +139,25 @@ fn a_forbidden_publish_of_the_older_versions_needs_no_commit_to_be_released() {
     }
 }
 
+/// A client that takes up a session with these identifiers of QoS 2 messages.
+fn resumed(version: ProtocolVersion, inbound: Vec<PacketId>) -> Side {
+    let mut side = Side::new(version, ConnectionSettings::default());
+    side.request_open(|connect| {
+        ask_durable(connect);
+        connect.clean_start = false;
+    });
+    side.open(Opened {
+        session_present: true,
+        inbound,
+        ..Default::default()
+    });
+    side
+}
+
 #[test]
 fn mqtt_4_4_0_1_identifiers_of_the_session_are_known_on_its_next_connection() {
     for version in EVERY {
-        let mut side = Side::new(version, ConnectionSettings::default());
-        side.request_open(|connect| {
-            ask_durable(connect);
-            connect.clean_start = false;
-        });
-        side.open(Opened {
-            session_present: true,
-            inbound: vec![id(5), id(6)],
-            ..Default::default()
-        });
+        let mut side = resumed(version, vec![id(5), id(6)]);
         let repeated = Publish {
             dup: true,
             ..publish(QoS::ExactlyOnce, 5)
@@ -171,16 +177,7 @@ fn mqtt_4_4_0_1_identifiers_of_the_session_are_known_on_its_next_connection() {
 #[test]
 fn r33_a_repeated_retained_message_is_answered_by_the_host() {
     for version in EVERY {
-        let mut side = Side::new(version, ConnectionSettings::default());
-        side.request_open(|connect| {
-            ask_durable(connect);
-            connect.clean_start = false;
-        });
-        side.open(Opened {
-            session_present: true,
-            inbound: vec![id(5), id(6), id(7)],
-            ..Default::default()
-        });
+        let mut side = resumed(version, vec![id(5), id(6), id(7)]);
         let repeat = |number| {
             Packet::Publish(Publish {
                 dup: true,
