@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(&files, [directory])?;
     tonic_prost_build::configure()
         .bytes(".")
+        .codec_path("crate::raft::FrameCodec")
         .compile_fds(descriptors)?;
     Ok(())
 }

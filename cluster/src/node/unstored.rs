@@ -4,7 +4,7 @@
 //! and what it has taken and not yet written. Disks are slower than clients, therefore the bytes of all replicas of a
 //! node count in one [`Backlog`]: clients are not read while it is full, a leader proposes nothing large then, and the
 //! checkpoint of the group that holds most begins early. Nobody who waits is needed for a checkpoint. A replica that catches
-//! up is not slowed by that: at twice the bound it applies nothing before it has stored its state (`raft/machine`), while
+//! up is not slowed by that: at one and a half times the bound it applies nothing before it has stored its state (`raft/machine`), while
 //! its log goes on, and its answers to heartbeats and votes.
 
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use super::{Backlog, Group, Host};
 use crate::state::GroupState;
 
 /// Bytes of large payloads in memory above which clients wait.
-const BYTES_MAX: usize = 48 << 20;
+const BYTES_MAX: usize = 32 << 20;
 /// Above which nothing is applied before a checkpoint is stored: what a replica catches up with comes faster than
-/// clients that wait.
-const LIMIT_BYTES: usize = 2 * BYTES_MAX;
+/// clients that wait. A checkpoint has a copy of all of it until it is written.
+const LIMIT_BYTES: usize = BYTES_MAX + BYTES_MAX / 2;
 /// A checkpoint for fewer bytes of one group would not help.
 const WORTH_BYTES_MIN: u64 = 1 << 20;
 /// How long the checkpoint of a group whose stored state is being sent is waited for before others are looked at.

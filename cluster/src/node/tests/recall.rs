@@ -111,7 +111,7 @@ async fn large_messages_wait_while_too_many_of_them_wait_for_the_store() {
         node.queue_up(&queue(), message()).await;
         queued += 1;
     }
-    assert_eq!(queued, 8, "48 MiB");
+    assert_eq!(queued, 6, "32 MiB");
     let targets = vec![target(queue(), QoS::AtLeastOnce)];
     let mut held_back = node.home().submit(&publish(message(), targets));
     let is_other = |group: &GroupId| *group != node.home().id();
@@ -122,10 +122,10 @@ async fn large_messages_wait_while_too_many_of_them_wait_for_the_store() {
         within(node.node.group(other).propose_and_wait(&small)).await;
     }
     assert!(held_back.try_recv().is_err(), "it is not proposed");
-    assert_eq!(node.home().state().queue_len(&queue()), 8);
+    assert_eq!(node.home().state().queue_len(&queue()), 6);
     node.disk.resume_store();
     within(held_back).await.unwrap();
-    assert_eq!(node.home().state().queue_len(&queue()), 9);
+    assert_eq!(node.home().state().queue_len(&queue()), 7);
     within(node.node.checkpoint()).await;
     assert_eq!(node.node.unstored().bytes(), 0, "all of it is stored");
     // What is settled before any checkpoint has it counts no more either.

@@ -133,6 +133,10 @@ fn put_publish<'a>(
     set_retained: bool,
     taken_live: bool,
 ) {
+    /// Origin, flags, lengths and a few targets.
+    const BESIDE_BYTES: usize = 256;
+    // At once: a buffer that grows for the last bytes of a large message is twice as long as that.
+    out.reserve(message.topic.len() + message.forwardable.len() + message.payload.len() + BESIDE_BYTES);
     put_origin(out, origin);
     out.push(publish_flags(set_retained, taken_live));
     message.encode(out);
