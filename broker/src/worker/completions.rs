@@ -129,6 +129,10 @@ impl Worker {
                 }
                 Ok(())
             }
+            WaitsFor::Replayed(serial) => {
+                self.replayed(conn, serial, &completion);
+                Ok(())
+            }
             WaitsFor::Moved(shared) => {
                 self.moved(Some(conn), &shared, &completion);
                 Ok(())
@@ -265,6 +269,9 @@ impl Worker {
             }
             (WaitsFor::RetainedAppended(late), completion) => {
                 self.retained_is_stored(late, completion);
+            }
+            (WaitsFor::Replayed(_), completion) => {
+                self.is_value_stored(completion);
             }
             (WaitsFor::LateStored(late), completion) => late.stored(completion),
             (WaitsFor::Moved(shared), completion) => self.moved(None, &shared, completion),

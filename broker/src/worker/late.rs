@@ -334,8 +334,7 @@ impl Worker {
                     location: late.location,
                     waits_for: WaitsFor::RetainedAppended(Some(late.answer.clone())),
                 };
-                let expiry_secs = message.expiry_secs;
-                self.propose_retained(late.session, message, expiry_secs, terms_of_queue(), ticket);
+                self.propose_retained(late.session, message, terms_of_queue(), ticket);
             } else {
                 late.answer.done();
             }
@@ -351,15 +350,8 @@ impl Worker {
             return;
         }
         if is_queued {
-            let (expiry_secs, answer) = (message.expiry_secs, Some(late.answer.clone()));
-            self.append_retained(
-                &conn,
-                late.session,
-                message,
-                expiry_secs,
-                terms_of_queue(),
-                answer,
-            );
+            let answer = Some(late.answer.clone());
+            self.append_retained(&conn, late.session, message, terms_of_queue(), answer);
             return;
         }
         let mut delivery = Delivery::of(message, qos);

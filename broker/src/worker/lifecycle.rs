@@ -258,9 +258,6 @@ impl Worker {
         let node = self.shared.node();
         if let Some(rare) = rare {
             self.give_back_shared(rare.shared);
-            if Placement::is_durable(session) {
-                self.keep_replays(conn.location, session, rare.replays);
-            }
         }
         if is_member {
             self.shared.share_member_lost(session);

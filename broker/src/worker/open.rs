@@ -33,6 +33,7 @@ pub(crate) struct OpenedSession {
     pub(crate) epoch: Epoch,
     present: bool,
     inbound: Vec<PacketId>,
+    replaying: bool,
 }
 
 impl Worker {
@@ -208,14 +209,15 @@ impl Worker {
         closed_at: Option<GroupTime>,
         completion: Completion,
     ) -> Result<(), Close> {
-        let (session, epoch, present, inbound) = match completion {
+        let (session, epoch, present, inbound, replaying) = match completion {
             Completion::Applied(Outcome::Opened {
                 session,
                 epoch,
                 present,
                 inbound,
+                replaying,
                 ..
-            }) => (session, epoch, present, inbound),
+            }) => (session, epoch, present, inbound, replaying),
             _ => {
                 self.refuse_open(conn, ReasonCode::QUOTA_EXCEEDED, "too many sessions");
                 self.shared.gate_next(&request.client_id);
@@ -230,6 +232,7 @@ impl Worker {
             epoch,
             present,
             inbound,
+            replaying,
         };
         if self.shared.node().is_alone() {
             return self.finish_open(conn, opened);
@@ -289,6 +292,7 @@ impl Worker {
             epoch,
             present,
             inbound,
+            replaying,
             ..
         } = opened;
         let request = &request;
@@ -339,6 +343,9 @@ impl Worker {
         self.counters.connects.of(request.version).increment();
         self.mark_dirty(conn);
         if present {
+            if request.durable && replaying {
+                self.resume_replays(conn);
+            }
             self.pull(conn);
             self.shared.shares_ready(session);
         }

@@ -4,14 +4,13 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use quorate_cluster::node::Completion;
-use quorate_cluster::state::{Command, Outcome, SessionId, SubscribeResult, Subscription};
+use quorate_cluster::node::{Completion, Placement};
+use quorate_cluster::state::{Command, Outcome, SessionId, SubscribeResult, Subscription, wants_retained};
 use quorate_proto::codec::{QoS, ReasonCode, SubscriptionOptions};
 use quorate_proto::session::{Close, SubscribeRequest, UnsubscribeRequest};
 use smallvec::SmallVec;
 
 use super::connection::Conn;
-use super::retained::wants_retained;
 use super::ticket::{Subscribing, Unsubscribing, WaitsFor};
 use super::{Ticket, Worker};
 use crate::auth::Action as AuthorizedAction;
@@ -80,6 +79,7 @@ impl Worker {
             epoch,
             subscriptions,
             limits: self.shared.settings.session_limits,
+            replay: subscribing.replay.filter(|_| Placement::is_durable(session)),
         };
         let ticket = Ticket {
             location: conn.location,

@@ -146,6 +146,8 @@ pub(crate) enum WaitsFor {
     Unsubscribed(Box<Unsubscribing>),
     /// A retained message in the queue of a durable session; its publisher may wait for that.
     RetainedAppended(Option<Arc<Joint>>),
+    /// A step of the replay with this serial number among those of the connection.
+    Replayed(u32),
     /// A shared message that is offered to a durable member, in its own queue.
     Moved(Box<Shared>),
     /// Retained messages in queues of sessions without connection; their publisher waits for that.

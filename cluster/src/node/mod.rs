@@ -42,6 +42,7 @@ mod recovery;
 mod rediscovery;
 mod remote;
 mod renewal;
+mod replays;
 mod replica;
 mod replicas;
 mod report;

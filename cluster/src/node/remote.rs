@@ -1,4 +1,5 @@
-//! Reads of a group's state that a node without a replica has another node do: queues, retained messages, wills.
+//! Reads of a group's state that a node without a replica has another node do: queues, retained messages, wills; those
+//! of replays are in [`replays`](super::replays).
 //!
 //! Each names the index up to which the asking node knows the group, and is answered as of that index or a later one:
 //! whoever was told that something is there finds it.
@@ -40,7 +41,7 @@ const SHARED_BIT: u32 = 1 << 5;
 
 impl<H: Host> Group<H> {
     /// As [`Self::read_elsewhere`], where answers may be large: only a few are asked for at once.
-    async fn read_much_elsewhere<T>(
+    pub(super) async fn read_much_elsewhere<T>(
         &self,
         ask: impl Fn(u64) -> RequestBody,
         read: impl Fn(AnswerBody) -> Result<T, AskError>,
@@ -235,7 +236,7 @@ impl<H: Host> Group<H> {
 
     /// Waits until this node's replica has applied everything up to `index`; `None` where it does not serve, or has not
     /// in time.
-    async fn reach_here(&self, index: u64) -> Option<()> {
+    pub(super) async fn reach_here(&self, index: u64) -> Option<()> {
         let replica = self.replica()?;
         tokio::time::timeout(READ_MAX, replica.reached(index))
             .await
@@ -332,7 +333,7 @@ impl<H: Host> Group<H> {
 }
 
 /// Waits until an answer of so many bytes may be made; `None` where the peer has given up since it asked.
-async fn make_room(reply: &mut Reply, bytes: u64, asked: Instant) -> Option<()> {
+pub(super) async fn make_room(reply: &mut Reply, bytes: u64, asked: Instant) -> Option<()> {
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
     reply.make_room(LargeAnswer::Read, bytes).await?;
     (asked.elapsed() < READ_MAX).then_some(())

@@ -130,6 +130,9 @@ impl<H: Host> Node<H> {
             RequestBody::ReadDueWills(ask) => {
                 AnswerBody::DueWillsRead(find(ask.group)?.answer_due_wills(ask).await?)
             }
+            RequestBody::ReadReplays(ask) => {
+                AnswerBody::ReplaysRead(find(ask.group)?.answer_read_replays(ask, reply).await?)
+            }
             _ => return None,
         })
     }

@@ -9,6 +9,8 @@ use quorate_proto::codec::{PacketId, QoS, SubscriptionOptions};
 use quorate_proto::message::Message;
 use quorate_storage::log::GroupId;
 
+use super::ReplayStep;
+
 /// Client identifier.
 pub type ClientId = Arc<str>;
 
@@ -209,6 +211,9 @@ pub enum Command {
         subscriptions: Vec<Subscription>,
         /// Limits of the proposing node's configuration.
         limits: SessionLimits,
+        /// Which SUBSCRIBE of the connection it is, where the subscriptions that ask for retained messages get those at
+        /// QoS 1 and 2 from the session's queue (R24).
+        replay: Option<u32>,
     },
     /// Removes subscriptions.
     Unsubscribe {
@@ -231,6 +236,8 @@ pub enum Command {
     },
     /// Another part of it.
     PublishMore(PublishPart),
+    /// Appends a retained message for a new subscription, and moves the cursor of its replay (R24).
+    Replay(ReplayStep),
     /// PUBREL of the publisher: forgets an inbound QoS 2 packet identifier (R8).
     Release {
         /// Session.

@@ -9,6 +9,7 @@ use super::outbox::Outbox;
 use super::parts::{Parts, PartsKey};
 use super::proposers::{Admission, Proposers};
 use super::queues::Queues;
+use super::replays::{ReplayId, Replays};
 use super::retained::RetainedStore;
 use super::sessions::Sessions;
 use super::subscriptions::Subscriptions;
@@ -33,6 +34,7 @@ pub struct GroupState {
     pub(super) proposers: Proposers,
     pub(super) sessions: Sessions,
     pub(super) subscriptions: Subscriptions,
+    pub(super) replays: Replays,
     pub(super) inbound: Inbound,
     pub(super) wills: Wills,
     pub(super) live_wills: LiveWills,
@@ -57,6 +59,7 @@ impl GroupState {
             proposers: Proposers::default(),
             sessions: Sessions::default(),
             subscriptions: Subscriptions::default(),
+            replays: Replays::default(),
             inbound: Inbound::default(),
             wills: Wills::default(),
             live_wills: LiveWills::default(),
@@ -159,6 +162,7 @@ impl GroupState {
                 self.publish(place, batch, publish, Some(*number), events)
             }
             Command::PublishMore(part) => self.publish_more(batch, part, events),
+            Command::Replay(step) => self.replay_step(place, batch, step, events),
             Command::Settle { queue, sequences } => self.settle(queue, sequences, events),
             Command::Received { session, sequences } => self.received(*session, sequences),
             Command::Assign {
@@ -258,7 +262,15 @@ impl GroupState {
                 epoch,
                 subscriptions,
                 limits,
-            } => self.subscribe(*session, *epoch, subscriptions, limits.subscriptions_max, events),
+                replay,
+            } => {
+                let replay = replay.map(|number| ReplayId {
+                    epoch: *epoch,
+                    number,
+                });
+                let max = limits.subscriptions_max;
+                self.subscribe((*session, *epoch), subscriptions, max, replay, events)
+            }
             Command::Unsubscribe {
                 session,
                 epoch,
@@ -295,6 +307,8 @@ impl GroupState {
         let exists = |session: SessionId| self.sessions.contains(session);
         self.sessions.check_invariants()?;
         self.subscriptions.check_invariants(exists)?;
+        self.replays
+            .check_invariants(|session, filter| self.subscriptions.get(session, filter).is_some())?;
         let is_under_way = |session, packet_id| self.parts.contains(PartsKey::Received(session, packet_id));
         let is_to_leave = |key| self.outbox.get(key).is_some();
         self.inbound.check_invariants(exists, is_under_way, is_to_leave)?;

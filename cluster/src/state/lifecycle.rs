@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::group::{Events, Place};
+use super::replays::ReplayId;
 use super::sessions::{Connection, EXPIRY_NEVER, Session};
 use super::timers::{Timer, after_secs};
 use super::wills::StoredWill;
@@ -78,6 +79,7 @@ impl GroupState {
             present: resumed.is_some(),
             previous,
             inbound: self.inbound.of(session).to_vec(),
+            replaying: self.replays.of(session, None).next().is_some(),
         }
     }
 
@@ -238,6 +240,7 @@ impl GroupState {
             self.timers.cancel(at, Timer::SessionExpiry(id));
         }
         self.subscriptions.remove_session(id);
+        self.replays.remove_session(id);
         self.inbound.remove_session(id);
         self.parts.abandon_session(id, &mut self.messages);
         let fenced = session.owner().filter(|_| fence);
@@ -292,12 +295,13 @@ impl GroupState {
         Outcome::Done
     }
 
+    /// `replay` names what the subscriptions begin that ask for retained messages; none where nobody goes on with it.
     pub(super) fn subscribe(
         &mut self,
-        session: SessionId,
-        epoch: Epoch,
+        (session, epoch): (SessionId, Epoch),
         subscriptions: &[Subscription],
         subscriptions_max: u32,
+        replay: Option<ReplayId>,
         events: &mut Events<'_>,
     ) -> Outcome {
         if let Some(refused) = self.fence(session, epoch) {
@@ -309,6 +313,9 @@ impl GroupState {
                 .subscriptions
                 .insert(session, subscription, subscriptions_max);
             if result != SubscribeResult::LimitReached {
+                if let Some(id) = replay {
+                    self.begin_replay(session, subscription, id, result == SubscribeResult::Added);
+                }
                 events.push(Event::Subscribed {
                     session,
                     subscription: subscription.clone(),
@@ -333,6 +340,7 @@ impl GroupState {
         for filter in filters {
             let removed = self.subscriptions.remove(session, filter);
             if removed {
+                self.replays.remove(session, filter);
                 events.push(Event::Unsubscribed {
                     session,
                     filter: filter.clone(),

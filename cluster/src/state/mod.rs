@@ -8,8 +8,8 @@
 //!              entry ── Batch::decode ──> GroupState::apply ──> BatchOutcome, events
 //!                                              │
 //!   lifecycle: sessions, subscriptions,  <─────┼─────>  publish: parts, live_wills
-//!              inbound, wills, proposers       │        delivery: messages, queues (queue),
-//!                                            timers               outbox, retained
+//!              replays, inbound, wills,        │        delivery: messages, queues (queue),
+//!              proposers                    timers               outbox, retained
 //!                                              │
 //!   read: views for the node            persist: take_changes ──> store ──> load
 //! ```
@@ -36,6 +36,7 @@ mod queue;
 mod queues;
 mod read;
 mod records;
+mod replays;
 mod retained;
 mod sessions;
 mod subscriptions;
@@ -61,6 +62,7 @@ pub use persist::StateError;
 pub use read::{
     Counts, DueWill, OutboxWrite, PulledReference, QueueView, RetainedPage, RetainedView, SessionView,
 };
+pub use replays::{PendingReplay, ReplayCursor, ReplayId, ReplayStep, wants_retained};
 
 /// For lookups only: whatever iterates sorts, or does not care, so that replicas agree. Seeded at random because
 /// clients choose some of the keys.

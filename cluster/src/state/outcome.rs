@@ -30,6 +30,8 @@ pub enum Outcome {
         previous: Option<Owner>,
         /// Inbound QoS 2 packet identifiers received and not released.
         inbound: Vec<PacketId>,
+        /// Retained messages are still to come for its subscriptions (R24).
+        replaying: bool,
     },
     /// Answer to `Subscribe`, one per subscription.
     Subscribed(Vec<SubscribeResult>),
@@ -82,7 +84,8 @@ pub enum SubscribeResult {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RefusedReason {
     /// (session, epoch) is not the current connection (R9); the will is not due or was published (R31); the start of the
-    /// node is lost; a part of the publish is missing (R7); what became of a retained write is not remembered.
+    /// node is lost; a part of the publish is missing (R7); what became of a retained write is not remembered; a step of a
+    /// replay has not its turn, or not any more (R24).
     Fenced,
     /// A limit on sessions or retained messages is reached (R30).
     LimitReached,

@@ -10,6 +10,7 @@ use super::parts::PartsKey;
 use super::proposers::Proposer;
 use super::queue::read_reference;
 use super::records::{Changes, Digest, Key, KeyReader, Kind, Nowhere, RecordSink, SealError, open, parse};
+use super::replays::Replay;
 use super::retained::Mark;
 use super::sessions::Session;
 use super::subscriptions::Terms;
@@ -104,6 +105,7 @@ impl GroupState {
         self.retained.drain(sink);
         self.live_wills.drain(sink);
         self.parts.drain(&self.messages, sink);
+        self.replays.drain(sink);
     }
 
     /// All records of the state, by key.
@@ -136,6 +138,7 @@ impl GroupState {
         self.retained.write_all(sink);
         self.live_wills.write_all(sink);
         self.parts.write_all(&self.messages, sink);
+        self.replays.write_all(sink);
     }
 
     fn write_meta(&self, sink: &mut impl RecordSink) {
@@ -289,6 +292,12 @@ impl Loader {
                 let (message_key, progress) = parse(fields, parts::read)?;
                 let slot = self.refer(message_key)?;
                 self.state.parts.load(PartsKey::read(&mut key)?, slot, progress);
+            }
+            Kind::Replay => {
+                let session = key.session()?;
+                state
+                    .replays
+                    .load(session, key.rest()?, parse(fields, Replay::read)?);
             }
         }
         Ok(key.finish()?)

@@ -36,12 +36,14 @@ fn remembered(outcome: &Outcome) -> Outcome {
             present,
             previous,
             inbound: _,
+            replaying,
         } => Outcome::Opened {
             session: *session,
             epoch: *epoch,
             present: *present,
             previous: *previous,
             inbound: Vec::new(),
+            replaying: *replaying,
         },
         other => other.clone(),
     }

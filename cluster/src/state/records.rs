@@ -21,6 +21,7 @@
 //! | `Mark` | source group | last write taken from it, the last that were refused |
 //! | `LiveWill` | session, epoch | |
 //! | `Parts` | origin | message, what its targets got, last target that had its turn |
+//! | `Replay` | session, filter | SUBSCRIBE, QoS, identifier, next step, cursor |
 //!
 //! No record is larger than the entry it comes from, but for the outcomes of a batch, which take some bytes for each of
 //! its commands, a mark with its 1,024 refusals, and what a session has received. So all of them fit the store and the chunks of a snapshot.
@@ -60,6 +61,7 @@ pub(super) enum Kind {
     Mark = 13,
     LiveWill = 14,
     Parts = 15,
+    Replay = 16,
 }
 
 impl Kind {
@@ -81,6 +83,7 @@ impl Kind {
             Mark,
             LiveWill,
             Parts,
+            Replay,
         ];
         kinds.into_iter().find(|kind| *kind as u8 == byte)
     }

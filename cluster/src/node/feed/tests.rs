@@ -114,6 +114,7 @@ async fn subscribe(node: &TestNode, session: SessionId, filter: &str) {
             sessions_max: 1_000,
             subscriptions_max: 1_000,
         },
+        replay: None,
     };
     within(node.home().propose_and_wait(&command)).await;
 }

@@ -98,6 +98,7 @@ async fn r33_a_subscription_that_crosses_a_retained_will_waits_for_it() {
             subscription_id: None,
         }],
         limits: LIMITS,
+        replay: None,
     };
     home.propose_routes(&subscribe, Some(1));
     // What is proposed behind it is answered at once.

@@ -248,6 +248,7 @@ async fn the_longest_strings_of_mqtt_fit_a_checkpoint() {
         epoch,
         subscriptions: vec![subscription],
         limits,
+        replay: None,
     };
     applied(&group, subscribe).await;
     let message = Message::new(&longest, &[], b"m", QoS::AtLeastOnce, true, None);

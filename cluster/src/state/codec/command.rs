@@ -4,7 +4,10 @@ use quorate_storage::log::GroupId;
 
 use super::primitive::{CodecError, Reader, put_bool, put_option, put_str, put_varint};
 use super::terms::*;
-use crate::state::{Command, PublishCommand, PublishPart, RetainedSource, SessionLimits, WillMessage};
+use crate::state::replays::{put_cursor, put_id, read_cursor, read_id};
+use crate::state::{
+    Command, PublishCommand, PublishPart, ReplayStep, RetainedSource, SessionLimits, WillMessage,
+};
 
 /// Tags are never reused.
 pub(super) mod tag {
@@ -30,6 +33,40 @@ pub(super) mod tag {
     pub(in crate::state::codec) const RETAINED_CARRIED: u8 = 33;
     pub(in crate::state::codec) const HOLD: u8 = 40;
     pub(in crate::state::codec) const UNHOLD: u8 = 41;
+    /// As [`SUBSCRIBE`], with the number of the SUBSCRIBE behind the connection.
+    pub(in crate::state::codec) const SUBSCRIBE_REPLAYED: u8 = 48;
+    pub(in crate::state::codec) const REPLAY: u8 = 49;
+}
+
+impl ReplayStep {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(tag::REPLAY);
+        put_connection(out, self.session, self.epoch);
+        put_str(out, &self.filter);
+        put_id(out, self.id);
+        put_varint(out, self.step);
+        put_bool(out, self.value.is_some());
+        if let Some(value) = &self.value {
+            put_message(out, value);
+        }
+        put_cursor(out, self.cursor.as_ref());
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        let (session, epoch) = read_connection(reader)?;
+        Ok(Self {
+            session,
+            epoch,
+            filter: reader.str("filter")?,
+            id: read_id(reader)?,
+            step: reader.varint("step of a replay")?,
+            value: match reader.bool("whether there is a value")? {
+                false => None,
+                true => Some(read_message(reader)?),
+            },
+            cursor: read_cursor(reader)?,
+        })
+    }
 }
 
 impl Command {
@@ -39,6 +76,7 @@ impl Command {
             Self::Publish(publish) => publish.encode(out),
             Self::PublishFirst { number, publish } => publish.encode_first(*number, out),
             Self::PublishMore(part) => part.encode(out),
+            Self::Replay(step) => step.encode(out),
             Self::Settle { queue, sequences } => {
                 out.push(tag::SETTLE);
                 put_queue(out, queue);
@@ -208,9 +246,16 @@ impl Command {
                 epoch,
                 subscriptions,
                 limits,
+                replay,
             } => {
-                out.push(tag::SUBSCRIBE);
+                out.push(match replay {
+                    None => tag::SUBSCRIBE,
+                    Some(_) => tag::SUBSCRIBE_REPLAYED,
+                });
                 put_connection(out, *session, *epoch);
+                if let Some(number) = replay {
+                    put_varint(out, u64::from(*number));
+                }
                 put_subscriptions(out, subscriptions);
                 put_limits(out, limits);
             }
@@ -245,6 +290,7 @@ impl Command {
                 publish: PublishCommand::decode(reader)?,
             }),
             tag::PUBLISH_MORE => PublishPart::decode(reader).map(Self::PublishMore),
+            tag::REPLAY => ReplayStep::decode(reader).map(Self::Replay),
             tag::SETTLE => Ok(Self::Settle {
                 queue: read_queue(reader)?,
                 sequences: read_sequences(reader)?,
@@ -336,7 +382,9 @@ impl Command {
                 limits: read_limits(reader)?,
             });
         }
-        if !(tag::CLOSE_CONNECTION..=tag::RELEASE).contains(&tag) && tag != tag::DRAIN_CONNECTION {
+        if !(tag::CLOSE_CONNECTION..=tag::RELEASE).contains(&tag)
+            && ![tag::DRAIN_CONNECTION, tag::SUBSCRIBE_REPLAYED].contains(&tag)
+        {
             return Err(CodecError::Tag { what: "command", tag });
         }
         let session = read_session(reader)?;
@@ -359,7 +407,11 @@ impl Command {
                 epoch,
                 will_delay_secs: reader.varint_u32("will delay")?,
             }),
-            tag::SUBSCRIBE => {
+            tag @ (tag::SUBSCRIBE | tag::SUBSCRIBE_REPLAYED) => {
+                let replay = match tag {
+                    tag::SUBSCRIBE => None,
+                    _ => Some(reader.varint_u32("number of a SUBSCRIBE")?),
+                };
                 let count = reader.count(SUBSCRIPTION_BYTES_MIN, "subscriptions")?;
                 let subscriptions = (0..count)
                     .map(|_| read_subscription(reader))
@@ -369,6 +421,7 @@ impl Command {
                     epoch,
                     subscriptions,
                     limits: read_limits(reader)?,
+                    replay,
                 })
             }
             tag::UNSUBSCRIBE => {

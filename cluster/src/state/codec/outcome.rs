@@ -15,6 +15,8 @@ const REFUSED: u8 = 7;
 const OPENED: u8 = 8;
 const BEGUN: u8 = 9;
 const REPEATED: u8 = 10;
+/// As [`OPENED`], where retained messages are still to come.
+const OPENED_REPLAYING: u8 = 11;
 
 pub(in crate::state) fn put_outcomes(out: &mut Vec<u8>, outcomes: &[Outcome]) {
     put_varint(out, outcomes.len() as u64);
@@ -57,8 +59,9 @@ fn put_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
             present,
             previous,
             inbound,
+            replaying,
         } => {
-            out.push(OPENED);
+            out.push(if *replaying { OPENED_REPLAYING } else { OPENED });
             put_session(out, *session);
             put_epoch(out, *epoch);
             put_bool(out, *present);
@@ -128,9 +131,10 @@ fn put_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
 fn read_outcome(reader: &mut Reader<'_>) -> Result<Outcome, CodecError> {
     match reader.u8("outcome")? {
         DONE => Ok(Outcome::Done),
-        OPENED => read_opened(reader),
+        OPENED => read_opened(reader, false),
+        OPENED_REPLAYING => read_opened(reader, true),
         OPENED_WITH_SUBSCRIPTIONS => {
-            let opened = read_opened(reader)?;
+            let opened = read_opened(reader, false)?;
             let count = reader.count(SUBSCRIPTION_BYTES_MIN, "subscriptions")?;
             for _ in 0..count {
                 read_subscription(reader)?;
@@ -179,7 +183,7 @@ fn read_outcome(reader: &mut Reader<'_>) -> Result<Outcome, CodecError> {
     }
 }
 
-fn read_opened(reader: &mut Reader<'_>) -> Result<Outcome, CodecError> {
+fn read_opened(reader: &mut Reader<'_>, replaying: bool) -> Result<Outcome, CodecError> {
     let session = read_session(reader)?;
     let epoch = read_epoch(reader)?;
     let present = reader.bool("session present")?;
@@ -197,6 +201,7 @@ fn read_opened(reader: &mut Reader<'_>) -> Result<Outcome, CodecError> {
         present,
         previous,
         inbound,
+        replaying,
     })
 }
 

@@ -7,6 +7,7 @@ mod nodes;
 mod parts;
 mod persistence;
 mod proposers;
+mod replays;
 mod retained;
 mod sessions;
 mod wills;
@@ -216,6 +217,7 @@ impl Opened {
             epoch: self.epoch,
             subscriptions,
             limits: LIMITS,
+            replay: None,
         }
     }
 

@@ -72,7 +72,19 @@ pub(super) fn full() -> Harness {
     });
     group.one(publish(live_will(1), message("live"), vec![]));
     begin_publishes(&mut group, &client, &gone);
+    group.one(replays(&client, 1));
     group
+}
+
+/// A subscription for which retained messages are to come.
+fn replays(client: &Opened, number: u32) -> Command {
+    Command::Subscribe {
+        session: client.session,
+        epoch: client.epoch,
+        subscriptions: vec![subscription("replayed", QoS::AtLeastOnce)],
+        limits: LIMITS,
+        replay: Some(number),
+    }
 }
 
 /// One publish of each kind that stays under way, to queues of their own.
@@ -96,7 +108,7 @@ fn r42_a_state_comes_back_from_its_records() {
     let kinds: std::collections::BTreeSet<u8> = group.state.records().iter().map(|(key, _)| key[0]).collect();
     assert_eq!(
         kinds,
-        (Kind::Meta as u8..=Kind::Parts as u8).collect(),
+        (Kind::Meta as u8..=Kind::Replay as u8).collect(),
         "a record of every kind"
     );
     let mut store = Store::default();
@@ -186,6 +198,23 @@ fn r42_every_change_alone_reaches_the_checkpoint() {
         messages_max: 1,
         bytes_max: 1 << 20,
     };
+    let replayed = |step, after: Option<&str>| {
+        Command::Replay(ReplayStep {
+            session: client.session,
+            epoch: client.epoch,
+            filter: "replayed".into(),
+            id: ReplayId {
+                epoch: client.epoch,
+                number: 1,
+            },
+            step,
+            value: None,
+            cursor: after.map(|after| ReplayCursor {
+                slot: 0,
+                after: Some(after.into()),
+            }),
+        })
+    };
     let release = |packet_id| Command::Release {
         session: client.session,
         epoch: client.epoch,
@@ -214,6 +243,7 @@ fn r42_every_change_alone_reaches_the_checkpoint() {
             epoch: client.epoch,
             subscriptions: vec![subscription("filter", QoS::ExactlyOnce)],
             limits: LIMITS,
+            replay: None,
         },
         Command::Unsubscribe {
             session: client.session,
@@ -267,6 +297,9 @@ fn r42_every_change_alone_reaches_the_checkpoint() {
         Command::ForgetLiveWills {
             wills: vec![(live_session(1), Epoch(7)), (live_session(2), Epoch(7))],
         },
+        replayed(0, Some("topic")),
+        replayed(1, None),
+        replays(&client, 2),
         client.close_with(true, Some(50)),
         open("client", false, 60, None),
         open("client", false, 60, Some(will("next", 5))),

@@ -114,6 +114,7 @@ fn r9_a_resumed_session_is_whole_and_fences_the_connection_before() {
         present,
         previous,
         inbound,
+        ..
     } = outcome
     else {
         panic!("{outcome:?}")
@@ -335,6 +336,7 @@ fn subscriptions_are_replaced_and_removed_in_order() {
         epoch: client.epoch,
         subscriptions: vec![replaced.clone()],
         limits: LIMITS,
+        replay: None,
     };
     group.one(command);
     assert_eq!(

@@ -8,8 +8,9 @@ use quorate_storage::log::GroupId;
 
 use super::*;
 use crate::state::{
-    Epoch, GiveId, Origin, Outcome, PublishCommand, PublishPart, RetainedSource, Sequence, SessionId,
-    SessionLimits, ShareHolder, ShareKey, Subscription, Target, TargetQueue, WillMessage,
+    Epoch, GiveId, Origin, Outcome, PublishCommand, PublishPart, ReplayCursor, ReplayId, ReplayStep,
+    RetainedSource, Sequence, SessionId, SessionLimits, ShareHolder, ShareKey, Subscription, Target,
+    TargetQueue, WillMessage,
 };
 
 /// Every command, some in several forms, and what comes behind the header.
@@ -122,9 +123,53 @@ fn golden_commands() -> Vec<(&'static str, Command)> {
             Command::Subscribe {
                 session,
                 epoch,
-                subscriptions,
+                subscriptions: subscriptions.clone(),
                 limits,
+                replay: None,
             },
+        ),
+        (
+            "30 0807060504030201 ac02 05 01 0c 2473686172652f672f742f23 2d 4e e807 0a",
+            Command::Subscribe {
+                session,
+                epoch,
+                subscriptions: subscriptions.clone(),
+                limits,
+                replay: Some(5),
+            },
+        ),
+        (
+            "31 0807060504030201 ac02 03 612f2b 02 05 8001 01 0e 3c 03 02 02 612f62 0101 6869 01 07 01 03 612f62",
+            Command::Replay(ReplayStep {
+                session,
+                epoch,
+                filter: "a/+".into(),
+                id: ReplayId {
+                    epoch: Epoch(2),
+                    number: 5,
+                },
+                step: 128,
+                value: Some(message.clone()),
+                cursor: Some(ReplayCursor {
+                    slot: 7,
+                    after: Some("a/b".into()),
+                }),
+            }),
+        ),
+        (
+            "31 0807060504030201 ac02 01 23 02 05 00 00 00",
+            Command::Replay(ReplayStep {
+                session,
+                epoch,
+                filter: "#".into(),
+                id: ReplayId {
+                    epoch: Epoch(2),
+                    number: 5,
+                },
+                step: 0,
+                value: None,
+                cursor: None,
+            }),
         ),
         (
             "05 0807060504030201 ac02 02 01 61 00",
@@ -340,7 +385,7 @@ fn version_1_is_frozen() {
         golden_commands().iter().map(|(bytes, _)| hex(bytes)[0]).collect();
     assert_eq!(
         tags,
-        (1..=18).chain([32, 33, 40, 41]).collect(),
+        (1..=18).chain([32, 33, 40, 41, 48, 49]).collect(),
         "every command is frozen"
     );
     for (bytes, command) in golden_commands() {
@@ -361,6 +406,7 @@ fn an_opened_outcome_with_subscriptions_is_still_read() {
         present: true,
         previous: None,
         inbound: vec![NonZeroU16::new(7).unwrap()],
+        replaying: false,
     };
     let mut reader = Reader::new(&stored);
     assert_eq!(read_outcomes(&mut reader), Ok(vec![opened]));

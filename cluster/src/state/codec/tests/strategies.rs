@@ -11,9 +11,9 @@ use quorate_storage::log::GroupId;
 
 use super::super::*;
 use crate::state::{
-    Epoch, GiveId, Origin, Outcome, Owner, PublishCommand, PublishPart, RefusedReason, RetainedSource,
-    Sequence, SessionId, SessionLimits, ShareHolder, ShareKey, SubscribeResult, Subscription, Target,
-    TargetQueue, WillMessage,
+    Epoch, GiveId, Origin, Outcome, Owner, PublishCommand, PublishPart, RefusedReason, ReplayCursor,
+    ReplayId, ReplayStep, RetainedSource, Sequence, SessionId, SessionLimits, ShareHolder, ShareKey,
+    SubscribeResult, Subscription, Target, TargetQueue, WillMessage,
 };
 
 fn text() -> impl Strategy<Value = Arc<str>> {
@@ -190,14 +190,23 @@ fn session_command() -> impl Strategy<Value = Command> {
             session,
             publish_will
         }),
-        (session(), epoch(), vec(subscription(), 0..4), limits()).prop_map(
-            |(session, epoch, subscriptions, limits)| Command::Subscribe {
-                session,
-                epoch,
-                subscriptions,
-                limits
-            }
-        ),
+        (
+            session(),
+            epoch(),
+            vec(subscription(), 0..4),
+            limits(),
+            any::<Option<u32>>()
+        )
+            .prop_map(
+                |(session, epoch, subscriptions, limits, replay)| Command::Subscribe {
+                    session,
+                    epoch,
+                    subscriptions,
+                    limits,
+                    replay
+                }
+            ),
+        replay_step().prop_map(Command::Replay),
         (session(), epoch(), vec(text(), 0..4)).prop_map(|(session, epoch, filters)| Command::Unsubscribe {
             session,
             epoch,
@@ -215,6 +224,28 @@ fn session_command() -> impl Strategy<Value = Command> {
             incarnation: NodeIncarnation(incarnation)
         }),
     ]
+}
+
+fn replay_step() -> impl Strategy<Value = ReplayStep> {
+    let cursor =
+        (any::<u8>(), proptest::option::of(text())).prop_map(|(slot, after)| ReplayCursor { slot, after });
+    (
+        (session(), epoch(), text(), any::<u64>()),
+        (epoch(), any::<u32>()),
+        proptest::option::of(message()),
+        proptest::option::of(cursor),
+    )
+        .prop_map(
+            |((session, epoch, filter, step), (begun, number), value, cursor)| ReplayStep {
+                session,
+                epoch,
+                filter,
+                id: ReplayId { epoch: begun, number },
+                step,
+                value,
+                cursor,
+            },
+        )
 }
 
 fn publish() -> impl Strategy<Value = PublishCommand> {
@@ -345,15 +376,17 @@ pub(super) fn outcome() -> impl Strategy<Value = Outcome> {
             epoch(),
             any::<bool>(),
             proptest::option::of(owner),
-            vec(packet_id(), 0..4)
+            vec(packet_id(), 0..4),
+            any::<bool>()
         )
-            .prop_map(|(session, epoch, present, previous, inbound)| {
+            .prop_map(|(session, epoch, present, previous, inbound, replaying)| {
                 Outcome::Opened {
                     session,
                     epoch,
                     present,
                     previous,
                     inbound,
+                    replaying,
                 }
             }),
         vec(result, 0..4).prop_map(Outcome::Subscribed),

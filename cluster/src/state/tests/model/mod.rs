@@ -2,6 +2,7 @@
 //! events and state tell the same story.
 
 mod parts;
+mod replays;
 mod steps;
 mod story;
 
@@ -13,6 +14,7 @@ use proptest::prelude::*;
 
 use super::persistence::Store;
 use super::*;
+use replays::{Replays, step_of};
 use steps::{Step, Turn, turn};
 use story::Story;
 
@@ -28,6 +30,7 @@ struct World {
     /// All sessions there ever were, by client.
     sessions: BTreeMap<u8, Vec<(SessionId, Epoch)>>,
     story: Story,
+    replays: Replays,
 }
 
 impl World {
@@ -42,6 +45,7 @@ impl World {
             numbers: BTreeMap::new(),
             sessions: BTreeMap::new(),
             story: Story::default(),
+            replays: Replays::default(),
         }
     }
 
@@ -95,6 +99,12 @@ impl World {
         assert_eq!(events.contains(&Event::DeadlineChanged), nearer);
         self.story.go_on(&events);
         self.story.check(&self.first);
+        if let (BatchOutcome::Applied(outcomes), true) =
+            (&outcome, self.first.applied_at(batch) == Some(self.index))
+        {
+            self.replays.go_on(batch, outcomes);
+        }
+        self.replays.check(&self.first);
         self.remember(batch, &outcome);
     }
 
@@ -233,6 +243,7 @@ impl World {
                 client,
                 stale,
                 filters,
+                replay,
             } => {
                 let (session, epoch) = self.connection(client, stale);
                 let qos = if stale { QoS::AtMostOnce } else { QoS::ExactlyOnce };
@@ -249,6 +260,7 @@ impl World {
                     epoch,
                     subscriptions,
                     limits,
+                    replay,
                 }
             }
             Step::Unsubscribe { client, filters } => {
@@ -263,6 +275,17 @@ impl World {
                     filters,
                 }
             }
+            Step::Replay {
+                client,
+                stale,
+                filter,
+                step,
+            } => step_of(
+                &self.first,
+                self.connection(client, stale),
+                &format!("f/{filter}"),
+                step,
+            ),
             Step::Part(part) => self.part_command(&part),
             Step::PublishWill { nth, published } => self.will_command(nth, published),
             Step::LiveWill { session, forget } => live_will_command(session, forget, self.queue(0)),

@@ -26,6 +26,14 @@ pub(super) enum Step {
         client: u8,
         stale: bool,
         filters: Vec<u8>,
+        replay: Option<u32>,
+    },
+    /// Of a replay: whether it is not the next, the value's expiry, whether it is the last.
+    Replay {
+        client: u8,
+        stale: bool,
+        filter: u8,
+        step: (bool, Option<u32>, bool),
     },
     Unsubscribe {
         client: u8,
@@ -107,9 +115,11 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (client.clone(), any::<bool>(), any::<bool>(), proptest::option::of(expiry())).prop_map(
             |(client, stale, publish_will, expiry_secs)| Step::Close { client, stale, publish_will, expiry_secs }),
         1 => (client.clone(), any::<bool>()).prop_map(|(client, publish_will)| Step::End { client, publish_will }),
-        2 => (client.clone(), any::<bool>(), vec(0..7u8, 0..4)).prop_map(
-            |(client, stale, filters)| Step::Subscribe { client, stale, filters }),
-        1 => (client.clone(), vec(0..7u8, 0..4)).prop_map(|(client, filters)| Step::Unsubscribe { client, filters }),
+        3 => (client.clone(), prop::bool::weighted(0.3), vec(0..4u8, 0..4), proptest::option::weighted(0.8, 0..3u32))
+            .prop_map(|(client, stale, filters, replay)| Step::Subscribe { client, stale, filters, replay }),
+        4 => (client.clone(), prop::bool::weighted(0.1), 0..4u8, replay_step()).prop_map(
+            |(client, stale, filter, step)| Step::Replay { client, stale, filter, step }),
+        1 => (client.clone(), vec(0..4u8, 0..2)).prop_map(|(client, filters)| Step::Unsubscribe { client, filters }),
         6 => (client.clone(), any::<bool>(), 0..4u16, 0..4u32, vec(queue.clone(), 0..4), any::<bool>()).prop_map(
             |(client, stale, packet_id, expiry, targets, set_retained)| Step::Publish {
                 client, stale, packet_id, expiry, targets, set_retained }),
@@ -131,6 +141,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..3u8).prop_map(|nth| Step::Taken { nth }),
         1 => (1..3u64, 10..13u64).prop_map(|(node, incarnation)| Step::Lost { node, incarnation }),
     ]
+}
+
+fn replay_step() -> impl Strategy<Value = (bool, Option<u32>, bool)> {
+    let value = proptest::option::weighted(0.8, 0..4u32);
+    (prop::bool::weighted(0.2), value, prop::bool::weighted(0.2))
 }
 
 /// A part of a publish, of a few origins, so that several come for one.

@@ -1,0 +1,223 @@
+//! Retained messages for new subscriptions: read from the topics' groups in pieces, as fast as the client takes them.
+//!
+//! A value whose topic had a live message since the subscription is skipped (R34). For a durable session values at
+//! QoS 1 and 2 are appended to its home group (R24), one piece at a time; all others are delivered here.
+
+mod append;
+mod place;
+mod replays;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use quorate_cluster::node::Placement;
+use quorate_cluster::state::ReplayId;
+use quorate_proto::codec::{QoS, SubscriptionOptions};
+use quorate_proto::session::{DeliverResult, Delivery};
+
+pub(super) use replays::Replays;
+
+use self::place::{PIECE, Place, Value};
+use self::replays::Replay;
+use super::Worker;
+use super::connection::Conn;
+use super::counting::drop_reason;
+use super::queue::translate;
+
+/// Output beyond which the next piece waits until it has been written.
+const OUTPUT_MAX: usize = 64 * 1024;
+/// Pages of the index read in one turn; each looks at about a thousand topics at most.
+const PAGES_PER_TURN: usize = 32;
+
+impl Worker {
+    /// Sends the last values of the broker's own topics.
+    pub(super) fn send_sys_topics(&self, conn: &Rc<Conn>, filter: &str, subscription_id: Option<u32>) {
+        for message in self.shared.sys_topics.matching(filter) {
+            let mut delivery = Delivery::of(&message, QoS::AtMostOnce);
+            delivery.retain = true;
+            delivery.subscription_ids = subscription_id.as_slice();
+            self.deliver(conn, &delivery);
+        }
+    }
+
+    /// Starts sending the retained messages of a new subscription of SUBSCRIBE `number`. Those at QoS 1 and 2 to a durable
+    /// session are in its state from here on.
+    pub(super) fn begin_replay(
+        &self,
+        conn: &Conn,
+        number: u32,
+        (filter, options): (Arc<str>, SubscriptionOptions),
+        subscription_id: Option<u32>,
+    ) {
+        let Some((session, epoch)) = conn.session() else {
+            return;
+        };
+        let is_kept = Placement::is_durable(session) && options.qos > QoS::AtMostOnce;
+        let id = is_kept.then_some(ReplayId { epoch, number });
+        let mut state = conn.state.borrow_mut();
+        let replays = &mut state.rare().replays;
+        replays.begin(number, filter, (options.qos, subscription_id), id);
+    }
+
+    /// Goes on with retained messages as far as the client takes them.
+    pub(super) fn replay(self: &Rc<Self>, conn: &Rc<Conn>) {
+        let mut pages = PAGES_PER_TURN;
+        loop {
+            let (replay, values) = {
+                let mut state = conn.state.borrow_mut();
+                let (queued, _) = state.protocol.queued();
+                let room = state.out.len() < OUTPUT_MAX && queued < PIECE;
+                let Some((session, _)) = state.session() else {
+                    return;
+                };
+                let home = Placement::packet_id_slot(Placement::home_of(session));
+                let drained = state.queue.as_ref().is_none_or(|queue| queue.is_drained(home));
+                let Some(rare) = &mut state.rare else { return };
+                let replays = &mut rare.replays;
+                if replays.earlier.is_some() && !drained {
+                    return;
+                }
+                replays.earlier = None;
+                // A piece for a durable session waits until the one before has been sent (R24), or has expired.
+                let is_sent = replays.appended.is_none() || replays.unsent == 0 || drained;
+                if replays.appending > 0 || replays.reading.is_some() || !room || !is_sent {
+                    return;
+                }
+                replays.appended = None;
+                replays.unsent = 0;
+                if replays.is_empty() {
+                    if replays.is_idle() {
+                        replays.forget_live();
+                        state.trim_rare();
+                    }
+                    return;
+                }
+                if !self.shared.node().is_alone() {
+                    if let Some(place) = replays.read_first() {
+                        self.read_behind_barrier(conn, place);
+                    }
+                    return;
+                }
+                if pages == 0 {
+                    self.replay_next_turn(conn, replays);
+                    return;
+                }
+                let Some(mut replay) = replays.waiting.pop_front() else {
+                    return;
+                };
+                let values = replay.place.read_here(self.shared.node(), &mut pages);
+                (replay, values)
+            };
+            self.send_piece(conn, replay, &values);
+        }
+    }
+
+    /// Reading takes long: others get their turn.
+    fn replay_next_turn(self: &Rc<Self>, conn: &Rc<Conn>, replays: &mut Replays) {
+        if replays.scheduled {
+            return;
+        }
+        replays.scheduled = true;
+        let (worker, location) = (self.clone(), conn.location);
+        tokio::task::spawn_local(async move {
+            tokio::task::yield_now().await;
+            if let Some(conn) = worker.open_connection(location) {
+                if let Some(rare) = &mut conn.state.borrow_mut().rare {
+                    rare.replays.scheduled = false;
+                }
+                worker.replay(&conn);
+            }
+        });
+    }
+
+    /// Reads the next piece where other nodes may know more, or have it.
+    fn read_behind_barrier(self: &Rc<Self>, conn: &Conn, place: Place) {
+        let (worker, location) = (self.clone(), conn.location);
+        tokio::task::spawn_local(async move {
+            let node = worker.shared.node().clone();
+            let reading = async move { place.read(&node).await };
+            // Where the runtime is gone the node stops.
+            let Ok((place, values)) = worker.shared.control.spawn(reading).await else {
+                return;
+            };
+            let Some(conn) = worker.open_connection(location) else {
+                return;
+            };
+            let replay = conn.state.borrow_mut().rare().replays.was_read();
+            if let Some(mut replay) = replay {
+                replay.place = place;
+                worker.send_piece(&conn, replay, &values);
+            }
+            worker.replay(&conn);
+            worker.after_completion(&conn);
+        });
+    }
+
+    /// Sends what was read last for a replay, or has it appended, and puts the replay back unless that was all.
+    fn send_piece(&self, conn: &Rc<Conn>, mut replay: Replay, values: &[Value]) {
+        // Whether the state has it that the replay came so far.
+        let mut is_noted = values.is_empty() && !replay.place.is_end();
+        for (at, value) in values.iter().enumerate() {
+            is_noted = self.send_retained(conn, &mut replay, value, at + 1 == values.len());
+        }
+        if !is_noted {
+            let cursor = replay.place.cursor();
+            self.propose_step(conn, &mut replay, None, cursor);
+        }
+        if !replay.place.is_end() {
+            conn.state.borrow_mut().rare().replays.waiting.push_front(replay);
+        }
+    }
+
+    /// Sends a value, or has it appended, unless it is overtaken. True when the session's state will say that the replay
+    /// is behind it.
+    fn send_retained(&self, conn: &Rc<Conn>, replay: &mut Replay, value: &Value, is_last: bool) -> bool {
+        let message = &value.message;
+        let qos = message.qos.min(replay.qos);
+        let had_live = {
+            let mut state = conn.state.borrow_mut();
+            state.rare().replays.had_live(message.topic(), replay.number)
+        };
+        if had_live {
+            return false;
+        }
+        if let Some(kept) = &replay.kept {
+            if qos > QoS::AtMostOnce {
+                self.append_value(conn, replay, value, is_last);
+                return true;
+            }
+            // The earlier connection may have been sent it, and at QoS 0 nothing comes twice.
+            if kept.is_resumed {
+                return false;
+            }
+        }
+        let now = self.now();
+        let delivery = Delivery {
+            qos,
+            retain: true,
+            subscription_ids: replay.subscription_id.as_slice(),
+            expires_at: value.expires_at.map(|at| translate(at, value.now, now)),
+            ..Delivery::of(message, qos)
+        };
+        let result = {
+            let state = &mut *conn.state.borrow_mut();
+            self.lend_buffer(&mut state.out);
+            state
+                .protocol
+                .deliver(&delivery, &mut || message.clone(), now, &mut state.out)
+        };
+        match result {
+            DeliverResult::Sent => {
+                self.counters.retained_sent.increment();
+                self.counters.messages_delivered.of(qos).increment();
+                self.mark_dirty(conn);
+            }
+            DeliverResult::Dropped(reason) => {
+                self.counters.messages_dropped.of(drop_reason(reason)).increment()
+            }
+            DeliverResult::Queued => self.counters.retained_sent.increment(),
+            DeliverResult::Busy => {}
+        }
+        false
+    }
+}

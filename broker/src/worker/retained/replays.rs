@@ -1,0 +1,245 @@
+//! The replays of a connection, and the live topics that overtake them (R34).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use quorate_cluster::state::{Epoch, GroupTime, PendingReplay, ReplayId};
+use quorate_proto::codec::QoS;
+use quorate_proto::topic;
+
+use super::place::Place;
+
+/// Live topics remembered while a replay goes on; more end the skipping, not the replay.
+const LIVE_TOPICS_MAX: usize = 4_096;
+
+/// One subscription whose retained messages are being sent.
+#[derive(Debug)]
+pub(super) struct Replay {
+    /// Of the SUBSCRIBE; 0 for one of an earlier connection.
+    pub(super) number: u32,
+    /// Tells it from the other replays of the connection.
+    serial: u32,
+    pub(super) qos: QoS,
+    pub(super) subscription_id: Option<u32>,
+    pub(super) place: Place,
+    /// What the session's state has of it, where values at QoS 1 and 2 are appended to the session's queue.
+    pub(super) kept: Option<Kept>,
+}
+
+/// A replay that the session's state has.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub(super) id: ReplayId,
+    /// Number of the next step.
+    pub(super) step: u64,
+    /// An earlier connection began it, and was sent what there is at QoS 0, or was not.
+    pub(super) is_resumed: bool,
+}
+
+/// The replays of a connection, one after the other. They are numbered in the order of their SUBSCRIBEs.
+#[derive(Debug, Default)]
+pub(in crate::worker) struct Replays {
+    pub(super) waiting: VecDeque<Replay>,
+    /// Number of the SUBSCRIBE that came last.
+    last: u32,
+    /// Serial number of the replay that came last.
+    serial: u32,
+    /// SUBSCRIBEs that were not answered yet: their numbers, and the filters that may have retained messages.
+    expected: Vec<(u32, Vec<Arc<str>>)>,
+    /// Topics that had a live message while replays went on, with the number that was the last then.
+    live_topics: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
+    /// Values of a piece, and moves of a cursor, on their way into the session's home group.
+    pub(super) appending: usize,
+    /// A piece was appended that the client was not sent entirely; the number of its replay.
+    pub(super) appended: Option<u32>,
+    /// Appended values that were not sent.
+    pub(super) unsent: usize,
+    /// The session was continued, and its home group's queue may have values that were appended to it before this.
+    pub(super) earlier: Option<GroupTime>,
+    /// What earlier connections have left of their replays is being asked for.
+    pub(super) is_resuming: bool,
+    /// The next turn goes on reading.
+    pub(super) scheduled: bool,
+    /// A piece is being read behind a barrier, for the replay with this serial number, the first of the waiting.
+    pub(super) reading: Option<u32>,
+}
+
+impl Replays {
+    /// Whether nothing is to be read.
+    pub(in crate::worker) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Whether nothing is to be sent, and nothing of it is under way.
+    pub(in crate::worker) fn is_idle(&self) -> bool {
+        let nothing_comes = self.waiting.is_empty() && self.expected.is_empty() && self.appending == 0;
+        nothing_comes && !self.is_resuming && self.appended.is_none() && self.earlier.is_none()
+    }
+
+    /// The session is continued: until its home group's queue has been sent, as far as it was there before this, live
+    /// messages are noted (R34).
+    pub(in crate::worker) fn resume(&mut self, at: GroupTime) {
+        self.earlier = Some(at);
+    }
+
+    /// A message that the home group got at this time comes next.
+    pub(in crate::worker) fn reached(&mut self, received_at: GroupTime) {
+        self.earlier.take_if(|earlier| received_at > *earlier);
+    }
+
+    /// A SUBSCRIBE was taken whose subscriptions may have retained messages: from now on live messages are noted.
+    pub(in crate::worker) fn expect(&mut self, filters: Vec<Arc<str>>) -> u32 {
+        self.last += 1;
+        self.expected.push((self.last, filters));
+        self.last
+    }
+
+    /// The SUBSCRIBE is answered.
+    pub(in crate::worker) fn answered(&mut self, number: u32) {
+        self.expected.retain(|(expected, _)| *expected != number);
+    }
+
+    /// A new subscription of SUBSCRIBE `number`.
+    pub(super) fn begin(
+        &mut self,
+        number: u32,
+        filter: Arc<str>,
+        terms: (QoS, Option<u32>),
+        id: Option<ReplayId>,
+    ) {
+        let kept = id.map(|id| Kept {
+            id,
+            step: 0,
+            is_resumed: false,
+        });
+        self.push(number, Place::before(filter), terms, kept);
+    }
+
+    /// What an earlier connection has left. What this one has begun anew since is not that.
+    pub(super) fn go_on(&mut self, pending: PendingReplay, epoch: Epoch) {
+        let PendingReplay {
+            filter,
+            id,
+            qos,
+            subscription_id,
+            step,
+            cursor,
+        } = pending;
+        if id.epoch != epoch {
+            let kept = Kept {
+                id,
+                step,
+                is_resumed: true,
+            };
+            self.push(0, Place::at(filter, cursor), (qos, subscription_id), Some(kept));
+        }
+    }
+
+    fn push(
+        &mut self,
+        number: u32,
+        place: Place,
+        (qos, subscription_id): (QoS, Option<u32>),
+        kept: Option<Kept>,
+    ) {
+        self.serial = self.serial.wrapping_add(1);
+        self.waiting.push_back(Replay {
+            number,
+            serial: self.serial,
+            qos,
+            subscription_id,
+            place,
+            kept,
+        });
+    }
+
+    /// The first replay is going to be read by a task.
+    pub(super) fn read_first(&mut self) -> Option<Place> {
+        let first = self.waiting.front()?;
+        self.reading = Some(first.serial);
+        Some(first.place.clone())
+    }
+
+    /// The task is done; takes its replay out, unless it has ended meanwhile.
+    pub(super) fn was_read(&mut self) -> Option<Replay> {
+        let serial = self.reading.take()?;
+        self.waiting.pop_front_if(|first| first.serial == serial)
+    }
+
+    /// A step of a replay had not its turn: the session's state has the replay no more.
+    pub(super) fn end(&mut self, serial: u32) {
+        self.waiting.retain(|replay| replay.serial != serial);
+    }
+
+    /// Whether a replay is still going to read the topic.
+    pub(in crate::worker) fn will_find(&self, topic: &str) -> bool {
+        let mut expected = self.expected.iter().flat_map(|(_, filters)| filters);
+        // What is being read may have been looked for already: better twice than not at all.
+        let mut waiting = self.waiting.iter().skip(usize::from(self.reading.is_some()));
+        let mut waiting = waiting.by_ref().filter(|replay| replay.place.is_before(topic));
+        expected.any(|filter| topic::matches(filter, topic))
+            || waiting.any(|replay| topic::matches(&replay.place.filter, topic))
+    }
+
+    /// A live message of this topic was handed to the connection.
+    pub(in crate::worker) fn note_live(&mut self, topic: &str) {
+        if self.is_idle() {
+            return;
+        }
+        if let Some(number) = self.live_topics.get_mut(topic) {
+            *number = self.last;
+        } else if self.live_topics.len() < LIVE_TOPICS_MAX {
+            self.live_topics.insert(topic.into(), self.last);
+        }
+    }
+
+    /// Nothing is to be sent any more: no live message is to be remembered.
+    pub(super) fn forget_live(&mut self) {
+        self.live_topics = HashMap::default();
+        self.waiting = VecDeque::new();
+    }
+
+    /// Whether a live message of this topic was sent since a replay's SUBSCRIBE (R34).
+    pub(in crate::worker) fn had_live(&self, topic: &str, replay: u32) -> bool {
+        self.live_topics
+            .get(topic)
+            .is_some_and(|number| *number >= replay)
+    }
+
+    /// Whether a value that was appended to a queue has been overtaken.
+    pub(in crate::worker) fn is_overtaken(&self, topic: &str) -> bool {
+        let replay = self.appended.filter(|_| self.earlier.is_none());
+        self.had_live(topic, replay.unwrap_or(0))
+    }
+
+    /// So many commands leave for the home group, of which the values come back in the session's queue.
+    pub(super) fn append(&mut self, number: u32) {
+        self.appending += 1;
+        self.appended = Some(number);
+    }
+
+    /// A value that somebody else found is appended. Until it has been sent live messages are noted.
+    pub(super) fn append_found(&mut self) {
+        self.appending += 1;
+        self.appended.get_or_insert(self.last);
+    }
+
+    /// A value was appended to the home group, or not.
+    pub(in crate::worker) fn value_appended(&mut self, is_stored: bool) {
+        self.appending = self.appending.saturating_sub(1);
+        self.unsent += usize::from(is_stored);
+    }
+
+    /// A value that was appended is done with.
+    pub(in crate::worker) fn value_sent(&mut self) {
+        self.unsent = self.unsent.saturating_sub(1);
+    }
+}
+
+impl Replay {
+    /// Names it where it may have ended meanwhile.
+    pub(super) fn serial(&self) -> u32 {
+        self.serial
+    }
+}
