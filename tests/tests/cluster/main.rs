@@ -17,6 +17,7 @@ mod operator;
 mod partitions;
 mod power;
 mod recovery;
+mod replays;
 mod retained;
 mod routing;
 mod shares;

@@ -17,7 +17,7 @@ use super::{BINARY, REPLICAS, nodes};
 const SILENCE: Duration = Duration::from_millis(1_500);
 
 /// Where the groups are led.
-fn leaders(cluster: &Cluster, asked: usize) -> BTreeMap<String, usize> {
+pub(super) fn leaders(cluster: &Cluster, asked: usize) -> BTreeMap<String, usize> {
     let groups = cluster.ctl(asked, &["raft-groups", "--output", "json"]).stdout;
     let groups: serde_json::Value = serde_json::from_str(&groups).expect("JSON");
     let groups = groups["items"].as_array().expect("a list").iter();
@@ -31,7 +31,7 @@ fn leaders(cluster: &Cluster, asked: usize) -> BTreeMap<String, usize> {
 }
 
 /// The first name whose group is led by such a node.
-fn name_with(
+pub(super) fn name_with(
     leaders: &BTreeMap<String, usize>,
     kind: &str,
     is_right: impl Fn(&str, usize) -> bool,

@@ -3,7 +3,9 @@
 use quorate_tests::broker::Config;
 use quorate_tests::client::{Client, DEADLINE, Event};
 use quorate_tests::scope::Scope;
-use quorate_tests::wire::{Encode, Packet, Property, connect, disconnect, filter, publish, subscribe};
+use quorate_tests::wire::{
+    Encode, Packet, Property, connect, disconnect, filter, puback, publish, subscribe, unsubscribe,
+};
 use quorate_tests::{Version, each_version};
 use tokio::time::Instant;
 
@@ -522,5 +524,48 @@ async fn retained_messages_are_kept_for_a_client_that_leaves() {
     }
     for topic in &topics {
         publisher.publish(publish(topic, "").qos(1).retain()).await;
+    }
+}
+
+/// Of a replay that goes on nothing more is sent than what was on its way when its subscription was removed (R24).
+#[tokio::test]
+async fn r24_retained_messages_end_with_their_subscription() {
+    const COUNT: usize = 500;
+    let scope = Scope::new();
+    let mut publisher = broker().clean(Version::V5, &scope.id("p")).await;
+    let topics = || (0..COUNT).map(|number| scope.topic(&format!("r/{number}")));
+    for topic in topics().chain([scope.topic("last")]) {
+        publisher.publish(publish(&topic, "v").qos(1).retain()).await;
+    }
+    let slow = connect(&scope.id("a"))
+        .expiry(600)
+        .property(Property::ReceiveMaximum(4));
+    let mut raw = broker().raw_client(Version::V5, &slow).await;
+    raw.subscribe([filter(&scope.topic("r/#")).qos(1)]).await;
+    let mut waiting = Vec::new();
+    for _ in 0..4 {
+        waiting.extend(raw.expect_publish().await.id);
+    }
+    raw.send(&unsubscribe(2, [scope.topic("r/#").as_str()])).await;
+    raw.expect_unsuback().await;
+    // In order behind what was to come.
+    raw.send(&subscribe(3, [filter(&scope.topic("last")).qos(1)]))
+        .await;
+    raw.expect_suback().await;
+    let mut sent = 0;
+    for id in waiting {
+        raw.send(&puback(id)).await;
+    }
+    loop {
+        let message = raw.expect_publish().await;
+        if message.topic == scope.topic("last") {
+            break;
+        }
+        raw.send(&puback(message.id.expect("at QoS 1"))).await;
+        sent += 1;
+    }
+    assert!(sent < COUNT / 2, "{sent} came behind UNSUBACK");
+    for topic in topics().chain([scope.topic("last")]) {
+        publisher.publish(publish(&topic, "").qos(1).retain()).await;
     }
 }
