@@ -21,12 +21,14 @@ const TAKEN: usize = 300;
 /// Messages that may come twice at QoS 1: those whose acknowledgements were lost.
 const REPEATED_MAX: usize = 100;
 
-/// A client that takes few at a time, so that its node is in the middle of its replay.
+/// CONNECT of a subscriber.
+fn packet(name: &str) -> ConnectBuilder {
+    connect(name).resume().expiry(600)
+}
+
+/// One that takes few at a time, so that its node is in the middle of its replay.
 fn slow(name: &str) -> ConnectBuilder {
-    connect(name)
-        .resume()
-        .expiry(600)
-        .property(Property::ReceiveMaximum(8))
+    packet(name).property(Property::ReceiveMaximum(8))
 }
 
 /// Retains the messages, and one more under `last`.
@@ -41,10 +43,10 @@ async fn retain_all(node: &Broker) {
                 .await;
         }
         for _ in 0..AT_ONCE {
-            let id = client.expect_pubrec().await.id;
-            client.send(&pubrel(id)).await;
+            client.expect_pubrec().await;
         }
-        for _ in 0..AT_ONCE {
+        for id in 1..=AT_ONCE {
+            client.send(&pubrel(id)).await;
             client.expect_pubcomp().await;
         }
     }
@@ -122,7 +124,7 @@ impl Subscriber {
     /// Takes all the others, and no more: what is retained elsewhere comes behind them.
     async fn go_on(&mut self, node: &Broker) {
         let mut raw = node.raw(Version::V5).await;
-        let connack = raw.connect(&slow(&self.name)).await;
+        let connack = raw.connect(&packet(&self.name)).await;
         assert!(connack.session_present, "{}", self.name);
         while self.topics.len() < usize::from(KEPT) {
             self.step(&mut raw).await;

@@ -530,7 +530,7 @@ async fn retained_messages_are_kept_for_a_client_that_leaves() {
 /// Of a replay that goes on nothing more is sent than what was on its way when its subscription was removed (R24).
 #[tokio::test]
 async fn r24_retained_messages_end_with_their_subscription() {
-    const COUNT: usize = 500;
+    const COUNT: usize = 250;
     let scope = Scope::new();
     let mut publisher = broker().clean(Version::V5, &scope.id("p")).await;
     let topics = || (0..COUNT).map(|number| scope.topic(&format!("r/{number}")));
