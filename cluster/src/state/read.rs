@@ -14,8 +14,8 @@ use super::messages::{MessageKey, Slot, Stored, StoredMessage};
 use super::queue::Queue;
 use super::sessions::Session;
 use super::{
-    ClientId, Epoch, GroupState, GroupTime, NodeId, NodeIncarnation, Owner, PendingReplay, RetainedSource,
-    Sequence, SessionId, ShareHolder, ShareKey, Subscription, TargetQueue, WillMessage,
+    ClientId, Epoch, GroupState, GroupTime, NodeId, NodeIncarnation, Owner, RetainedSource, Sequence,
+    SessionId, ShareHolder, ShareKey, Subscription, TargetQueue, WillMessage,
 };
 
 /// A session.
@@ -226,26 +226,6 @@ impl GroupState {
     /// A session's subscription with this filter.
     pub fn subscription(&self, session: SessionId, filter: &Arc<str>) -> Option<Subscription> {
         self.subscriptions.get(session, filter)
-    }
-
-    /// The retained messages that are still to come for a session's subscriptions, by filter from behind `after` on, until
-    /// they are `bytes_max` bytes; one that is larger comes alone.
-    pub fn pending_replays(
-        &self,
-        session: SessionId,
-        after: Option<&str>,
-        bytes_max: usize,
-    ) -> Vec<PendingReplay> {
-        let mut bytes = 0;
-        let mut pending = Vec::new();
-        for replay in self.replays.of(session, after) {
-            bytes += replay.size();
-            if bytes > bytes_max && !pending.is_empty() {
-                break;
-            }
-            pending.push(replay);
-        }
-        pending
     }
 
     /// A session's received QoS 2 packet identifiers that were not released, ascending.

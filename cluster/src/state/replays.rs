@@ -333,6 +333,26 @@ fn key(session: SessionId, filter: &str) -> Key {
 }
 
 impl GroupState {
+    /// The retained messages that are still to come for a session's subscriptions, by filter from behind `after` on, until
+    /// they are `bytes_max` bytes; one that is larger comes alone.
+    pub fn pending_replays(
+        &self,
+        session: SessionId,
+        after: Option<&str>,
+        bytes_max: usize,
+    ) -> Vec<PendingReplay> {
+        let mut bytes = 0;
+        let mut pending = Vec::new();
+        for replay in self.replays.of(session, after) {
+            bytes += replay.size();
+            if bytes > bytes_max && !pending.is_empty() {
+                break;
+            }
+            pending.push(replay);
+        }
+        pending
+    }
+
     /// A subscription was committed by SUBSCRIBE `id` of its session's connection.
     pub(super) fn begin_replay(
         &mut self,
