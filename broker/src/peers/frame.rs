@@ -1,7 +1,8 @@
 //! Messages on their way to another node's live subscribers, as bytes.
 //!
-//! A frame is a version, the receiver's incarnation, a number and flags, then items. An item is a message and to whom
-//! it goes. Integers are big-endian; lengths and counts are 32 bits.
+//! A frame is a version, the receiver's incarnation, a number and flags, then, behind a gap, the length and the names of
+//! those who have lost something ([`lost`](super::lost)), then items. An item is a message and to whom it goes. Integers
+//! are big-endian; lengths and counts are 32 bits.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::worker::{Lender, LenderNews, Returned};
 
 /// Version of the frames.
 const VERSION: u8 = 1;
-/// Bytes before the first item.
+/// Bytes before what is lost and the first item.
 const HEADER_BYTES: usize = 1 + 8 + 8 + 1;
 /// Frames before this one are lost.
 const FLAG_GAP: u8 = 1;
@@ -154,7 +155,16 @@ pub(crate) struct FrameHeader {
     pub(crate) gap: bool,
 }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+/// A frame that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Opened<'a> {
+    pub(crate) header: FrameHeader,
+    /// Behind a gap: who has lost something.
+    pub(crate) lost: &'a [u8],
+    pub(crate) items: &'a [u8],
+}
+
+pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     let length = u32::try_from(bytes.len()).expect("parts of a packet are below 256 MiB");
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(bytes);
@@ -277,28 +287,39 @@ pub(crate) fn put_item(out: &mut Vec<u8>, recipients: &Recipients, message: &For
     put_bytes(out, message.payload);
 }
 
-/// A whole frame of these items.
-pub(crate) fn frame(header: FrameHeader, items: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEADER_BYTES + items.len());
+/// A whole frame of these items; `lost` is sent behind a gap alone.
+pub(crate) fn frame(header: FrameHeader, lost: &[u8], items: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEADER_BYTES + 4 + lost.len() + items.len());
     out.push(VERSION);
     out.extend_from_slice(&header.incarnation.to_be_bytes());
     out.extend_from_slice(&header.number.to_be_bytes());
     out.push(if header.gap { FLAG_GAP } else { 0 });
+    if header.gap {
+        put_bytes(&mut out, lost);
+    }
     out.extend_from_slice(items);
     out
 }
 
 /// Reads from the front of a slice; `None` where it ends too early.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(taken)
     }
 
-    fn u8(&mut self) -> Option<u8> {
+    pub(super) fn u8(&mut self) -> Option<u8> {
         self.take(1).map(|bytes| bytes[0])
     }
 
@@ -307,7 +328,7 @@ impl<'a> Reader<'a> {
         Some(u32::from_be_bytes(bytes.try_into().ok()?))
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(super) fn u64(&mut self) -> Option<u64> {
         let bytes = self.take(8)?;
         Some(u64::from_be_bytes(bytes.try_into().ok()?))
     }
@@ -317,7 +338,7 @@ impl<'a> Reader<'a> {
         self.take(length as usize)
     }
 
-    fn text(&mut self) -> Option<&'a str> {
+    pub(super) fn text(&mut self) -> Option<&'a str> {
         std::str::from_utf8(self.bytes()?).ok()
     }
 
@@ -443,8 +464,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The header of a frame and its items.
-pub(crate) fn open(frame: &[u8]) -> Option<(FrameHeader, &[u8])> {
+/// Reads a frame, its items excepted.
+pub(crate) fn open(frame: &[u8]) -> Option<Opened<'_>> {
     let mut reader = Reader(frame);
     if reader.u8()? != VERSION {
         return None;
@@ -454,7 +475,15 @@ pub(crate) fn open(frame: &[u8]) -> Option<(FrameHeader, &[u8])> {
         number: reader.u64()?,
         gap: reader.u8()? & FLAG_GAP != 0,
     };
-    Some((header, reader.0))
+    let lost = match header.gap {
+        true => reader.bytes()?,
+        false => &[],
+    };
+    Some(Opened {
+        header,
+        lost,
+        items: reader.0,
+    })
 }
 
 /// Visits every item in order; false where they cannot be read to the end.
@@ -575,17 +604,25 @@ mod tests {
             number: 5,
             gap: true,
         };
-        let whole = frame(header, &bytes);
-        let (read, rest) = open(&whole).expect("a frame");
-        assert_eq!(read, header);
+        let whole = frame(header, b"lost", &bytes);
+        let read = open(&whole).expect("a frame");
+        assert_eq!((read.header, read.lost), (header, &b"lost"[..]));
         let mut expected = items().into_iter();
-        assert!(visit(rest, |recipients, message| {
+        assert!(visit(read.items, |recipients, message| {
             assert_eq!(
                 expected.next(),
                 Some((recipients.clone(), *message_static(message)))
             );
         }));
         assert_eq!(expected.next(), None);
+        let header = FrameHeader { gap: false, ..header };
+        let whole = frame(header, b"", &bytes);
+        let expected = Opened {
+            header,
+            lost: b"",
+            items: &bytes,
+        };
+        assert_eq!(open(&whole), Some(expected));
     }
 
     fn message_static<'a>(message: &'a ForwardedMessage<'a>) -> &'a ForwardedMessage<'a> {

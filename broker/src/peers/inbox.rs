@@ -3,16 +3,21 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 use quorate_cluster::node::{BrokerReply, Location};
 use quorate_cluster::raft::PeerStart;
 use quorate_cluster::state::{NodeId, NodeIncarnation};
 use quorate_proto::codec::ReasonCode;
 
-use super::frame::{self, FrameHeader};
+use super::frame::{self, FrameHeader, Opened};
+use super::lost::{Loser, visit_losers};
 use crate::node::Shared;
+use crate::router::Router;
 use crate::worker::Mail;
+
+/// Subscriptions that are looked at to find who has lost something, before everybody counts as such.
+const MATCHES_MAX: usize = 262_144;
 
 /// Frames of other nodes that this one has accepted.
 #[derive(Debug, Default)]
@@ -21,6 +26,8 @@ pub(crate) struct Inbox {
 }
 
 type Lasts = HashMap<NodeId, Last, foldhash::fast::RandomState>;
+
+type Losers = HashSet<Location, foldhash::fast::RandomState>;
 
 /// The last frame of a start of a node.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +57,7 @@ pub(crate) struct ForwardedFrame {
 impl ForwardedFrame {
     /// The items.
     pub(crate) fn items(&self) -> &[u8] {
-        frame::open(&self.frame).map_or(&[], |(_, items)| items)
+        frame::open(&self.frame).map_or(&[], |opened| opened.items)
     }
 
     /// Bytes it counts for while it waits.
@@ -86,7 +93,7 @@ impl Inbox {
 
     /// A frame has come. It is accepted as soon as the workers have room.
     pub(crate) fn receive(&self, shared: &Arc<Shared>, from: PeerStart, frame: Bytes, reply: BrokerReply) {
-        let Some((header, _)) = frame::open(&frame) else {
+        let Some(Opened { header, lost, .. }) = frame::open(&frame) else {
             tracing::warn!(node = from.node.0, "a frame of another version is not accepted");
             return;
         };
@@ -101,7 +108,7 @@ impl Inbox {
             Verdict::Take => {}
         }
         if header.gap {
-            close_live_subscribers(shared);
+            close_losers(shared, from.node, lost);
             shared.peer_lost(from.node, from.incarnation);
         }
         let from = from.node;
@@ -127,14 +134,15 @@ impl Inbox {
     }
 }
 
-/// Deliveries were lost: whoever might have got one is told by the end of its connection (R4).
-fn close_live_subscribers(shared: &Shared) {
-    let locations: Vec<Location> = shared.router.read(|table| table.live_subscribers());
+/// Deliveries were lost: whoever would have got one is told by the end of its connection (R4).
+fn close_losers(shared: &Shared, from: NodeId, lost: &[u8]) {
+    let losers = find_losers(&shared.router, lost);
     tracing::warn!(
-        connections = locations.len(),
-        "deliveries of another node were lost; live subscribers are closed"
+        node = from.0,
+        connections = losers.len(),
+        "deliveries of another node were lost; who would have got them is closed"
     );
-    for location in locations {
+    for location in losers {
         shared.kick(
             location,
             ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR,
@@ -143,8 +151,37 @@ fn close_live_subscribers(shared: &Shared) {
     }
 }
 
+/// The connections that would have got something of what is lost.
+fn find_losers(router: &Router, lost: &[u8]) -> Losers {
+    let mut losers = Losers::default();
+    let mut matches = 0;
+    let mut anybody = false;
+    visit_losers(lost, |loser| match loser {
+        _ if anybody => {}
+        Loser::Anybody => anybody = true,
+        // Each under a lock of its own: others wait for it.
+        Loser::SubscriberOf(topic) => {
+            matches += router.read(|table| table.live_subscribers_of(topic, &mut losers));
+            anybody = matches > MATCHES_MAX;
+        }
+        Loser::Session(session) => {
+            losers.extend(router.read(|table| table.session(session)?.location));
+        }
+    });
+    if anybody {
+        losers.extend(router.read(|table| table.live_subscribers()));
+    }
+    losers
+}
+
 #[cfg(test)]
 mod tests {
+    use quorate_cluster::node::Placement;
+    use quorate_cluster::state::{Epoch, Owner, SessionId, ShareKey, Subscription};
+    use quorate_proto::codec::{QoS, SubscriptionOptions};
+
+    use super::super::frame::ForwardedMessage;
+    use super::super::lost::Lost;
     use super::*;
 
     fn from(incarnation: u64) -> PeerStart {
@@ -189,5 +226,91 @@ mod tests {
             Verdict::Refuse,
             "an old start"
         );
+    }
+
+    /// A router with sessions of this node: their number, home and subscription.
+    fn router(sessions: &[(SessionId, &str, QoS)]) -> Router {
+        let router = Router::default();
+        let (node, incarnation) = (NodeId(1), NodeIncarnation(1));
+        router.write(|table| {
+            table.set_this(node, incarnation);
+            for (number, (session, filter, qos)) in sessions.iter().enumerate() {
+                let owner = Owner {
+                    node,
+                    incarnation,
+                    epoch: Epoch(1),
+                };
+                table.set_owner(*session, Some(owner));
+                table.attach(*session, Epoch(1), location(number)).unwrap();
+                let subscription = Subscription {
+                    filter: (*filter).into(),
+                    options: SubscriptionOptions::new(*qos),
+                    subscription_id: None,
+                };
+                table.subscribe(*session, &subscription);
+            }
+            ((), true)
+        });
+        router
+    }
+
+    fn location(number: usize) -> Location {
+        Location {
+            worker: 0,
+            slot: u32::try_from(number).unwrap(),
+            generation: 0,
+        }
+    }
+
+    fn closed(router: &Router, lost: &Lost) -> Vec<u32> {
+        let losers = find_losers(router, &lost.encode());
+        let mut slots: Vec<u32> = losers.into_iter().map(|location| location.slot).collect();
+        slots.sort_unstable();
+        slots
+    }
+
+    #[test]
+    fn r4_only_who_would_have_got_what_is_lost_is_closed() {
+        let live = |number| SessionId::new(Placement::live_of_client("c"), number, 0);
+        let durable = SessionId::new(Placement::data_of_client("c"), 9, 0);
+        let router = router(&[
+            (live(1), "a/+", QoS::AtLeastOnce),
+            (live(2), "b", QoS::AtLeastOnce),
+            (live(3), "a/b", QoS::AtMostOnce),
+            (durable, "a/b", QoS::AtLeastOnce),
+            (live(5), "$share/g/a/#", QoS::ExactlyOnce),
+        ]);
+        let message = ForwardedMessage {
+            topic: "a/b",
+            qos: QoS::AtLeastOnce,
+            ..frame::NO_MESSAGE
+        };
+        let mut items = Vec::new();
+        frame::put_item(&mut items, &frame::Recipients::Matching, &message);
+        let mut lost = Lost::default();
+        assert!(closed(&router, &lost).is_empty(), "nobody is named");
+        lost.note_items(&items);
+        assert_eq!(closed(&router, &lost), [0]);
+        items.clear();
+        let borrower = frame::Recipients::Borrower {
+            session: live(5),
+            share: ShareKey {
+                name: "g".into(),
+                filter: "a/#".into(),
+            },
+            incarnation: NodeIncarnation(1),
+            worker: 0,
+            number: 1,
+        };
+        let message = ForwardedMessage {
+            qos: QoS::ExactlyOnce,
+            ..message
+        };
+        frame::put_item(&mut items, &borrower, &message);
+        lost.note_items(&items);
+        assert_eq!(closed(&router, &lost), [0, 4]);
+        // What it is that was lost is not known.
+        lost.note_items(&[99]);
+        assert_eq!(closed(&router, &lost), [0, 1, 2, 4], "all but durable sessions");
     }
 }

@@ -12,7 +12,8 @@ use quorate_cluster::node::Backlog;
 use quorate_cluster::state::{NodeId, NodeIncarnation};
 use tokio::sync::Notify;
 
-use super::frame::{FrameHeader, frame};
+use super::frame::{FrameHeader, frame, open};
+use super::lost::Lost;
 use super::{PeerBatch, Waiting, release};
 use crate::node::Shared;
 
@@ -22,8 +23,8 @@ const FRAME_BYTES_MAX: usize = 256 * 1024;
 const FRAMES_MAX: usize = 16;
 /// A node that accepts nothing for so long is no longer waited for (R4).
 const STALL_MAX: Duration = Duration::from_millis(300);
-/// Bytes kept for a node that is no longer waited for; beyond that its subscribers lose what there is, and their
-/// connections with it.
+/// Bytes kept for a node that is no longer waited for; beyond that its subscribers lose what there is, and those that
+/// would have got something of it their connections with it.
 const STALLED_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Pause before frames are sent again.
 const RETRY: Duration = Duration::from_millis(20);
@@ -52,6 +53,8 @@ struct Sent {
     counted: usize,
     waiting: Vec<Waiting>,
     since: Instant,
+    /// It names what was lost.
+    gap: bool,
 }
 
 impl Link {
@@ -74,7 +77,7 @@ impl Link {
             node,
             unaccepted: VecDeque::new(),
             number: 0,
-            gap: false,
+            lost: Lost::default(),
             stalled: false,
         };
         shared.control.spawn(sender.run());
@@ -126,7 +129,8 @@ struct Sender {
     node: NodeId,
     unaccepted: VecDeque<Sent>,
     number: u64,
-    gap: bool,
+    /// Who has lost what was dropped, until a frame that names them is accepted.
+    lost: Lost,
     stalled: bool,
 }
 
@@ -185,7 +189,7 @@ impl Sender {
                 while answers.len() < FRAMES_MAX
                     && let Some((items, waiting)) = self.link.take()
                 {
-                    let frame = self.next_frame(&items);
+                    let frame = self.next_frame(false, &items);
                     let Some(answer) = self.ask(frame.clone()) else {
                         return;
                     };
@@ -195,6 +199,7 @@ impl Sender {
                         counted: items.len(),
                         waiting,
                         since: Instant::now(),
+                        gap: false,
                     });
                 }
                 tokio::select! {
@@ -223,14 +228,19 @@ impl Sender {
         Some(async move { answer.await.is_some() })
     }
 
-    fn next_frame(&mut self, items: &[u8]) -> Bytes {
+    /// A frame; behind a gap it names who has lost something.
+    fn next_frame(&mut self, gap: bool, items: &[u8]) -> Bytes {
         self.number += 1;
         let header = FrameHeader {
             incarnation: self.link.incarnation.0,
             number: self.number,
-            gap: std::mem::take(&mut self.gap),
+            gap,
         };
-        frame(header, items).into()
+        let lost = match gap {
+            true => self.lost.encode(),
+            false => Vec::new(),
+        };
+        frame(header, &lost, items).into()
     }
 
     fn accepted(&mut self) {
@@ -238,6 +248,9 @@ impl Sender {
         let (Some(sent), Some(shared)) = (self.unaccepted.pop_front(), self.shared.upgrade()) else {
             return;
         };
+        if sent.gap {
+            self.lost = Lost::default();
+        }
         self.link.backlog.remove(sent.counted);
         release(&shared, sent.waiting);
     }
@@ -280,23 +293,40 @@ impl Sender {
         too_much
     }
 
-    /// Too much waits: it is lost, and the node closes the connections that would have got it.
+    /// Too much waits: it is lost, and the node closes the connections that would have got it. It is told so at once,
+    /// with a frame that is repeated like all others: what comes next may come hours later.
     fn drop_all(&mut self) {
         tracing::warn!(
             node = self.node.0,
-            "deliveries for a node that takes none are dropped; it will close its live subscribers"
+            "deliveries for a node that takes none are dropped; it will close who would have got them"
         );
         for sent in std::mem::take(&mut self.unaccepted) {
             self.link.backlog.remove(sent.counted);
+            if let Some(opened) = open(&sent.frame) {
+                self.lost.note_items(opened.items);
+            }
         }
-        let mut queue = self.link.queue.lock();
-        let bytes = std::mem::take(&mut queue.bytes);
-        queue.batches.clear();
-        drop(queue);
+        let (batches, bytes) = {
+            let mut queue = self.link.queue.lock();
+            (
+                std::mem::take(&mut queue.batches),
+                std::mem::take(&mut queue.bytes),
+            )
+        };
+        for batch in batches {
+            self.lost.note_items(&batch.items);
+        }
         self.link.backlog.remove(bytes);
         if let Some(shared) = self.shared.upgrade() {
             shared.peer_lost(self.node, self.link.incarnation);
         }
-        self.gap = true;
+        let frame = self.next_frame(true, &[]);
+        self.unaccepted.push_back(Sent {
+            frame,
+            counted: 0,
+            waiting: Vec::new(),
+            since: Instant::now(),
+            gap: true,
+        });
     }
 }

@@ -9,6 +9,7 @@
 mod frame;
 mod inbox;
 mod link;
+mod lost;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -7,7 +7,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use parking_lot::RwLock;
 use quorate_cluster::node::{Location, MemberAt, ShareMember};
 use quorate_cluster::state::{Epoch, NodeId, NodeIncarnation, Owner, SessionId, ShareKey, Subscription};
@@ -250,6 +250,24 @@ impl RouteTable {
             .filter(|route| route.queue.is_none() && !route.filters.is_empty())
             .filter_map(|route| route.location)
             .collect()
+    }
+
+    /// Adds the connections here that get messages of a topic without replication, above QoS 0. Answers how many
+    /// subscriptions were looked at.
+    pub fn live_subscribers_of(
+        &self,
+        topic: &str,
+        found: &mut HashSet<Location, foldhash::fast::RandomState>,
+    ) -> usize {
+        let mut looked_at = 0;
+        self.trie.match_topic(topic, |key, value| {
+            looked_at += 1;
+            if key & SHARE_KEY == 0 && value.options().qos > QoS::AtMostOnce {
+                let route = &self.sessions[*key as usize];
+                found.extend(route.location.filter(|_| route.queue.is_none()));
+            }
+        });
+        looked_at
     }
 
     /// The sessions at home in a group that are not among `known`.

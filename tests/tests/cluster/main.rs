@@ -21,6 +21,7 @@ mod replays;
 mod retained;
 mod routing;
 mod shares;
+mod slow_peers;
 mod time;
 mod tls;
 
