@@ -15,7 +15,7 @@ use quorate_proto::message::Message;
 use quorate_storage::log::GroupId;
 
 use super::{Failure, Shared, TAKEN_OVER};
-use crate::peers::{ForwardedMessage, PeerBatch, Recipients, put_item};
+use crate::peers::{ForwardedMessage, PeerBatch, Peers, Recipients, put_item};
 use crate::worker::{Mail, NodeMessage, Ticket};
 
 /// A reference of a shared queue for a member at another node.
@@ -240,6 +240,10 @@ impl Host for Shared {
         if let Some(shared) = self.this.get().and_then(Weak::upgrade) {
             self.peers.inbox.receive(&shared, from, request, reply);
         }
+    }
+
+    fn deliveries_missed(&self) {
+        Peers::missed(self);
     }
 
     fn removed(&self) {

@@ -142,7 +142,21 @@ fn close_losers(shared: &Shared, from: NodeId, lost: &[u8]) {
         connections = losers.len(),
         "deliveries of another node were lost; who would have got them is closed"
     );
-    for location in losers {
+    close(shared, losers);
+}
+
+/// Which deliveries were lost is not known.
+pub(super) fn close_live_subscribers(shared: &Shared) {
+    let locations = shared.router.read(|table| table.live_subscribers());
+    tracing::warn!(
+        connections = locations.len(),
+        "a node that ended may have acknowledged what has not come here; live subscribers are closed"
+    );
+    close(shared, locations);
+}
+
+fn close(shared: &Shared, connections: impl IntoIterator<Item = Location>) {
+    for location in connections {
         shared.kick(
             location,
             ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR,

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 
 use super::frame::{FrameHeader, frame, open};
 use super::lost::Lost;
+use super::note::{Decision, NoteKeeper, StallNote, stall_note};
 use super::{PeerBatch, Waiting, release};
 use crate::node::Shared;
 
@@ -21,7 +22,7 @@ use crate::node::Shared;
 const FRAME_BYTES_MAX: usize = 256 * 1024;
 /// Frames sent and not accepted.
 const FRAMES_MAX: usize = 16;
-/// A node that accepts nothing for so long is no longer waited for (R4).
+/// A node that accepts nothing for so long is no longer waited for, as soon as that is noted (R4).
 const STALL_MAX: Duration = Duration::from_millis(300);
 /// Bytes kept for a node that is no longer waited for; beyond that its subscribers lose what there is, and those that
 /// would have got something of it their connections with it.
@@ -42,6 +43,8 @@ pub(super) struct Link {
 struct Queue {
     batches: VecDeque<PeerBatch>,
     bytes: usize,
+    /// Counts the batches that have left.
+    taken: u64,
     /// Nobody sends any more.
     closed: bool,
 }
@@ -53,6 +56,8 @@ struct Sent {
     counted: usize,
     waiting: Vec<Waiting>,
     since: Instant,
+    /// Batches up to this one are accepted with it.
+    through: u64,
     /// It names what was lost.
     gap: bool,
 }
@@ -71,6 +76,7 @@ impl Link {
             filled: Notify::new(),
             backlog,
         });
+        let (note, keeper) = stall_note();
         let sender = Sender {
             shared: Arc::downgrade(shared),
             link: link.clone(),
@@ -79,8 +85,11 @@ impl Link {
             number: 0,
             lost: Lost::default(),
             stalled: false,
+            accepted: 0,
+            told: 0,
+            note,
         };
-        shared.control.spawn(sender.run());
+        shared.control.spawn(sender.run(keeper));
         link
     }
 
@@ -104,22 +113,24 @@ impl Link {
         Ok(())
     }
 
-    /// Takes what fits one frame.
-    fn take(&self) -> Option<(Vec<u8>, Vec<Waiting>)> {
+    /// Takes what fits one frame, and counts it.
+    fn take(&self) -> Option<(PeerBatch, u64)> {
         let mut queue = self.queue.lock();
         let PeerBatch {
             mut items,
             mut waiting,
         } = queue.batches.pop_front()?;
+        queue.taken += 1;
         while let Some(next) = queue.batches.front()
             && items.len() + next.items.len() <= FRAME_BYTES_MAX
         {
             let next = queue.batches.pop_front().expect("it was looked at");
+            queue.taken += 1;
             items.extend_from_slice(&next.items);
             waiting.extend(next.waiting);
         }
         queue.bytes -= items.len();
-        Some((items, waiting))
+        Some((PeerBatch { items, waiting }, queue.taken))
     }
 }
 
@@ -132,10 +143,15 @@ struct Sender {
     /// Who has lost what was dropped, until a frame that names them is accepted.
     lost: Lost,
     stalled: bool,
+    /// Batches up to this one are accepted.
+    accepted: u64,
+    /// Publishers of batches up to this one may have been told that they are.
+    told: u64,
+    note: StallNote,
 }
 
 impl Sender {
-    async fn run(mut self) {
+    async fn run(mut self, keeper: NoteKeeper) {
         let Some(mut view) = self
             .shared
             .upgrade()
@@ -143,11 +159,20 @@ impl Sender {
         else {
             return;
         };
-        let (node, incarnation) = (self.node, self.link.incarnation);
+        let peer @ (node, incarnation) = (self.node, self.link.incarnation);
         let left = async move { drop(view.wait_for(|view| !view.holds(node, incarnation)).await) };
+        let shared = self.shared.clone();
+        let notes = keeper.run(node, async move |Decision { number, stalled }| {
+            // The node is not held meanwhile: this start may be over.
+            let shared = shared.upgrade()?;
+            let node = shared.node().clone();
+            drop(shared);
+            Some(node.note_stalled(peer, number, stalled).await)
+        });
         tokio::select! {
             () = left => {}
             () = self.send_all() => {}
+            () = notes => {}
         }
         self.give_up();
     }
@@ -187,7 +212,7 @@ impl Sender {
             }
             loop {
                 while answers.len() < FRAMES_MAX
-                    && let Some((items, waiting)) = self.link.take()
+                    && let Some((PeerBatch { items, waiting }, through)) = self.link.take()
                 {
                     let frame = self.next_frame(false, &items);
                     let Some(answer) = self.ask(frame.clone()) else {
@@ -199,16 +224,19 @@ impl Sender {
                         counted: items.len(),
                         waiting,
                         since: Instant::now(),
+                        through,
                         gap: false,
                     });
                 }
+                let calm_until = self.look_at_calm();
                 tokio::select! {
                     Some(accepted) = answers.next() => match accepted {
                         true => self.accepted(),
                         false => break,
                     },
                     () = self.link.filled.notified(), if answers.len() < FRAMES_MAX => {}
-                    () = tokio::time::sleep(STALL_MAX / 3), if !answers.is_empty() => {
+                    () = wait_until(calm_until), if calm_until.is_some() => {}
+                    () = self.note.changed_within(STALL_MAX / 3), if !answers.is_empty() => {
                         // The answers that are under way are to frames that are given up.
                         if self.look_at_stall() {
                             break;
@@ -248,11 +276,21 @@ impl Sender {
         let (Some(sent), Some(shared)) = (self.unaccepted.pop_front(), self.shared.upgrade()) else {
             return;
         };
+        self.accepted = sent.through;
         if sent.gap {
             self.lost = Lost::default();
         }
         self.link.backlog.remove(sent.counted);
         release(&shared, sent.waiting);
+    }
+
+    /// Lets `meta` forget a stall that is over. Until when to wait, where it is not long enough ago.
+    fn look_at_calm(&mut self) -> Option<Instant> {
+        // With what was dropped, whose names are accepted in its place.
+        match self.accepted >= self.told {
+            true => self.note.calm(Instant::now()),
+            false => None,
+        }
     }
 
     /// A node that accepts nothing is no longer waited for; what it has not accepted is kept for a while (R4). Whether
@@ -267,6 +305,15 @@ impl Sender {
         let Some(shared) = self.shared.upgrade() else {
             return false;
         };
+        // Nobody is told before it is noted: if this node ended then, the other would never know what it has missed.
+        let is_waited_for = {
+            let queue = self.link.queue.lock();
+            let queued = queue.batches.iter().any(|batch| !batch.waiting.is_empty());
+            queued || self.unaccepted.iter().any(|sent| !sent.waiting.is_empty())
+        };
+        if is_waited_for && !self.note.stands() {
+            return false;
+        }
         if !std::mem::replace(&mut self.stalled, true) {
             tracing::warn!(
                 node = self.node.0,
@@ -282,6 +329,9 @@ impl Sender {
             let mut queue = self.link.queue.lock();
             let batches = queue.batches.iter_mut();
             waiting.extend(batches.flat_map(|batch| batch.waiting.drain(..)));
+            if is_waited_for {
+                self.told = queue.taken + queue.batches.len() as u64;
+            }
             queue.bytes
         };
         release(&shared, waiting);
@@ -306,11 +356,13 @@ impl Sender {
                 self.lost.note_items(opened.items);
             }
         }
-        let (batches, bytes) = {
+        let (batches, bytes, through) = {
             let mut queue = self.link.queue.lock();
+            queue.taken += queue.batches.len() as u64;
             (
                 std::mem::take(&mut queue.batches),
                 std::mem::take(&mut queue.bytes),
+                queue.taken,
             )
         };
         for batch in batches {
@@ -326,7 +378,14 @@ impl Sender {
             counted: 0,
             waiting: Vec::new(),
             since: Instant::now(),
+            through,
             gap: true,
         });
+    }
+}
+
+async fn wait_until(instant: Option<Instant>) {
+    if let Some(instant) = instant {
+        tokio::time::sleep_until(instant.into()).await;
     }
 }

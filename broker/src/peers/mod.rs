@@ -4,12 +4,14 @@
 //! the batches over at the end of its turn. One [`Link`](link::Link) per start of a node sends them in numbered frames
 //! and repeats them until they are accepted; the receiver takes each number once, in order, and gives the frame to its
 //! workers, which match for themselves. An acknowledgement to a publisher waits until all these nodes have accepted, or
-//! are out of the view, in which case their connections are closed.
+//! are out of the view, in which case their connections are closed, or have accepted nothing for so long that `meta` has a
+//! note of it ([`StallNote`](note::StallNote)).
 
 mod frame;
 mod inbox;
 mod link;
 mod lost;
+mod note;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -150,6 +152,12 @@ impl Peers {
         if let Some(batch) = left {
             release(shared, batch.waiting);
         }
+    }
+
+    /// A start of another node is over that may have answered publishers of messages which this node has not accepted:
+    /// whoever might have got one is told by the end of its connection (R4).
+    pub(crate) fn missed(shared: &Shared) {
+        inbox::close_live_subscribers(shared);
     }
 
     /// The link to a start of a node. None where a later one is known already: a second link to that would count its

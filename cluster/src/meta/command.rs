@@ -6,7 +6,8 @@ use bytes::Bytes;
 use prost::Message;
 use quorate_storage::log::GroupId;
 
-use super::proto;
+use super::stalls::stall_body;
+use super::{Stall, proto};
 use crate::state::{GroupTime, NodeId, NodeIncarnation};
 
 /// A change of the state.
@@ -126,6 +127,11 @@ impl MetaCommand {
             draining,
             leaving,
         }))
+    }
+
+    /// What a start of the first node says of one of the second (R4).
+    pub fn set_stalled(between: (NodeId, NodeId), stall: &Stall) -> Self {
+        command(proto::command::Body::SetStalled(stall_body(between, stall)))
     }
 
     /// A node is gone for good.

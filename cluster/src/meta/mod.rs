@@ -7,6 +7,7 @@ mod command;
 mod directory;
 mod records;
 mod replica;
+mod stalls;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ mod tests;
 pub use command::MetaCommand;
 pub use directory::Directory;
 pub use replica::MetaReplica;
+pub use stalls::Stall;
 pub use state::{GroupPlacement, MetaState, NodeRecord, Rejected, Serving, View};
 
 /// The features that this program knows (R50). Whatever changes what apply does with an entry, or needs an entry or a

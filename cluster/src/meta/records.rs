@@ -7,6 +7,7 @@ use quorate_storage::log::GroupId;
 use quorate_storage::volume::FIRST_BEGINNING;
 
 use super::proto;
+use super::stalls::{stall_body, stall_of};
 use super::state::{GroupPlacement, MetaState, NodeRecord, Rejected, Serving, View, group_ids};
 use crate::state::{GroupTime, NodeId, NodeIncarnation};
 
@@ -39,6 +40,7 @@ impl MetaState {
             incarnation: serving.incarnation.0,
             entered: serving.entered,
             active: serving.active,
+            missed: serving.missed,
         });
         let view = proto::View {
             number: self.view.number,
@@ -55,6 +57,12 @@ impl MetaState {
                 begun: placement.begun,
             };
             put(key, Body::Group(group));
+        }
+        for ((node, peer), stall) in &self.stalls {
+            let mut key = b"stall/".to_vec();
+            key.extend(node.0.to_be_bytes());
+            key.extend(peer.0.to_be_bytes());
+            put(key, Body::Stall(stall_body((*node, *peer), stall)));
         }
         records
     }
@@ -107,6 +115,10 @@ impl MetaState {
                 };
                 self.groups.insert(id, placement);
             }
+            Body::Stall(stall) => {
+                let (between, stall) = stall_of(&stall);
+                self.stalls.insert(between, stall);
+            }
         }
         Ok(())
     }
@@ -117,6 +129,7 @@ fn serving_of(serving: &proto::Serving) -> (NodeId, Serving) {
         incarnation: NodeIncarnation(serving.incarnation),
         entered: serving.entered,
         active: serving.active,
+        missed: serving.missed,
     };
     (NodeId(serving.node), read)
 }

@@ -1,14 +1,14 @@
 //! The replicated state of `meta`.
 //!
 //! Invariants: a node's identifier is given once; a volume has one node; the view holds only starts that are their
-//! node's newest and nodes that were not removed; its number rises with every change.
+//! node's newest and nodes that were not removed; its number rises with every change. Stalls are between starts in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 use quorate_storage::log::GroupId;
 
-use super::proto;
+use super::{Stall, proto};
 use crate::state::{GroupTime, NodeId, NodeIncarnation};
 
 /// A node of the cluster.
@@ -58,6 +58,9 @@ pub struct Serving {
     pub entered: u64,
     /// Whether it may have a lease: everybody who serves knows of it (R2).
     pub active: bool,
+    /// Number of the view with which the last start ended that may have answered publishers of messages which this one
+    /// has not accepted (R4); 0 where none did.
+    pub missed: u64,
 }
 
 /// The starts of nodes that serve clients, or are about to (R1).
@@ -145,6 +148,8 @@ pub struct MetaState {
     pub(super) nodes: BTreeMap<NodeId, NodeRecord>,
     pub(super) view: View,
     pub(super) groups: BTreeMap<GroupId, GroupPlacement>,
+    /// What starts say of others, by node and peer.
+    pub(super) stalls: BTreeMap<(NodeId, NodeId), Stall>,
 }
 
 impl MetaState {
@@ -178,6 +183,7 @@ impl MetaState {
             Body::Place(place) => self.place(&place),
             Body::Begin(begin) => self.begin(&begin),
             Body::SetDraining(change) => self.set_draining(&change),
+            Body::SetStalled(said) => self.set_stalled(&said),
             Body::Remove(remove) => self.remove(NodeId(remove.node)),
             Body::Recover(recover) => self.recover(NodeId(recover.node)),
         }
@@ -314,6 +320,7 @@ impl MetaState {
         {
             self.view.serving.remove(&node);
             self.view.number += 1;
+            self.end_stalls(node);
         }
     }
 
@@ -331,6 +338,7 @@ impl MetaState {
                 incarnation,
                 entered: self.view.number,
                 active: false,
+                missed: 0,
             };
             self.view.serving.insert(node, serving);
         }
@@ -447,6 +455,7 @@ impl MetaState {
             self.retire(other);
         }
         self.view.serving.clear();
+        self.stalls.clear();
         self.view.number += 1;
         for placement in self.groups.values_mut() {
             placement.replicas = vec![node];

@@ -155,6 +155,10 @@ pub trait Host: Send + Sync + Sized + 'static {
     /// A request of another node's broker, in the order they were sent. Must not block.
     fn handle_peer(&self, from: PeerStart, request: Bytes, reply: BrokerReply);
 
+    /// A start of another node is over, and may have answered publishers of messages that were on the way to live
+    /// subscribers here (R4).
+    fn deliveries_missed(&self) {}
+
     /// The cluster has taken this start of the node out of its view: nobody may be answered any more, and the node has
     /// to start anew.
     fn removed(&self);

@@ -309,6 +309,7 @@ mod tests {
                         incarnation: NodeIncarnation(1),
                         entered: 1,
                         active: node <= active,
+                        missed: 0,
                     };
                     (NodeId(node), serving)
                 })

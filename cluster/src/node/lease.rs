@@ -211,6 +211,7 @@ mod tests {
             incarnation: NodeIncarnation(incarnation),
             entered,
             active,
+            missed: 0,
         }
     }
 

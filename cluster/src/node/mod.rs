@@ -51,6 +51,7 @@ mod retained_waits;
 mod seeds;
 mod service;
 mod shares;
+mod stalls;
 mod start;
 mod steps;
 #[cfg(test)]

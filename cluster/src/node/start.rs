@@ -211,6 +211,7 @@ impl<H: Host> Node<H> {
         self.spawn(Self::run_reconciler(Arc::downgrade(self)));
         self.spawn(Self::run_beginnings(Arc::downgrade(self)));
         self.spawn(Self::run_losses(Arc::downgrade(self)));
+        self.spawn(Self::run_missed(Arc::downgrade(self)));
         self.spawn(Self::run_fitness(Arc::downgrade(self)));
         self.spawn(self.routes.clone().run());
         self.spawn(Self::run_share_losses(Arc::downgrade(self)));

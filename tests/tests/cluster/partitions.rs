@@ -18,14 +18,14 @@ const WAIT_MAX_MS: u64 = 2_000;
 const WAIT_UNOPTIMIZED_MAX_MS: u64 = 3_000;
 
 /// Three nodes on a network of their own.
-struct Partitioned {
+pub(super) struct Partitioned {
     // Before the network: the processes end first.
-    nodes: Vec<Broker>,
-    network: Network,
+    pub(super) nodes: Vec<Broker>,
+    pub(super) network: Network,
 }
 
 impl Partitioned {
-    fn start() -> Option<Self> {
+    pub(super) fn start() -> Option<Self> {
         let network = Network::new(3)?;
         let seeds: Vec<String> = (0..3)
             .map(|node| format!("{}:{CLUSTER_PORT}", network.address(node)))
@@ -93,7 +93,7 @@ fn released_binary() -> Option<String> {
 }
 
 /// Runs a test's clients on this thread, which is in the network of the clients.
-fn block_on<T>(test: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(test)
 }
