@@ -115,11 +115,7 @@ async fn r4_who_got_everything_late_stays_when_the_sender_dies() {
     cluster.nodes[slow].signal("STOP");
     let paused = Instant::now();
     publisher.publish(publish("a", "late").qos(1)).await;
-    assert!(
-        cluster.nodes[sender]
-            .log()
-            .contains("publishers do not wait for it")
-    );
+    cluster.nodes[sender].wait_for_log("publishers do not wait for it");
     cluster.nodes[slow].signal("CONT");
     assert!(paused.elapsed() < PAUSE_MAX, "this machine is too slow");
     assert_eq!(subscriber.expect_publish().await.payload, b"late"[..]);
