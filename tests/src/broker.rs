@@ -160,6 +160,21 @@ impl Broker {
         self.process.look_for_listeners();
     }
 
+    /// Takes the addresses of a program that is ready from the log, whose lines may come a moment later.
+    pub fn look_for_listeners_when_ready(&mut self) {
+        self.process.log.wait(
+            |lines| {
+                let last = lines.iter().rposition(|line| line.contains("quorate starts"))?;
+                lines[last..]
+                    .iter()
+                    .any(|line| line.contains("\"ready\""))
+                    .then_some(())
+            },
+            "that the last start is ready",
+        );
+        self.look_for_listeners();
+    }
+
     /// Waits until the program ends by itself.
     pub fn wait_for_exit(&mut self) -> ExitStatus {
         self.process.wait_for_exit()

@@ -194,6 +194,8 @@ impl Broker {
             std::thread::sleep(Duration::from_millis(50));
             self.look_for_listeners();
         }
+        // It may have begun to listen since it was last looked.
+        self.look_for_listeners_when_ready();
     }
 
     /// Waits until what `/readyz` answers is as asked for.
