@@ -200,9 +200,13 @@ mod tests {
         }));
         let numbers = || brought.lock().iter().map(|it| it.number).collect::<Vec<_>>();
         let until = async |expected: &[u64]| {
-            while numbers() != expected {
+            for _ in 0..1_000 {
+                if numbers() == expected {
+                    return;
+                }
                 tokio::task::yield_now().await;
             }
+            panic!("{:?} were brought, not {expected:?}", numbers());
         };
         assert!(!note.stands());
         until(&[1]).await;
