@@ -130,15 +130,6 @@ impl Network {
         )
     }
 
-    /// A shell command that takes back a cut of the link between two nodes.
-    pub fn heal_link_command(&self, one: usize, other: usize) -> String {
-        format!(
-            "{} && {}",
-            self.one_way("-D", one, other),
-            self.one_way("-D", other, one)
-        )
-    }
-
     /// A shell command that cuts a node off from all others; clients still reach it.
     pub fn isolate_command(&self, node: usize) -> String {
         let others = (0..self.nodes).filter(|other| *other != node);

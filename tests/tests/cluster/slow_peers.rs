@@ -87,15 +87,12 @@ fn r4_who_missed_what_a_node_acknowledged_before_it_died_is_closed() {
         let mut publisher = cluster.nodes[sender].clean(Version::V5, "p").await;
         publisher.publish(publish("a", "before").qos(1)).await;
         assert_eq!(subscriber.expect_publish().await.payload, b"before"[..]);
-        let network = &cluster.network;
-        network.run(&network.isolate_command(slow));
+        // The third node still reaches it, and nothing is relayed before the connection is given up.
+        cluster.network.run(&cluster.network.cut_command(sender, slow));
         publisher.publish(publish("a", "missed").qos(1)).await;
-        // With it goes all that is on its way; nothing of it gets through later either.
         cluster.nodes[sender].kill();
-        let network = &cluster.network;
-        network.run(&network.heal_link_command(leader, slow));
         let packets = subscriber.drain_until_closed().await;
-        assert!(packets.iter().all(is_disconnect), "{packets:?}");
+        assert!(packets.last().is_some_and(is_disconnect), "{packets:?}");
         cluster.nodes[slow].wait_for_log("may have acknowledged what has not come here");
         for payload in ["before", "missed"] {
             assert_eq!(quiet.expect_publish().await.payload, payload.as_bytes());
