@@ -1,6 +1,7 @@
 //! The receiving side of live deliveries between nodes: each frame once, in order.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
@@ -18,6 +19,9 @@ use crate::worker::Mail;
 
 /// Subscriptions that are looked at to find who has lost something, before everybody counts as such.
 const MATCHES_MAX: usize = 262_144;
+
+/// How often a full mailbox is looked at.
+const ROOM_LOOK: Duration = Duration::from_millis(50);
 
 /// Frames of other nodes that this one has accepted.
 #[derive(Debug, Default)]
@@ -127,7 +131,10 @@ impl Inbox {
         let shared = Arc::clone(shared);
         tokio::spawn(async move {
             for mailbox in &shared.mailboxes {
-                mailbox.deliveries_room().await;
+                // Not until much of it is empty: who sends takes a node that answers nothing for one that stalls.
+                while mailbox.deliveries_are_full() {
+                    let _ = tokio::time::timeout(ROOM_LOOK, mailbox.deliveries_room()).await;
+                }
             }
             reply.send(Bytes::new());
         });
@@ -175,7 +182,7 @@ fn find_losers(router: &Router, lost: &[u8]) -> Losers {
         Loser::Anybody => anybody = true,
         // Each under a lock of its own: others wait for it.
         Loser::SubscriberOf(topic) => {
-            matches += router.read(|table| table.live_subscribers_of(topic, &mut losers));
+            matches += 1 + router.read(|table| table.live_subscribers_of(topic, &mut losers));
             anybody = matches > MATCHES_MAX;
         }
         Loser::Session(session) => {

@@ -49,6 +49,24 @@ struct Queue {
     closed: bool,
 }
 
+/// Batches that are dropped.
+struct Dropped {
+    batches: VecDeque<PeerBatch>,
+    /// Batches up to this one are dropped, or have been sent.
+    through: u64,
+}
+
+impl Queue {
+    fn drop_all(&mut self) -> Dropped {
+        self.taken += self.batches.len() as u64;
+        self.bytes = 0;
+        Dropped {
+            batches: std::mem::take(&mut self.batches),
+            through: self.taken,
+        }
+    }
+}
+
 /// A frame that was sent and not accepted.
 struct Sent {
     frame: Bytes,
@@ -85,6 +103,8 @@ impl Link {
             number: 0,
             lost: Lost::default(),
             stalled: false,
+            accepted_at: Instant::now(),
+            look_at: Instant::now(),
             accepted: 0,
             told: 0,
             note,
@@ -98,14 +118,15 @@ impl Link {
     }
 
     /// Appends a batch; it comes back where the node's start is out of the view.
-    pub(super) fn send(&self, batch: PeerBatch) -> Result<(), PeerBatch> {
+    pub(super) fn send(&self, mut batch: PeerBatch) -> Result<(), PeerBatch> {
         let mut queue = self.queue.lock();
         if queue.closed {
             // Its start has just left the view.
             drop(queue);
             return Err(batch);
         }
-        self.backlog.add(batch.items.len());
+        batch.counted = batch.items.len();
+        self.backlog.add(batch.counted);
         queue.bytes += batch.items.len();
         queue.batches.push_back(batch);
         drop(queue);
@@ -116,21 +137,19 @@ impl Link {
     /// Takes what fits one frame, and counts it.
     fn take(&self) -> Option<(PeerBatch, u64)> {
         let mut queue = self.queue.lock();
-        let PeerBatch {
-            mut items,
-            mut waiting,
-        } = queue.batches.pop_front()?;
+        let mut batch = queue.batches.pop_front()?;
         queue.taken += 1;
         while let Some(next) = queue.batches.front()
-            && items.len() + next.items.len() <= FRAME_BYTES_MAX
+            && batch.items.len() + next.items.len() <= FRAME_BYTES_MAX
         {
             let next = queue.batches.pop_front().expect("it was looked at");
             queue.taken += 1;
-            items.extend_from_slice(&next.items);
-            waiting.extend(next.waiting);
+            batch.items.extend_from_slice(&next.items);
+            batch.waiting.extend(next.waiting);
+            batch.counted += next.counted;
         }
-        queue.bytes -= items.len();
-        Some((PeerBatch { items, waiting }, queue.taken))
+        queue.bytes -= batch.items.len();
+        Some((batch, queue.taken))
     }
 }
 
@@ -143,6 +162,10 @@ struct Sender {
     /// Who has lost what was dropped, until a frame that names them is accepted.
     lost: Lost,
     stalled: bool,
+    /// When a frame was accepted last.
+    accepted_at: Instant,
+    /// When to look next whether frames are accepted.
+    look_at: Instant,
     /// Batches up to this one are accepted.
     accepted: u64,
     /// Publishers of batches up to this one may have been told that they are.
@@ -188,12 +211,15 @@ impl Sender {
             bytes += sent.counted;
             waiting.extend(sent.waiting);
         }
-        let mut queue = self.link.queue.lock();
-        queue.closed = true;
-        bytes += queue.bytes;
-        queue.bytes = 0;
-        waiting.extend(queue.batches.drain(..).flat_map(|batch| batch.waiting));
-        drop(queue);
+        let left = {
+            let mut queue = self.link.queue.lock();
+            queue.closed = true;
+            queue.drop_all()
+        };
+        for batch in left.batches {
+            bytes += batch.counted;
+            waiting.extend(batch.waiting);
+        }
         self.link.backlog.remove(bytes);
         shared.peer_lost(self.node, self.link.incarnation);
         release(&shared, waiting);
@@ -212,18 +238,22 @@ impl Sender {
             }
             loop {
                 while answers.len() < FRAMES_MAX
-                    && let Some((PeerBatch { items, waiting }, through)) = self.link.take()
+                    && let Some((batch, through)) = self.link.take()
                 {
-                    let frame = self.next_frame(false, &items);
+                    let frame = self.next_frame(false, &batch.items);
                     let Some(answer) = self.ask(frame.clone()) else {
                         return;
                     };
                     answers.push_back(answer);
+                    let since = Instant::now();
+                    if self.unaccepted.is_empty() {
+                        self.look_at = since + STALL_MAX;
+                    }
                     self.unaccepted.push_back(Sent {
                         frame,
-                        counted: items.len(),
-                        waiting,
-                        since: Instant::now(),
+                        counted: batch.counted,
+                        waiting: batch.waiting,
+                        since,
                         through,
                         gap: false,
                     });
@@ -236,7 +266,8 @@ impl Sender {
                     },
                     () = self.link.filled.notified(), if answers.len() < FRAMES_MAX => {}
                     () = wait_until(calm_until), if calm_until.is_some() => {}
-                    () = self.note.changed_within(STALL_MAX / 3), if !answers.is_empty() => {
+                    () = self.note.changed_before(self.look_at), if !answers.is_empty() => {
+                        self.look_at = Instant::now() + STALL_MAX / 3;
                         // The answers that are under way are to frames that are given up.
                         if self.look_at_stall() {
                             break;
@@ -273,6 +304,7 @@ impl Sender {
 
     fn accepted(&mut self) {
         self.stalled = false;
+        self.accepted_at = Instant::now();
         let (Some(sent), Some(shared)) = (self.unaccepted.pop_front(), self.shared.upgrade()) else {
             return;
         };
@@ -299,86 +331,73 @@ impl Sender {
         let Some(oldest) = self.unaccepted.front() else {
             return false;
         };
-        if oldest.since.elapsed() < STALL_MAX {
+        // One that takes a frame now and then is slow, and holds up who sends to it.
+        if oldest.since.max(self.accepted_at).elapsed() < STALL_MAX {
             return false;
         }
         let Some(shared) = self.shared.upgrade() else {
             return false;
         };
+        // Who is told, that it may be told, and what is dropped are decided at once: batches come meanwhile.
+        let mut queue = self.link.queue.lock();
+        let queued = queue.batches.iter().any(|batch| !batch.waiting.is_empty());
+        let is_waited_for = queued || self.unaccepted.iter().any(|sent| !sent.waiting.is_empty());
         // Nobody is told before it is noted: if this node ended then, the other would never know what it has missed.
-        let is_waited_for = {
-            let queue = self.link.queue.lock();
-            let queued = queue.batches.iter().any(|batch| !batch.waiting.is_empty());
-            queued || self.unaccepted.iter().any(|sent| !sent.waiting.is_empty())
-        };
         if is_waited_for && !self.note.stands() {
             return false;
         }
+        let sent = self.unaccepted.iter_mut();
+        let mut waiting: Vec<Waiting> = sent.flat_map(|sent| sent.waiting.drain(..)).collect();
+        let batches = queue.batches.iter_mut();
+        waiting.extend(batches.flat_map(|batch| batch.waiting.drain(..)));
+        if is_waited_for {
+            self.told = queue.taken + queue.batches.len() as u64;
+        }
+        // What is kept for this node has a bound of its own, and holds up nobody who sends to others.
+        let sent = self.unaccepted.iter_mut().map(|sent| &mut sent.counted);
+        let batches = queue.batches.iter_mut().map(|batch| &mut batch.counted);
+        let uncounted: usize = sent.chain(batches).map(std::mem::take).sum();
+        let unaccepted: usize = self.unaccepted.iter().map(|sent| sent.frame.len()).sum();
+        let too_much = queue.bytes + unaccepted > STALLED_BYTES_MAX;
+        let dropped = too_much.then(|| queue.drop_all());
+        drop(queue);
+        self.link.backlog.remove(uncounted);
         if !std::mem::replace(&mut self.stalled, true) {
             tracing::warn!(
                 node = self.node.0,
                 "a node takes no deliveries; publishers do not wait for it any more"
             );
         }
-        let mut waiting: Vec<Waiting> = self
-            .unaccepted
-            .iter_mut()
-            .flat_map(|sent| sent.waiting.drain(..))
-            .collect();
-        let bytes = {
-            let mut queue = self.link.queue.lock();
-            let batches = queue.batches.iter_mut();
-            waiting.extend(batches.flat_map(|batch| batch.waiting.drain(..)));
-            if is_waited_for {
-                self.told = queue.taken + queue.batches.len() as u64;
-            }
-            queue.bytes
-        };
         release(&shared, waiting);
-        let unaccepted: usize = self.unaccepted.iter().map(|sent| sent.frame.len()).sum();
-        let too_much = bytes + unaccepted > STALLED_BYTES_MAX;
-        if too_much {
-            self.drop_all();
+        if let Some(dropped) = dropped {
+            self.give_up_all(&shared, dropped);
         }
         too_much
     }
 
     /// Too much waits: it is lost, and the node closes the connections that would have got it. It is told so at once,
     /// with a frame that is repeated like all others: what comes next may come hours later.
-    fn drop_all(&mut self) {
+    fn give_up_all(&mut self, shared: &Shared, dropped: Dropped) {
         tracing::warn!(
             node = self.node.0,
             "deliveries for a node that takes none are dropped; it will close who would have got them"
         );
         for sent in std::mem::take(&mut self.unaccepted) {
-            self.link.backlog.remove(sent.counted);
             if let Some(opened) = open(&sent.frame) {
                 self.lost.note_items(opened.items);
             }
         }
-        let (batches, bytes, through) = {
-            let mut queue = self.link.queue.lock();
-            queue.taken += queue.batches.len() as u64;
-            (
-                std::mem::take(&mut queue.batches),
-                std::mem::take(&mut queue.bytes),
-                queue.taken,
-            )
-        };
-        for batch in batches {
+        for batch in dropped.batches {
             self.lost.note_items(&batch.items);
         }
-        self.link.backlog.remove(bytes);
-        if let Some(shared) = self.shared.upgrade() {
-            shared.peer_lost(self.node, self.link.incarnation);
-        }
+        shared.peer_lost(self.node, self.link.incarnation);
         let frame = self.next_frame(true, &[]);
         self.unaccepted.push_back(Sent {
             frame,
             counted: 0,
             waiting: Vec::new(),
             since: Instant::now(),
-            through,
+            through: dropped.through,
             gap: true,
         });
     }

@@ -67,6 +67,11 @@ impl Joint {
         })
     }
 
+    /// One more is missing; call it while another one is.
+    pub(crate) fn one_more(&self) {
+        self.missing.fetch_add(1, Ordering::AcqRel);
+    }
+
     /// Hands over what is to be completed, as one of those that were missing.
     pub(crate) fn hand_over(&self, ticket: Ticket, completion: Completion) {
         *self.waiting.lock() = Some((ticket, completion));
@@ -110,6 +115,8 @@ fn release(shared: &Shared, waiting: Vec<Waiting>) {
 pub(crate) struct PeerBatch {
     pub(crate) items: Vec<u8>,
     pub(crate) waiting: Vec<Waiting>,
+    /// Bytes that it counts in the backlog.
+    counted: usize,
 }
 
 /// The links to all other nodes.

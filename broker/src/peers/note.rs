@@ -91,9 +91,9 @@ impl StallNote {
         });
     }
 
-    /// Waits until `meta` has a decision that it did not have, no longer than `at_most`.
-    pub(super) async fn changed_within(&mut self, at_most: Duration) {
-        let _ = tokio::time::timeout(at_most, self.noted.changed()).await;
+    /// Waits until `meta` has a decision that it did not have, no longer than until `deadline`.
+    pub(super) async fn changed_before(&mut self, deadline: Instant) {
+        let _ = tokio::time::timeout_at(deadline.into(), self.noted.changed()).await;
     }
 }
 
@@ -144,6 +144,11 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
+
+    /// By the clock of the test.
+    fn in_time(duration: Duration) -> Instant {
+        (tokio::time::Instant::now() + duration).into_std()
+    }
 
     #[test]
     fn r4_nobody_is_told_before_the_note_stands() {
@@ -211,7 +216,7 @@ mod tests {
         assert!(!note.stands());
         until(&[1]).await;
         permits.add_permits(1);
-        note.changed_within(CALM_MIN).await;
+        note.changed_before(in_time(CALM_MIN)).await;
         assert!(note.stands());
         let start = Instant::now();
         note.calm(start);
@@ -221,7 +226,7 @@ mod tests {
         assert!(!note.stands());
         until(&[1, 2, 3]).await;
         permits.add_permits(1);
-        note.changed_within(CALM_MIN).await;
+        note.changed_before(in_time(CALM_MIN)).await;
         assert!(note.stands());
         drop(note);
         keeper.await.expect("it ends with the note");
@@ -240,9 +245,9 @@ mod tests {
         note.stands();
         while tries.lock().len() < 12 {
             assert!(!note.stands());
-            note.changed_within(PAUSE_MAX).await;
+            note.changed_before(in_time(PAUSE_MAX)).await;
         }
-        note.changed_within(PAUSE_MAX).await;
+        note.changed_before(in_time(PAUSE_MAX)).await;
         assert!(note.stands());
         let tries = tries.lock().clone();
         let pauses: Vec<Duration> = tries.windows(2).map(|pair| pair[1] - pair[0]).collect();

@@ -107,7 +107,7 @@ impl Worker {
     }
 
     /// Waits for the batch that the last message to this node is in.
-    fn wait_for_peer(&self, node: NodeId, waiting: Waiting) {
+    pub(super) fn wait_for_peer(&self, node: NodeId, waiting: Waiting) {
         let mut outgoing = self.outgoing_peers.borrow_mut();
         let batch = outgoing.iter_mut().find(|(peer, _)| *peer == node);
         let (_, batch) = batch.expect("a message was appended in this turn");

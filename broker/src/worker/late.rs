@@ -22,7 +22,7 @@ use slab::Slab;
 use super::publish::{Published, Targets};
 use super::ticket::{Answer, WaitsFor};
 use super::{Mail, Ticket, Worker};
-use crate::peers::{Joint, Recipients};
+use crate::peers::{Joint, Recipients, Waiting};
 use crate::router::{Plan, PlannedTarget, Terms};
 
 /// A retained publish under way.
@@ -305,9 +305,10 @@ impl Worker {
             }
         }
         for (node, sessions) in elsewhere {
-            // Accepted with what follows it on the way there; the answer does not wait for it.
             let published = Published::of(&message, late.publisher);
             self.forward(node, &Recipients::Late(sessions), &published);
+            answer.one_more();
+            self.wait_for_peer(node, Waiting::Joint(answer.clone()));
         }
         if !durable.is_empty() {
             let location = Location {

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use prost::Message;
 use quorate_storage::log::GroupId;
 
-use super::META;
 use super::beginnings::Beginnings;
 use super::judge::Accusation;
+use super::placement::META;
 use crate::raft::{Answered, NoAnswer, ProposeError, Proposed, Transport};
 use crate::state::{BatchOutcome, NodeId, NodeIncarnation};
 
@@ -132,11 +132,15 @@ impl Peers {
         group: GroupId,
         batch: Bytes,
     ) -> Result<Proposed, ProposeError> {
+        let is_of_meta = group == META;
         let group = u32::from(group.0);
         let size = batch.len();
-        let answer = self
-            .ask(node, RequestBody::Propose(proto::Propose { group, batch }))
-            .await;
+        let request = RequestBody::Propose(proto::Propose { group, batch });
+        // What `meta` is told is small, and seldom; behind deliveries that the node does not take it would not get there.
+        let answer = match is_of_meta {
+            true => read_answer(self.transport.ask_promptly(node, self.encode(request))).await,
+            false => self.ask(node, request).await,
+        };
         match answer {
             Ok(AnswerBody::Proposed(proposed)) => {
                 let outcome = match proposed.refused {

@@ -20,7 +20,7 @@ use crate::log::{Completion, GroupId, LogEntry, LogPosition, SyncPolicy};
 use crate::volume::VolumeId;
 
 /// Buffers above this size are freed after use.
-const BUFFER_BYTES_KEPT: usize = 8 << 20;
+const BUFFER_BYTES_KEPT: usize = 1 << 20;
 
 pub(crate) struct State {
     pub(crate) groups: BTreeMap<GroupId, GroupState>,
