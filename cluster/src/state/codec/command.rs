@@ -1,5 +1,6 @@
 //! One command: a tag, then its fields in the order of their declaration.
 
+use quorate_proto::message::Message;
 use quorate_storage::log::GroupId;
 
 use super::primitive::{CodecError, Reader, put_bool, put_option, put_str, put_varint};
@@ -40,6 +41,13 @@ pub(super) mod tag {
 
 impl ReplayStep {
     fn encode(&self, out: &mut Vec<u8>) {
+        /// Session, connection, replay, lengths and the cursor's slot.
+        const BESIDE_BYTES: usize = 256;
+        let after = self.cursor.as_ref().and_then(|cursor| cursor.after.as_ref());
+        let topics = self.filter.len() + after.map_or(0, |after| after.len());
+        let value = self.value.as_ref().map_or(0, Message::size);
+        // At once: a buffer that grows for the cursor behind a large value is twice as long as that.
+        out.reserve(topics + value + BESIDE_BYTES);
         out.push(tag::REPLAY);
         put_connection(out, self.session, self.epoch);
         put_str(out, &self.filter);
