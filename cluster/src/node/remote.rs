@@ -26,8 +26,6 @@ const READ_MAX: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(20);
 /// Retained messages in one answer, at most.
 const RETAINED_COUNT_MAX: u32 = 1_024;
-/// Their bytes, unless a single one is larger.
-const RETAINED_BYTES_MAX: usize = 1 << 20;
 /// Reads of one group that are asked elsewhere at once; the others wait here, where they cost least.
 pub(super) const READS_MAX: usize = 8;
 /// References in one answer, at most.
@@ -296,10 +294,9 @@ impl<H: Host> Group<H> {
         let asked = Instant::now();
         self.reach_here(ask.after_index).await?;
         let count_max = ask.count_max.min(RETAINED_COUNT_MAX) as usize;
-        let mut page = self
+        let page = self
             .state()
             .retained_page(&ask.filter, ask.after.as_deref(), count_max);
-        limit_bytes(&mut page, RETAINED_BYTES_MAX);
         let bytes = page.matches.iter().map(|value| value.message.size() as u64).sum();
         make_room(reply, bytes, asked).await?;
         let values = page.matches.iter().map(|value| proto::RetainedValue {
@@ -337,22 +334,6 @@ pub(super) async fn make_room(reply: &mut Reply, bytes: u64, asked: Instant) -> 
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
     reply.make_room(LargeAnswer::Read, bytes).await?;
     (asked.elapsed() < READ_MAX).then_some(())
-}
-
-/// Leaves the first values that together stay below the bound; at least one. The rest is for the next page.
-fn limit_bytes(page: &mut RetainedPage, bytes_max: usize) {
-    let mut bytes = 0;
-    let beyond = page.matches.iter().position(|value| {
-        bytes += value.message.size();
-        bytes > bytes_max
-    });
-    if let Some(beyond) = beyond
-        .map(|beyond| beyond.max(1))
-        .filter(|beyond| *beyond < page.matches.len())
-    {
-        page.matches.truncate(beyond);
-        page.resume_after = page.matches.last().map(|value| value.message.topic().to_owned());
-    }
 }
 
 fn put_reference(reference: &PulledReference) -> proto::PulledReference {
@@ -429,29 +410,6 @@ mod tests {
     use quorate_proto::message::Message;
 
     use super::*;
-
-    /// R36: a page of large values is cut, and the next one begins behind what is left.
-    #[test]
-    fn r36_a_page_is_bounded_in_bytes() {
-        let value = |topic: &str| RetainedView {
-            message: Message::new(topic, &[], &[0; 100], QoS::AtLeastOnce, true, None),
-            received_at: GroupTime(1),
-            expires_at: None,
-        };
-        let page = || RetainedPage {
-            matches: ["a", "b", "c"].map(value).to_vec(),
-            resume_after: Some("z".to_owned()),
-        };
-        let cut = |bytes_max| {
-            let mut page = page();
-            limit_bytes(&mut page, bytes_max);
-            (page.matches.len(), page.resume_after.unwrap_or_default())
-        };
-        let size = page().matches[0].message.size();
-        assert_eq!(cut(1), (1, "a".to_owned()));
-        assert_eq!(cut(2 * size), (2, "b".to_owned()));
-        assert_eq!(cut(3 * size), (3, "z".to_owned()));
-    }
 
     #[test]
     fn a_reference_comes_back_as_it_was() {

@@ -446,17 +446,20 @@ impl GroupState {
     }
 
     /// A page of the retained messages that a filter matches and that have not expired, from behind `after` on, at
-    /// most `count_max`. The work per page is bounded, too, so a page may hold fewer and not be the last.
+    /// most `count_max`, and 1 MiB unless the first one is larger. The work per page is bounded, too, so a page may hold
+    /// fewer and not be the last.
     pub fn retained_page(&self, filter: &str, after: Option<&str>, count_max: usize) -> RetainedPage {
         let page = self.retained.matching(filter, after, count_max);
         let alive = page
             .matches
             .into_iter()
             .filter(|(_, stored)| self.is_alive(stored));
-        RetainedPage {
+        let mut page = RetainedPage {
             matches: alive.map(|(_, stored)| retained_view(stored)).collect(),
             resume_after: page.resume_after,
-        }
+        };
+        page.limit_bytes();
+        page
     }
 
     /// The first `count_max` retained messages behind `after` that a filter matches and that have not expired, in

@@ -16,10 +16,13 @@ use quorate_storage::log::GroupId;
 use super::codec::{CodecError, Reader, put_varint};
 use super::messages::{MessageKey, Stored, compact, counted_bytes};
 use super::records::{Dirty, Key, Kind, RecordSink};
-use super::{GroupTime, RetainedSource};
+use super::{GroupTime, RetainedPage, RetainedSource};
 
 /// Refused writes of one source that are remembered. A constant of the format: all replicas have to answer alike (R28).
 pub(super) const REFUSED_MAX: usize = 1_024;
+
+/// Bytes of the messages in one page, unless a single one is larger.
+const PAGE_BYTES_MAX: usize = 1 << 20;
 
 /// Limits of one write.
 #[derive(Clone, Copy, Debug)]
@@ -274,6 +277,24 @@ impl RetainedStore {
         {
             Some((topic, _)) => Err(format!("retained: {topic:?} holds another topic's message")),
             None => Ok(()),
+        }
+    }
+}
+
+impl RetainedPage {
+    /// Leaves the first messages that together stay below the bound; at least one. The rest is for the next page.
+    pub(super) fn limit_bytes(&mut self) {
+        let mut bytes = 0;
+        let beyond = self.matches.iter().position(|value| {
+            bytes += value.message.size();
+            bytes > PAGE_BYTES_MAX
+        });
+        if let Some(beyond) = beyond
+            .map(|beyond| beyond.max(1))
+            .filter(|beyond| *beyond < self.matches.len())
+        {
+            self.matches.truncate(beyond);
+            self.resume_after = self.matches.last().map(|value| value.message.topic().to_owned());
         }
     }
 }

@@ -451,6 +451,28 @@ fn r36_a_page_says_where_the_next_one_begins() {
 }
 
 #[test]
+fn r24_r36_a_page_of_large_values_is_cut_and_the_next_one_goes_on() {
+    let mut group = Harness::new();
+    let sizes = [400 << 10, 400 << 10, 400 << 10, 3 << 20, 10, 10];
+    for (index, size) in (1..).zip(sizes) {
+        let message = on(&format!("a/{index}"), &"v".repeat(size), None);
+        group.one(retain_with(source(1, index, 0), message, 1000, 1 << 30));
+    }
+    let mut after = None;
+    let mut counts = Vec::new();
+    loop {
+        let page = group.state.retained_page("a/#", after.as_deref(), 64);
+        counts.push(page.matches.len());
+        after = page.resume_after;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(counts, [2, 1, 1, 2], "one that is larger comes alone");
+    assert_eq!(group.state.retained_matching("#", None, 64).len(), sizes.len());
+}
+
+#[test]
 fn r35_writes_to_different_groups_leave_on_their_own() {
     let mut group = Harness::new();
     let subscriber = group.open("s");
