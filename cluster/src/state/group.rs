@@ -308,7 +308,7 @@ impl GroupState {
         self.sessions.check_invariants()?;
         self.subscriptions.check_invariants(exists)?;
         self.replays
-            .check_invariants(|session, filter| self.subscriptions.get(session, filter).is_some())?;
+            .check_invariants(|session, filter| self.subscriptions.get(session, filter))?;
         let is_under_way = |session, packet_id| self.parts.contains(PartsKey::Received(session, packet_id));
         let is_to_leave = |key| self.outbox.get(key).is_some();
         self.inbound.check_invariants(exists, is_under_way, is_to_leave)?;

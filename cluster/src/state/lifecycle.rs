@@ -313,9 +313,7 @@ impl GroupState {
                 .subscriptions
                 .insert(session, subscription, subscriptions_max);
             if result != SubscribeResult::LimitReached {
-                if let Some(id) = replay {
-                    self.begin_replay(session, subscription, id, result == SubscribeResult::Added);
-                }
+                self.begin_replay(session, subscription, replay, result == SubscribeResult::Added);
                 events.push(Event::Subscribed {
                     session,
                     subscription: subscription.clone(),

@@ -6,10 +6,12 @@
 //!
 //! Steps are numbered, and one is taken only when its turn has come, for the replay it was made for, from the session's
 //! connection: so none of a connection that was taken over, of a replay that was replaced, or behind one that is
-//! missing has any effect. A subscription that is renewed without asking for retained messages leaves its replay as it
-//! is: nothing that the earlier SUBSCRIBE promised is lost [MQTT-3.8.4-3].
+//! missing has any effect. A subscription that is renewed without asking for retained messages leaves its replay where it
+//! is, on the new terms: nothing that the earlier SUBSCRIBE promised is lost [MQTT-3.8.4-3], and what is appended from then
+//! on has the QoS that was granted last [MQTT-3.8.4-8]. At QoS 0 that is nothing.
 //!
-//! Invariants: a replay's subscription exists, so a session has at most as many as subscriptions; its QoS is above 0.
+//! Invariants: a replay's subscription exists, so a session has at most as many as subscriptions; its terms are the
+//! subscription's.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -69,9 +71,9 @@ pub struct PendingReplay {
     pub filter: Arc<str>,
     /// Of which SUBSCRIBE.
     pub id: ReplayId,
-    /// QoS that this one was granted.
+    /// QoS that the subscription was granted last.
     pub qos: QoS,
-    /// Its subscription identifier.
+    /// The subscription's identifier.
     pub subscription_id: Option<u32>,
     /// Number of the next step.
     pub step: u64,
@@ -143,10 +145,7 @@ impl Replay {
     pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
         Ok(Self {
             id: read_id(reader)?,
-            qos: match QoS::from_bits(reader.u8("QoS")?) {
-                None | Some(QoS::AtMostOnce) => return Err(CodecError::Invalid("QoS of a replay")),
-                Some(qos) => qos,
-            },
+            qos: QoS::from_bits(reader.u8("QoS")?).ok_or(CodecError::Invalid("QoS of a replay"))?,
             subscription_id: reader.option("subscription identifier")?,
             step: reader.varint("step of a replay")?,
             cursor: read_cursor(reader)?,
@@ -259,6 +258,16 @@ impl Replays {
         self.dirty.insert(key);
     }
 
+    /// The subscription has new terms, and its replay goes on.
+    fn renew(&mut self, session: SessionId, subscription: &Subscription) {
+        let key = (session, subscription.filter.clone());
+        if let Some(replay) = self.entries.get_mut(&key) {
+            replay.qos = subscription.options.qos;
+            replay.subscription_id = subscription.subscription_id;
+            self.dirty.insert(key);
+        }
+    }
+
     /// The replay that a step is the next of.
     fn next_of(&self, step: &ReplayStep) -> Option<&Replay> {
         let replay = self.entries.get(&(step.session, step.filter.clone()))?;
@@ -313,16 +322,19 @@ impl Replays {
         self.entries.insert((session, Arc::from(filter)), replay);
     }
 
-    /// `exists` tells which subscriptions there are.
+    /// `subscription` tells which subscriptions there are.
     pub(super) fn check_invariants(
         &self,
-        exists: impl Fn(SessionId, &Arc<str>) -> bool,
+        subscription: impl Fn(SessionId, &Arc<str>) -> Option<Subscription>,
     ) -> Result<(), String> {
         let is_sound = |(session, filter): &(SessionId, Arc<str>), replay: &Replay| {
-            exists(*session, filter) && replay.qos > QoS::AtMostOnce
+            subscription(*session, filter).is_some_and(|subscription| {
+                (replay.qos, replay.subscription_id)
+                    == (subscription.options.qos, subscription.subscription_id)
+            })
         };
         match self.entries.iter().find(|(key, replay)| !is_sound(key, replay)) {
-            Some((key, _)) => Err(format!("replays: {key:?} is of no subscription at QoS 1 or 2")),
+            Some((key, _)) => Err(format!("replays: {key:?} is of no subscription on its terms")),
             None => Ok(()),
         }
     }
@@ -353,16 +365,17 @@ impl GroupState {
         pending
     }
 
-    /// A subscription was committed by SUBSCRIBE `id` of its session's connection.
+    /// A subscription was committed by SUBSCRIBE `id` of its session's connection, if that asks for retained messages at all.
     pub(super) fn begin_replay(
         &mut self,
         session: SessionId,
         subscription: &Subscription,
-        id: ReplayId,
+        id: Option<ReplayId>,
         is_new: bool,
     ) {
-        if wants_retained(&subscription.filter, &subscription.options, is_new) {
-            self.replays.begin(session, subscription, id);
+        match id.filter(|_| wants_retained(&subscription.filter, &subscription.options, is_new)) {
+            Some(id) => self.replays.begin(session, subscription, id),
+            None => self.replays.renew(session, subscription),
         }
     }
 

@@ -197,6 +197,64 @@ fn r24_a_renewed_subscribe_begins_again_and_one_that_asks_for_nothing_leaves_wha
     assert_eq!(filters(&group, &client), [""; 0]);
 }
 
+/// [MQTT-3.8.4-8]
+#[test]
+fn r24_what_a_replay_appends_is_on_the_terms_of_the_last_subscribe() {
+    let mut group = Harness::new();
+    let client = group.open("c");
+    let renewed = |qos: QoS, subscription_id: u32| {
+        let mut renewed = handled("#", RetainHandling::DoNotSend);
+        renewed.options.qos = qos;
+        renewed.subscription_id = Some(subscription_id);
+        renewed
+    };
+    let asked = Subscription {
+        options: handled("#", RetainHandling::Send).options,
+        ..renewed(QoS::AtLeastOnce, 1)
+    };
+    group.one(subscribe(&client, 1, vec![asked]));
+    group.one(Command::Replay(step(&group, &client, "#", "1", behind("1"))));
+    // One that asks for retained messages with another of its filters, and one that asks for none.
+    group.one(subscribe(&client, 2, vec![renewed(QoS::ExactlyOnce, 2)]));
+    group.one(Command::Replay(step(&group, &client, "#", "2", behind("2"))));
+    let nothing_asked = |subscription| Command::Subscribe {
+        session: client.session,
+        epoch: client.epoch,
+        subscriptions: vec![subscription],
+        limits: LIMITS,
+        replay: None,
+    };
+    group.one(nothing_asked(renewed(QoS::AtLeastOnce, 3)));
+    group.one(Command::Replay(step(&group, &client, "#", "3", behind("3"))));
+    // Also when the step was on its way already.
+    let on_its_way = step(&group, &client, "#", "4", behind("4"));
+    group.one(nothing_asked(renewed(QoS::AtMostOnce, 4)));
+    assert_eq!(group.one(Command::Replay(on_its_way)), Outcome::Done);
+    let left = pending(&group, &client);
+    assert_eq!(
+        (left[0].qos, left[0].cursor.clone()),
+        (QoS::AtMostOnce, behind("4"))
+    );
+    let mut encoded = Vec::new();
+    left[0].encode(&mut encoded);
+    assert_eq!(PendingReplay::decode(&encoded).as_ref(), Ok(&left[0]));
+    let mut store = Store::default();
+    store.write(group.state.take_changes());
+    assert_eq!(store.load().unwrap().digest(), group.state.digest());
+    let pulled = group.pull(&client.queue());
+    let terms = pulled
+        .iter()
+        .map(|it| (it.message.topic(), it.qos, it.subscription_ids.as_slice()));
+    assert_eq!(
+        terms.collect::<Vec<_>>(),
+        [
+            ("1", QoS::AtLeastOnce, &[1][..]),
+            ("2", QoS::ExactlyOnce, &[2]),
+            ("3", QoS::AtLeastOnce, &[3]),
+        ]
+    );
+}
+
 #[test]
 fn r24_a_replay_ends_with_its_subscription_and_its_session() {
     let mut group = Harness::new();

@@ -20,15 +20,15 @@ impl Replays {
                         session,
                         epoch,
                         subscriptions,
-                        replay: Some(number),
+                        replay,
                         ..
                     },
                     Outcome::Subscribed(results),
                 ) => {
-                    let id = ReplayId {
+                    let id = replay.map(|number| ReplayId {
                         epoch: *epoch,
-                        number: *number,
-                    };
+                        number,
+                    });
                     for (subscription, result) in subscriptions.iter().zip(results) {
                         self.subscribed((*session, id), subscription, *result);
                     }
@@ -46,15 +46,21 @@ impl Replays {
 
     fn subscribed(
         &mut self,
-        (session, id): (SessionId, ReplayId),
+        (session, id): (SessionId, Option<ReplayId>),
         subscription: &Subscription,
         result: SubscribeResult,
     ) {
         let key = (session, subscription.filter.clone());
-        match subscription.options.qos {
+        match (id, subscription.options.qos) {
             _ if result == SubscribeResult::LimitReached => {}
-            QoS::AtMostOnce => drop(self.0.remove(&key)),
-            qos => drop(self.0.insert(key, (id, qos, 0, None))),
+            (Some(_), QoS::AtMostOnce) => drop(self.0.remove(&key)),
+            (Some(id), qos) => drop(self.0.insert(key, (id, qos, 0, None))),
+            // It asks for nothing: what is there goes on.
+            (None, qos) => {
+                if let Some(known) = self.0.get_mut(&key) {
+                    known.1 = qos;
+                }
+            }
         }
     }
 
