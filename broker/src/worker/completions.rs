@@ -129,8 +129,8 @@ impl Worker {
                 }
                 Ok(())
             }
-            WaitsFor::Replayed(serial) => {
-                self.replayed(conn, serial, &completion);
+            WaitsFor::Replayed { serial, is_value } => {
+                self.replayed(conn, (serial, is_value), &completion);
                 Ok(())
             }
             WaitsFor::Moved(shared) => {
@@ -270,7 +270,7 @@ impl Worker {
             (WaitsFor::RetainedAppended(late), completion) => {
                 self.retained_is_stored(late, completion);
             }
-            (WaitsFor::Replayed(_), completion) => {
+            (WaitsFor::Replayed { .. }, completion) => {
                 self.is_value_stored(completion);
             }
             (WaitsFor::LateStored(late), completion) => late.stored(completion),

@@ -125,6 +125,10 @@ impl Worker {
                     let new = *result == SubscribeResult::Added;
                     if wants_retained(filter, options, new) {
                         replays.push((filter.clone(), *options));
+                    } else if let Some(rare) = &mut conn.state.borrow_mut().rare {
+                        let terms = (options.qos, subscribing.subscription_id);
+                        let is_durable = Placement::is_durable(subscribing.session);
+                        rare.replays.renewed(filter, terms, is_durable);
                     }
                 }
             }
@@ -213,6 +217,7 @@ impl Worker {
             packet_id: request.packet_id,
             reasons: SmallVec::new(),
             places: SmallVec::new(),
+            filters: Vec::new(),
         };
         let mut filters: Vec<Arc<str>> = Vec::new();
         for (place, entry) in request.entries.iter().enumerate() {
@@ -227,6 +232,7 @@ impl Worker {
         if filters.is_empty() {
             return self.answer_unsubscribe(conn, &unsubscribing);
         }
+        unsubscribing.filters.clone_from(&filters);
         let ticket = Ticket {
             location: conn.location,
             waits_for: WaitsFor::Unsubscribed(Box::new(unsubscribing)),
@@ -259,7 +265,7 @@ impl Worker {
 
     /// The removal is committed and no longer routed.
     pub(super) fn unsubscribed(
-        &self,
+        self: &Rc<Self>,
         conn: &Rc<Conn>,
         mut unsubscribing: Unsubscribing,
         completion: &Completion,
@@ -272,7 +278,18 @@ impl Worker {
                 unsubscribing.reasons[*place] = ReasonCode::NO_SUBSCRIPTION_EXISTED;
             }
         }
-        self.answer_unsubscribe(conn, &unsubscribing)
+        let has_replays = {
+            let mut state = conn.state.borrow_mut();
+            let rare = state.rare.as_mut();
+            rare.map(|rare| rare.replays.unsubscribed(&unsubscribing.filters))
+                .is_some()
+        };
+        self.answer_unsubscribe(conn, &unsubscribing)?;
+        if has_replays {
+            // Others may have waited behind them.
+            self.replay(conn);
+        }
+        Ok(())
     }
 }
 

@@ -146,8 +146,9 @@ pub(crate) enum WaitsFor {
     Unsubscribed(Box<Unsubscribing>),
     /// A retained message in the queue of a durable session; its publisher may wait for that.
     RetainedAppended(Option<Arc<Joint>>),
-    /// A step of the replay with this serial number among those of the connection.
-    Replayed(u32),
+    /// A step of the replay with this serial number among those of the connection, with a value or to move its cursor
+    /// alone.
+    Replayed { serial: u32, is_value: bool },
     /// A shared message that is offered to a durable member, in its own queue.
     Moved(Box<Shared>),
     /// Retained messages in queues of sessions without connection; their publisher waits for that.
@@ -175,4 +176,6 @@ pub(crate) struct Unsubscribing {
     pub(crate) reasons: SmallVec<[ReasonCode; 2]>,
     /// Places in `reasons` of the proposed filters.
     pub(crate) places: SmallVec<[usize; 2]>,
+    /// These filters.
+    pub(crate) filters: Vec<Arc<str>>,
 }

@@ -527,6 +527,53 @@ async fn retained_messages_are_kept_for_a_client_that_leaves() {
     }
 }
 
+/// [MQTT-3.10.4-2]: also of what is not queued nothing follows UNSUBACK.
+#[tokio::test]
+async fn r24_nothing_retained_is_sent_behind_unsuback() {
+    // More than the sockets between the broker and a client that does not read take.
+    const COUNT: usize = 400;
+    const PAYLOAD: usize = 64 * 1024;
+    let broker = start(Config::new());
+    let mut publisher = broker.clean(Version::V5, "p").await;
+    let payload = vec![b'v'; PAYLOAD];
+    for number in 0..COUNT {
+        publisher
+            .publish(publish(&format!("r/{number}"), &payload).qos(1).retain())
+            .await;
+    }
+    let mut raw = broker.raw_client(Version::V5, &connect("a")).await;
+    raw.send(&subscribe(1, [filter("r/#")])).await;
+    raw.send(&unsubscribe(2, ["r/#"])).await;
+    let mut sent = 0;
+    loop {
+        match raw.receive().await {
+            Packet::Publish(_) => sent += 1,
+            Packet::Unsuback(_) => break,
+            _ => {}
+        }
+    }
+    assert!(sent < COUNT, "everything had been sent before");
+    raw.expect_alive().await;
+}
+
+/// [MQTT-3.8.4-3]: what is retained for many subscriptions is looked for without a commit of its own for each.
+#[tokio::test]
+async fn r24_subscriptions_that_find_nothing_wait_for_no_disk() {
+    const COUNT: usize = 500;
+    let broker = start(Config::new());
+    let mut publisher = broker.clean(Version::V5, "p").await;
+    publisher.publish(publish("last", "found").qos(1).retain()).await;
+    let mut client = broker.durable(Version::V5, "a").await;
+    let syncs = || broker.metric("quorate_log_sync_seconds_count");
+    let before = syncs();
+    let filters = (0..COUNT).map(|number| filter(&format!("nothing/{number}")).qos(1));
+    client.subscribe_with(filters, []).await;
+    client.subscribe("last", 1).await;
+    client.expect("found").await;
+    let needed = syncs() - before;
+    assert!(needed < COUNT as f64 / 5.0, "{needed} syncs");
+}
+
 /// Of a replay that goes on nothing more is sent than what was on its way when its subscription was removed (R24).
 #[tokio::test]
 async fn r24_retained_messages_end_with_their_subscription() {

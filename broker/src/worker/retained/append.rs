@@ -61,17 +61,22 @@ impl Worker {
             cursor,
         };
         kept.step += 1;
+        replay.unnoted = 0;
+        let is_value = step.value.is_some();
         {
             let mut state = conn.state.borrow_mut();
             let replays = &mut state.rare().replays;
-            match step.value {
-                Some(_) => replays.append(replay.number),
-                None => replays.appending += 1,
+            match is_value {
+                true => replays.append(replay.number),
+                false => replays.move_alone(),
             }
         }
         let ticket = Ticket {
             location: conn.location,
-            waits_for: WaitsFor::Replayed(replay.serial()),
+            waits_for: WaitsFor::Replayed {
+                serial: replay.serial(),
+                is_value,
+            },
         };
         self.shared.node().home(session).propose_replay(step, ticket);
     }
@@ -80,7 +85,7 @@ impl Worker {
     pub(in crate::worker) fn replayed(
         self: &Rc<Self>,
         conn: &Rc<Conn>,
-        serial: u32,
+        (serial, is_value): (u32, bool),
         completion: &Completion,
     ) {
         let is_stored = self.is_value_stored(completion);
@@ -90,7 +95,10 @@ impl Worker {
         {
             let mut state = conn.state.borrow_mut();
             let replays = &mut state.rare().replays;
-            replays.value_appended(is_stored);
+            match is_value {
+                true => replays.value_appended(is_stored),
+                false => replays.moved_alone(),
+            }
             let is_done = matches!(
                 completion,
                 Completion::Applied(Outcome::Published { .. } | Outcome::Done)
@@ -137,11 +145,8 @@ impl Worker {
                     return;
                 };
                 let last = page.last().map(|replay| replay.filter.clone());
-                {
-                    let mut state = conn.state.borrow_mut();
-                    let replays = &mut state.rare().replays;
-                    page.into_iter().for_each(|pending| replays.go_on(pending, epoch));
-                    replays.is_resuming = last.is_some();
+                if !conn.state.borrow_mut().rare().replays.resumed(page, epoch) {
+                    continue;
                 }
                 if last.is_none() {
                     worker.replay(&conn);

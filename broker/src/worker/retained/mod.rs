@@ -28,6 +28,11 @@ use super::queue::translate;
 const OUTPUT_MAX: usize = 64 * 1024;
 /// Pages of the index read in one turn; each looks at about a thousand topics at most.
 const PAGES_PER_TURN: usize = 32;
+/// Pieces of which nothing was appended, after which the session's state is told how far its replay is. The next connection
+/// reads them again.
+const UNNOTED_MAX: u8 = 16;
+/// Moves of cursors under way, for which nobody else waits.
+const MOVING_MAX: usize = 1_024;
 
 impl Worker {
     /// Sends the last values of the broker's own topics.
@@ -80,7 +85,9 @@ impl Worker {
                 replays.earlier = None;
                 // A piece for a durable session waits until the one before has been sent (R24), or has expired.
                 let is_sent = replays.appended.is_none() || replays.unsent == 0 || drained;
-                if replays.appending > 0 || replays.reading.is_some() || !room || !is_sent {
+                let is_busy =
+                    replays.appending > 0 || replays.moving >= MOVING_MAX || replays.reading.is_some();
+                if is_busy || !room || !is_sent {
                     return;
                 }
                 replays.appended = None;
@@ -155,32 +162,39 @@ impl Worker {
 
     /// Sends what was read last for a replay, or has it appended, and puts the replay back unless that was all.
     fn send_piece(&self, conn: &Rc<Conn>, mut replay: Replay, values: &[Value]) {
-        // Whether the state has it that the replay came so far.
-        let mut is_noted = values.is_empty() && !replay.place.is_end();
+        // Whether the state has it that the replay came so far, and otherwise is to be told.
+        let (mut is_noted, mut is_overtaken) = (values.is_empty() && !replay.place.is_end(), false);
         for (at, value) in values.iter().enumerate() {
+            let had_live = {
+                let mut state = conn.state.borrow_mut();
+                state
+                    .rare()
+                    .replays
+                    .had_live(value.message.topic(), replay.number)
+            };
+            if had_live {
+                (is_noted, is_overtaken) = (false, true);
+                continue;
+            }
             is_noted = self.send_retained(conn, &mut replay, value, at + 1 == values.len());
+            is_overtaken &= !is_noted;
         }
         if !is_noted {
-            let cursor = replay.place.cursor();
-            self.propose_step(conn, &mut replay, None, cursor);
+            replay.unnoted = replay.unnoted.saturating_add(1);
+            if is_overtaken || replay.unnoted >= UNNOTED_MAX || replay.place.is_end() {
+                let cursor = replay.place.cursor();
+                self.propose_step(conn, &mut replay, None, cursor);
+            }
         }
         if !replay.place.is_end() {
             conn.state.borrow_mut().rare().replays.waiting.push_front(replay);
         }
     }
 
-    /// Sends a value, or has it appended, unless it is overtaken. True when the session's state will say that the replay
-    /// is behind it.
+    /// Sends a value, or has it appended. True when the session's state will say that the replay is behind it.
     fn send_retained(&self, conn: &Rc<Conn>, replay: &mut Replay, value: &Value, is_last: bool) -> bool {
         let message = &value.message;
         let qos = message.qos.min(replay.qos);
-        let had_live = {
-            let mut state = conn.state.borrow_mut();
-            state.rare().replays.had_live(message.topic(), replay.number)
-        };
-        if had_live {
-            return false;
-        }
         if let Some(kept) = &replay.kept {
             if qos > QoS::AtMostOnce {
                 self.append_value(conn, replay, value, is_last);

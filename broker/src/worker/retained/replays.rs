@@ -25,6 +25,8 @@ pub(super) struct Replay {
     pub(super) place: Place,
     /// What the session's state has of it, where values at QoS 1 and 2 are appended to the session's queue.
     pub(super) kept: Option<Kept>,
+    /// Pieces since the state was told where it is.
+    pub(super) unnoted: u8,
 }
 
 /// A replay that the session's state has.
@@ -49,8 +51,10 @@ pub(in crate::worker) struct Replays {
     expected: Vec<(u32, Vec<Arc<str>>)>,
     /// Topics that had a live message while replays went on, with the number that was the last then.
     live_topics: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
-    /// Values of a piece, and moves of a cursor, on their way into the session's home group.
+    /// Values of a piece on their way into the session's home group.
     pub(super) appending: usize,
+    /// Moves of cursors alone on their way there: nobody waits for them.
+    pub(super) moving: usize,
     /// A piece was appended that the client was not sent entirely; the number of its replay.
     pub(super) appended: Option<u32>,
     /// Appended values that were not sent.
@@ -59,6 +63,8 @@ pub(in crate::worker) struct Replays {
     pub(super) earlier: Option<GroupTime>,
     /// What earlier connections have left of their replays is being asked for.
     pub(super) is_resuming: bool,
+    /// Subscriptions have changed since: what is answered may be of before.
+    is_outdated: bool,
     /// The next turn goes on reading.
     pub(super) scheduled: bool,
     /// A piece is being read behind a barrier, for the replay with this serial number, the first of the waiting.
@@ -71,10 +77,12 @@ impl Replays {
         self.waiting.is_empty()
     }
 
-    /// Whether nothing is to be sent, and nothing of it is under way.
+    /// Whether nothing is to be sent, and nothing of it is under way. Only then may this be forgotten: the numbers begin
+    /// again behind it, and nobody is to come back with an old one.
     pub(in crate::worker) fn is_idle(&self) -> bool {
-        let nothing_comes = self.waiting.is_empty() && self.expected.is_empty() && self.appending == 0;
-        nothing_comes && !self.is_resuming && self.appended.is_none() && self.earlier.is_none()
+        let nothing_comes = self.waiting.is_empty() && self.expected.is_empty() && !self.is_resuming;
+        let nothing_returns = self.appending == 0 && self.moving == 0 && self.reading.is_none();
+        nothing_comes && nothing_returns && self.appended.is_none() && self.earlier.is_none()
     }
 
     /// The session is continued: until its home group's queue has been sent, as far as it was there before this, live
@@ -100,7 +108,31 @@ impl Replays {
         self.expected.retain(|(expected, _)| *expected != number);
     }
 
-    /// A new subscription of SUBSCRIBE `number`.
+    /// Subscriptions were removed, so nothing more is read for them [MQTT-3.10.4-2].
+    pub(in crate::worker) fn unsubscribed(&mut self, filters: &[Arc<str>]) {
+        self.is_outdated = self.is_resuming;
+        self.waiting
+            .retain(|replay| !filters.contains(&replay.place.filter));
+    }
+
+    /// A subscription was renewed that asks for no retained messages: those that are still to come are on its terms
+    /// [MQTT-3.8.4-8]. What the state of a durable session has not, stays at QoS 0.
+    pub(in crate::worker) fn renewed(
+        &mut self,
+        filter: &str,
+        (qos, subscription_id): (QoS, Option<u32>),
+        is_durable: bool,
+    ) {
+        let mut waiting = self.waiting.iter_mut();
+        if let Some(replay) = waiting.find(|replay| &*replay.place.filter == filter) {
+            replay.subscription_id = subscription_id;
+            if replay.kept.is_some() || !is_durable {
+                replay.qos = qos;
+            }
+        }
+    }
+
+    /// A new subscription of SUBSCRIBE `number`, or one that is renewed: it begins again.
     pub(super) fn begin(
         &mut self,
         number: u32,
@@ -113,11 +145,24 @@ impl Replays {
             step: 0,
             is_resumed: false,
         });
+        self.is_outdated = self.is_resuming;
+        self.waiting
+            .retain(|replay| replay.place.filter != filter || replay.number > number);
         self.push(number, Place::before(filter), terms, kept);
     }
 
+    /// A page of what earlier connections have left is there; false where it is to be asked for again.
+    pub(super) fn resumed(&mut self, page: Vec<PendingReplay>, epoch: Epoch) -> bool {
+        if std::mem::take(&mut self.is_outdated) {
+            return false;
+        }
+        self.is_resuming = !page.is_empty();
+        page.into_iter().for_each(|pending| self.go_on(pending, epoch));
+        true
+    }
+
     /// What an earlier connection has left. What this one has begun anew since is not that.
-    pub(super) fn go_on(&mut self, pending: PendingReplay, epoch: Epoch) {
+    fn go_on(&mut self, pending: PendingReplay, epoch: Epoch) {
         let PendingReplay {
             filter,
             id,
@@ -151,6 +196,7 @@ impl Replays {
             subscription_id,
             place,
             kept,
+            unnoted: 0,
         });
     }
 
@@ -176,8 +222,8 @@ impl Replays {
     pub(in crate::worker) fn will_find(&self, topic: &str) -> bool {
         let mut expected = self.expected.iter().flat_map(|(_, filters)| filters);
         // What is being read may have been looked for already: better twice than not at all.
-        let mut waiting = self.waiting.iter().skip(usize::from(self.reading.is_some()));
-        let mut waiting = waiting.by_ref().filter(|replay| replay.place.is_before(topic));
+        let mut waiting = (self.waiting.iter())
+            .filter(|replay| self.reading != Some(replay.serial) && replay.place.is_before(topic));
         expected.any(|filter| topic::matches(filter, topic))
             || waiting.any(|replay| topic::matches(&replay.place.filter, topic))
     }
@@ -225,6 +271,16 @@ impl Replays {
         self.appended.get_or_insert(self.last);
     }
 
+    /// A command leaves for the home group that moves a cursor alone.
+    pub(super) fn move_alone(&mut self) {
+        self.moving += 1;
+    }
+
+    /// It has arrived, or was refused.
+    pub(super) fn moved_alone(&mut self) {
+        self.moving = self.moving.saturating_sub(1);
+    }
+
     /// A value was appended to the home group, or not.
     pub(in crate::worker) fn value_appended(&mut self, is_stored: bool) {
         self.appending = self.appending.saturating_sub(1);
@@ -241,5 +297,110 @@ impl Replay {
     /// Names it where it may have ended meanwhile.
     pub(super) fn serial(&self) -> u32 {
         self.serial
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EPOCH: Epoch = Epoch(7);
+
+    /// Replays that were subscribed to in this order; at QoS 1, of a durable session.
+    fn of(filters: &[&str]) -> Replays {
+        let mut replays = Replays::default();
+        for filter in filters {
+            subscribe(&mut replays, filter);
+        }
+        replays
+    }
+
+    fn subscribe(replays: &mut Replays, filter: &str) {
+        let filter: Arc<str> = filter.into();
+        let number = replays.expect(vec![filter.clone()]);
+        let id = ReplayId { epoch: EPOCH, number };
+        replays.begin(number, filter, (QoS::AtLeastOnce, None), Some(id));
+        replays.answered(number);
+    }
+
+    fn left(replays: &Replays) -> Vec<(&str, u32)> {
+        let waiting = replays.waiting.iter();
+        waiting
+            .map(|replay| (&*replay.place.filter, replay.number))
+            .collect()
+    }
+
+    fn pending(filter: &str) -> PendingReplay {
+        PendingReplay {
+            filter: filter.into(),
+            id: ReplayId {
+                epoch: Epoch(1),
+                number: 1,
+            },
+            qos: QoS::AtLeastOnce,
+            subscription_id: None,
+            step: 3,
+            cursor: None,
+        }
+    }
+
+    /// [MQTT-3.10.4-2]; and a value that is on its way to its topic's group is not left to one that looks for nothing (R33).
+    #[test]
+    fn r24_r33_what_is_not_subscribed_to_any_more_finds_nothing() {
+        let mut replays = of(&["c", "#"]);
+        assert!(replays.will_find("a/b"));
+        replays.unsubscribed(&["#".into()]);
+        assert!(!replays.will_find("a/b"));
+        assert_eq!(left(&replays), [("c", 1)]);
+    }
+
+    #[test]
+    fn r24_a_renewed_subscription_begins_again_in_place_of_its_earlier_replay() {
+        let mut replays = of(&["a", "b", "a"]);
+        assert_eq!(left(&replays), [("b", 2), ("a", 3)]);
+        // Where it asks for none, the one that is there goes on, on the new terms.
+        replays.renewed("a", (QoS::AtMostOnce, Some(9)), true);
+        let renewed = &replays.waiting[1];
+        assert_eq!((renewed.qos, renewed.subscription_id), (QoS::AtMostOnce, Some(9)));
+        replays.waiting[1].kept = None;
+        replays.renewed("a", (QoS::ExactlyOnce, None), true);
+        assert_eq!(replays.waiting[1].qos, QoS::AtMostOnce, "it is in no state");
+        replays.renewed("a", (QoS::ExactlyOnce, None), false);
+        assert_eq!(replays.waiting[1].qos, QoS::ExactlyOnce);
+    }
+
+    /// Whoever comes back with what belongs to a replay that has ended finds no other under its number.
+    #[test]
+    fn r24_numbers_begin_again_only_when_nobody_comes_back_with_an_old_one() {
+        let mut replays = of(&["#"]);
+        assert!(replays.read_first().is_some());
+        replays.unsubscribed(&["#".into()]);
+        assert!(!replays.is_idle(), "it is being read");
+        subscribe(&mut replays, "a");
+        assert!(replays.will_find("a"), "that is not what is being read");
+        assert!(replays.was_read().is_none(), "the values are of another filter");
+        assert_eq!(left(&replays), [("a", 2)]);
+        replays.unsubscribed(&["a".into()]);
+        assert!(replays.is_idle());
+        replays.move_alone();
+        assert!(!replays.is_idle(), "a step is on its way");
+        replays.moved_alone();
+        assert!(replays.is_idle());
+    }
+
+    #[test]
+    fn r24_what_earlier_connections_left_is_asked_for_again_where_subscriptions_have_changed() {
+        let mut replays = Replays {
+            is_resuming: true,
+            ..Replays::default()
+        };
+        replays.unsubscribed(&["a".into()]);
+        assert!(!replays.resumed(vec![pending("a"), pending("b")], EPOCH));
+        assert_eq!(left(&replays), []);
+        assert!(replays.resumed(vec![pending("b")], EPOCH) && replays.is_resuming);
+        subscribe(&mut replays, "b");
+        assert!(!replays.resumed(vec![], EPOCH));
+        assert!(replays.resumed(vec![], EPOCH) && !replays.is_resuming);
+        assert_eq!(left(&replays), [("b", 1)]);
     }
 }
