@@ -3,7 +3,7 @@
 //! Four things can fall behind what clients send: another worker, whose mailbox fills with live deliveries, another
 //! node, the log, for which commands wait, and checkpoints, for which large payloads wait. All count their bytes in a [`Backlog`]; connections look before every read and,
 //! where one is full, wait here until there is room. Nobody who empties a backlog ever waits here: mail and commits
-//! are handled by tasks of their own.
+//! are handled by tasks of their own. Retained messages on their way to queues wait as well, before they are read.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -25,13 +25,9 @@ pub(super) struct Pressed {
 impl Worker {
     /// What this worker's connections add to, where it has fallen behind.
     fn full_backlog(&self) -> Option<&Backlog> {
-        let proposals = self.shared.node().backlog();
-        if proposals.is_full() {
-            return Some(proposals);
-        }
-        let unstored = self.shared.node().unstored();
-        if unstored.is_full() {
-            return Some(unstored);
+        let log = self.full_log();
+        if log.is_some() {
+            return log;
         }
         let peers = &*self.shared.peers.backlog;
         if peers.is_full() {
@@ -40,6 +36,14 @@ impl Worker {
         let mailboxes = self.shared.mailboxes.iter();
         mailboxes
             .map(|mailbox| &mailbox.deliveries)
+            .find(|backlog| backlog.is_full())
+    }
+
+    /// What whoever proposes messages adds to, where it has fallen behind.
+    pub(super) fn full_log(&self) -> Option<&Backlog> {
+        let node = self.shared.node();
+        [node.backlog(), node.unstored()]
+            .into_iter()
             .find(|backlog| backlog.is_full())
     }
 

@@ -7,7 +7,7 @@ use quorate_tests::Version;
 use quorate_tests::broker::{Broker, Config};
 use quorate_tests::client::RawClient;
 use quorate_tests::shim::start_script;
-use quorate_tests::wire::{connect, publish};
+use quorate_tests::wire::{connect, filter, puback, publish, subscribe};
 
 use super::{HELD_BACK, in_time, wait_until};
 
@@ -123,4 +123,58 @@ async fn clients_are_not_read_while_too_much_waits_for_the_disk() {
     .await;
     let retained = other.subscribe_until_retained("flood/5").await;
     assert_eq!(retained.payload.len(), PAYLOAD);
+}
+
+/// Retained messages for many new subscriptions of durable sessions, which nobody publishes, wait before they are read
+/// while too much waits for the disk (R24); then all come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r24_retained_messages_wait_before_they_are_read() {
+    const SUBSCRIBERS: usize = 200;
+    const PAYLOAD: usize = MIB / 4 * 3;
+    let stallable = Stallable::start(Config::new());
+    let broker = &stallable.broker;
+    let mut publisher = broker.clean(Version::V5, "publisher").await;
+    publisher
+        .publish(publish("large", vec![b'x'; PAYLOAD]).qos(1).retain())
+        .await;
+    let mut subscribers = Vec::new();
+    for number in 0..SUBSCRIBERS {
+        let packet = connect(&format!("subscriber-{number}")).expiry(600);
+        subscribers.push(broker.raw_client(Version::V5, &packet).await);
+    }
+    // All are committed when the disk goes on.
+    stallable.stop_disk();
+    for subscriber in &mut subscribers {
+        subscriber.send(&subscribe(1, [filter("large").qos(1)])).await;
+    }
+    for subscriber in &mut subscribers {
+        subscriber.expect_alive().await;
+    }
+    stallable.let_disk_go();
+    let receiving: Vec<_> = subscribers
+        .into_iter()
+        .map(|mut subscriber| {
+            tokio::spawn(async move {
+                subscriber.expect_suback().await;
+                let message = subscriber.expect_publish().await;
+                assert_eq!((message.payload.len(), message.retain), (PAYLOAD, true));
+                subscriber.send(&puback(message.id.expect("at QoS 1"))).await;
+            })
+        })
+        .collect();
+    let mut highest = 0.0f64;
+    while receiving.iter().any(|subscriber| !subscriber.is_finished()) {
+        highest = highest.max(broker.metric("quorate_commit_backlog_bytes"));
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    for subscriber in receiving {
+        in_time("a subscriber", subscriber)
+            .await
+            .expect("it gets the message");
+    }
+    // The bound, and one piece of each worker that was read before it was reached.
+    assert!(
+        highest < (BACKLOG_MAX + 8 * MIB) as f64,
+        "{highest} bytes waited for the disk"
+    );
 }

@@ -99,6 +99,10 @@ impl Worker {
                     }
                     return;
                 }
+                if replays.proposes() && self.full_log().is_some() {
+                    self.replay_later(conn, replays);
+                    return;
+                }
                 if !self.shared.node().is_alone() {
                     if let Some(place) = replays.read_first() {
                         self.read_behind_barrier(conn, place);
@@ -106,7 +110,7 @@ impl Worker {
                     return;
                 }
                 if pages == 0 {
-                    self.replay_next_turn(conn, replays);
+                    self.replay_later(conn, replays);
                     return;
                 }
                 let Some(mut replay) = replays.waiting.pop_front() else {
@@ -119,15 +123,19 @@ impl Worker {
         }
     }
 
-    /// Reading takes long: others get their turn.
-    fn replay_next_turn(self: &Rc<Self>, conn: &Rc<Conn>, replays: &mut Replays) {
+    /// Reading takes long: others get their turn. What is appended waits until the log has room.
+    fn replay_later(self: &Rc<Self>, conn: &Rc<Conn>, replays: &mut Replays) {
         if replays.scheduled {
             return;
         }
         replays.scheduled = true;
+        let proposes = replays.proposes();
         let (worker, location) = (self.clone(), conn.location);
         tokio::task::spawn_local(async move {
             tokio::task::yield_now().await;
+            while let Some(backlog) = worker.full_log().filter(|_| proposes) {
+                backlog.room().await;
+            }
             if let Some(conn) = worker.open_connection(location) {
                 if let Some(rare) = &mut conn.state.borrow_mut().rare {
                     rare.replays.scheduled = false;
@@ -151,9 +159,16 @@ impl Worker {
                 return;
             };
             let replay = conn.state.borrow_mut().rare().replays.was_read();
-            if let Some(mut replay) = replay {
-                replay.place = place;
-                worker.send_piece(&conn, replay, &values);
+            match replay {
+                // Others were faster. It is read again when there is room: what waits would be held by all who do.
+                Some(replay) if replay.kept.is_some() && worker.full_log().is_some() => {
+                    conn.state.borrow_mut().rare().replays.waiting.push_front(replay);
+                }
+                Some(mut replay) => {
+                    replay.place = place;
+                    worker.send_piece(&conn, replay, &values);
+                }
+                None => {}
             }
             worker.replay(&conn);
             worker.after_completion(&conn);

@@ -200,6 +200,11 @@ impl Replays {
         });
     }
 
+    /// Whether what the first replay finds is appended.
+    pub(super) fn proposes(&self) -> bool {
+        self.waiting.front().is_some_and(|first| first.kept.is_some())
+    }
+
     /// The first replay is going to be read by a task.
     pub(super) fn read_first(&mut self) -> Option<Place> {
         let first = self.waiting.front()?;
