@@ -16,6 +16,7 @@ use quorate_proto::session::{
 use super::Worker;
 use super::connection::Conn;
 use super::counting::drop_reason;
+use super::retained::Replays;
 
 /// Groups with queues, one bit each in the masks below.
 pub(super) const SLOTS: usize = (DATA_GROUPS + MEMORY_GROUPS) as usize;
@@ -241,15 +242,17 @@ impl Worker {
                 return;
             };
             let state = &mut *state;
+            let is_home = held.slot == Placement::packet_id_slot(Placement::home_of(session));
             if let Some(rare) = &mut state.rare
-                && held.slot == Placement::packet_id_slot(Placement::home_of(session))
+                && is_home
             {
                 rare.replays.reached(held.reference.received_at);
             }
             let is_first = held.phase == DeliveryPhase::Fresh;
+            let is_own = |replays: &Replays| held.reference.replayed && replays.is_own(is_first, is_home);
             if let Some(rare) = &mut state.rare
-                && held.reference.replayed
-                && is_first
+                && is_own(&rare.replays)
+                && held.phase != DeliveryPhase::Received
                 && rare.replays.is_overtaken(held.reference.message.topic())
             {
                 rare.replays.value_sent();
@@ -261,20 +264,18 @@ impl Worker {
                 .protocol
                 .deliver_tracked(&tracked(&held), self.now(), &mut state.out);
             if let Some(rare) = &mut state.rare
-                && is_first
                 && result != DeliverResult::Busy
             {
-                if held.reference.shared {
+                if is_own(&rare.replays) {
+                    rare.replays.value_sent();
+                }
+                if is_first && held.reference.shared {
                     rare.shared.one_was_sent();
                 }
                 let is_sent = matches!(result, DeliverResult::Sent | DeliverResult::Queued);
-                match held.reference.replayed {
-                    true => rare.replays.value_sent(),
-                    // What a share had belongs to another subscription.
-                    false if is_sent && !held.reference.shared => {
-                        rare.replays.note_live(held.reference.message.topic());
-                    }
-                    false => {}
+                // What a share had belongs to another subscription.
+                if is_first && is_sent && !held.reference.replayed && !held.reference.shared {
+                    rare.replays.note_live(held.reference.message.topic());
                 }
             }
             match result {

@@ -286,6 +286,12 @@ impl Replays {
         self.moving = self.moving.saturating_sub(1);
     }
 
+    /// Whether a value that the home group's queue held was appended there for this connection: where it may have been
+    /// sent before, only the time of its arrival says so. What earlier connections left has been sent by then.
+    pub(in crate::worker) fn is_own(&self, is_first: bool, is_home: bool) -> bool {
+        is_first || (is_home && self.earlier.is_none())
+    }
+
     /// A value was appended to the home group, or not.
     pub(in crate::worker) fn value_appended(&mut self, is_stored: bool) {
         self.appending = self.appending.saturating_sub(1);
@@ -407,5 +413,19 @@ mod tests {
         assert!(!replays.resumed(vec![], EPOCH));
         assert!(replays.resumed(vec![], EPOCH) && !replays.is_resuming);
         assert_eq!(left(&replays), [("b", 1)]);
+    }
+
+    /// What the session's queue has of this connection's replays counts as sent also where the group's time cannot tell it
+    /// from what an earlier one may have been sent.
+    #[test]
+    fn r24_r34_values_are_this_connections_once_the_queue_it_found_was_sent() {
+        let mut replays = of(&["#"]);
+        replays.resume(GroupTime(1_000));
+        assert!(replays.is_own(true, true) && !replays.is_own(false, true));
+        replays.reached(GroupTime(1_000));
+        assert!(!replays.is_own(false, true), "it may have been there before");
+        replays.earlier = None;
+        assert!(replays.is_own(false, true));
+        assert!(!replays.is_own(false, false), "another group's queue");
     }
 }
