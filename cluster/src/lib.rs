@@ -4,6 +4,8 @@
 //! - [`meta`]: the group that knows the nodes, who of them serves, and where the groups are.
 //! - [`raft`]: openraft behind our own types; nothing outside this folder names it.
 
+#[cfg(test)]
+mod frames;
 pub mod meta;
 pub mod node;
 pub mod raft;

@@ -8,6 +8,8 @@
 //! note of it ([`StallNote`](note::StallNote)).
 
 mod frame;
+#[cfg(test)]
+mod golden;
 mod inbox;
 mod link;
 mod lost;

@@ -10,7 +10,7 @@ mod replica;
 mod stalls;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use command::MetaCommand;
 pub use directory::Directory;

@@ -1,5 +1,6 @@
 //! The state of `meta`, command by command.
 
+pub(crate) mod frames;
 mod stalls;
 
 use std::collections::BTreeMap;

@@ -55,7 +55,7 @@ mod stalls;
 mod start;
 mod steps;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod unstored;
 mod upkeep;
 mod wills;

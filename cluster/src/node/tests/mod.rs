@@ -2,6 +2,7 @@
 //! told.
 
 pub(super) mod duties;
+pub(crate) mod frames;
 mod live;
 mod members;
 mod on_disk;

@@ -4,6 +4,7 @@ mod answers;
 mod checkpoints;
 mod cluster;
 mod connections;
+pub(crate) mod frames;
 mod harness;
 mod memory_log;
 mod memory_store;

@@ -1,0 +1,205 @@
+//! Samples of what `meta` logs and stores, and that it is read.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::super::proto::{self, command, record};
+use super::*;
+use crate::frames::{Kind, kind};
+
+fn volume_of(number: u8) -> Bytes {
+    Bytes::copy_from_slice(&volume(number))
+}
+
+fn settings() -> proto::Settings {
+    proto::Settings {
+        replication_factor: 3,
+        bootstrap_expect: 5,
+        next_node: 300,
+        feature_level: 1,
+        time_by_wall: 1_700_000_000_000,
+    }
+}
+
+fn join(number: u8) -> proto::Join {
+    proto::Join {
+        volume: volume_of(number),
+        name: "name".to_owned(),
+        address: "address:1".to_owned(),
+    }
+}
+
+fn stall() -> proto::Stall {
+    proto::Stall {
+        node: 1,
+        incarnation: 300,
+        peer: 2,
+        peer_incarnation: 301,
+        number: 302,
+        stalled: true,
+    }
+}
+
+fn commands() -> Vec<(&'static str, command::Body)> {
+    use command::Body;
+    let register = proto::Register {
+        node: 1,
+        incarnation: 300,
+        address: "address:2".to_owned(),
+        lost_groups: vec![proto::LostGroup {
+            group: 3,
+            beginning: 4,
+        }],
+        feature_level: 2,
+        time_by_wall: 1_700_000_000_001,
+    };
+    let place = proto::Place {
+        group: 3,
+        replicas: vec![1, 2, 300],
+        after: 301,
+    };
+    let beginning = proto::Beginning {
+        group: 3,
+        node: 300,
+        after: 301,
+    };
+    let set_draining = |draining, leaving| {
+        Body::SetDraining(proto::SetDraining {
+            node: 300,
+            draining,
+            leaving,
+        })
+    };
+    let (node, incarnation) = (300, 301);
+    vec![
+        (
+            "found",
+            Body::Found(proto::Found {
+                settings: Some(settings()),
+                founder: Some(join(1)),
+            }),
+        ),
+        ("join", Body::Join(join(2))),
+        ("register", Body::Register(register)),
+        ("enter", Body::Enter(proto::Enter { node, incarnation })),
+        ("leave", Body::Leave(proto::Leave { node, incarnation })),
+        ("place", Body::Place(place)),
+        ("set_draining", set_draining(true, false)),
+        ("set_leaving", set_draining(false, true)),
+        ("remove", Body::Remove(proto::Remove { node })),
+        ("activate", Body::Activate(proto::Activate { node, incarnation })),
+        (
+            "begin",
+            Body::Begin(proto::Begin {
+                groups: vec![beginning],
+            }),
+        ),
+        ("set_stalled", Body::SetStalled(stall())),
+        ("recover", Body::Recover(proto::Recover { node })),
+    ]
+}
+
+fn records() -> Vec<(&'static str, record::Body)> {
+    use record::Body;
+    let node = |number: u8| proto::Node {
+        node: u64::from(number),
+        volume: volume_of(number),
+        ..proto::Node::default()
+    };
+    let full = proto::Node {
+        name: "name".to_owned(),
+        address: "address:1".to_owned(),
+        incarnation: 300,
+        lost_groups: vec![3, 4],
+        feature_level: 2,
+        time_by_wall: 1_700_000_000_002,
+        ..node(1)
+    };
+    // Each of them alone: they are told apart by their numbers only.
+    let draining = proto::Node {
+        draining: true,
+        ..node(2)
+    };
+    let removed = proto::Node {
+        removed: true,
+        ..node(3)
+    };
+    let ended = proto::Node {
+        ended: true,
+        ..node(4)
+    };
+    let leaving = proto::Node {
+        leaving: true,
+        ..node(5)
+    };
+    let serving = proto::Serving {
+        node: 1,
+        incarnation: 300,
+        entered: 301,
+        active: true,
+        missed: 302,
+    };
+    let group = proto::Group {
+        group: 3,
+        replicas: vec![1, 2, 300],
+        version: 301,
+        begun: 302,
+    };
+    vec![
+        ("settings", Body::Settings(settings())),
+        ("node", Body::Node(full)),
+        ("node_draining", Body::Node(draining)),
+        ("node_removed", Body::Node(removed)),
+        ("node_ended", Body::Node(ended)),
+        ("node_leaving", Body::Node(leaving)),
+        (
+            "view",
+            Body::View(proto::View {
+                number: 303,
+                serving: vec![serving],
+            }),
+        ),
+        ("group", Body::Group(group)),
+        ("stall", Body::Stall(stall())),
+    ]
+}
+
+pub(crate) fn kinds() -> Vec<Kind> {
+    let command = |(case, body)| (case, proto::Command { body: Some(body) });
+    let record = |(case, body)| (case, proto::Record { body: Some(body) });
+    vec![
+        kind(
+            "quorate.meta.v1.Command",
+            commands().into_iter().map(command).collect(),
+        ),
+        kind(
+            "quorate.meta.v1.Record",
+            records().into_iter().map(record).collect(),
+        ),
+    ]
+}
+
+#[test]
+fn sampled_commands_are_understood() {
+    let mut state = MetaState::default();
+    for (case, body) in commands() {
+        let command = proto::Command { body: Some(body) };
+        let result = state.apply(&command.encode_to_vec());
+        assert_ne!(result, Err(Rejected::Malformed), "{case}");
+    }
+    assert!(state.node(NodeId(300)).is_some());
+}
+
+#[test]
+fn sampled_records_are_loaded_and_stored_again() {
+    let records = records().into_iter();
+    let records = records.map(|(_, body)| proto::Record { body: Some(body) }.encode_to_vec());
+    let records: BTreeSet<Vec<u8>> = records.collect();
+    let mut state = MetaState::default();
+    for record in &records {
+        state.load(record).unwrap();
+    }
+    assert_eq!(state.records().into_values().collect::<BTreeSet<_>>(), records);
+}
