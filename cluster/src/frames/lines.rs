@@ -26,14 +26,12 @@ pub(super) fn parse(file: &str) -> Vec<Named> {
 
 /// Keeps the frames of this version, if that is wished, and compares them with those that are frozen.
 pub(super) fn check_frozen(samples: &[Named], frozen: &str, file: &str) {
-    let lines = samples
-        .iter()
-        .map(|(name, frame)| format!("{name} {}\n", hex(frame)));
-    let written: String = lines.collect();
     if let Some(kept) = std::env::var_os("QUORATE_GOLDEN") {
+        let line = |(name, frame): &Named| format!("{name} {}", hex(frame)).trim_end().to_owned();
+        let lines: Vec<String> = samples.iter().map(line).collect();
         let kept = Path::new(&kept);
         fs::create_dir_all(kept).expect("ours");
-        fs::write(kept.join(file), written).expect("ours");
+        fs::write(kept.join(file), lines.join("\n") + "\n").expect("ours");
     }
     let frozen: BTreeMap<String, Vec<u8>> = parse(frozen).into_iter().collect();
     for (name, frame) in samples {

@@ -1,8 +1,9 @@
 //! The messages of `proto/proto` as they are written: what nodes of one version have sent, and what they have stored in
 //! `meta`, those of every later version read.
 //!
-//! `frames_v1.txt` has a line for every sample. Lines are added and never changed, so a new field gets a sample of its own. `tests/golden` has the file as each release has left it. With `QUORATE_GOLDEN` set to a directory the
-//! file of this version is written there.
+//! `frames_v1.txt` has a line for every sample. Lines are added and never changed, so a new field gets a sample of its
+//! own. `tests/golden` has the file as each release has left it. With `QUORATE_GOLDEN` set to a directory the file of this
+//! version is written there.
 
 mod lines;
 
@@ -17,13 +18,15 @@ use self::lines::{Named, hex};
 
 const FILE: &str = "frames-cluster.txt";
 
+type Again = dyn Fn(&str, &[u8]) -> Vec<u8>;
+
 /// Samples of one kind of message.
 pub(crate) struct Kind {
     /// As the protocol calls it, with its package.
     message: &'static str,
     samples: Vec<Named>,
     /// Decodes a frame of this name, compares it with the sample of that name, if there is one, and encodes it again.
-    again: Box<dyn Fn(&str, &[u8]) -> Vec<u8>>,
+    again: Box<Again>,
 }
 
 /// These samples, by what is special about each.

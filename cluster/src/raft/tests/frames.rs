@@ -268,6 +268,10 @@ fn sampled_chunks_are_a_snapshot() {
     received.visit(&mut note).unwrap();
     assert_eq!(records, [(b"key".to_vec(), b"value".to_vec())]);
     let mut sent = Vec::new();
-    received.chunks(&mut |chunk| Ok(sent.push(chunk))).unwrap();
+    let mut take = |chunk| {
+        sent.push(chunk);
+        Ok(())
+    };
+    received.chunks(&mut take).unwrap();
     assert_eq!(sent, chunks());
 }
