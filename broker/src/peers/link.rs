@@ -27,6 +27,8 @@ const STALL_MAX: Duration = Duration::from_millis(300);
 /// Bytes kept for a node that is no longer waited for; beyond that its subscribers lose what there is, and those that
 /// would have got something of it their connections with it.
 const STALLED_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Publishers of what comes for such a node are told after so long.
+const STALLED_LOOK: Duration = Duration::from_millis(5);
 /// Pause before frames are sent again.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -264,7 +266,11 @@ impl Sender {
                         true => self.accepted(),
                         false => break,
                     },
-                    () = self.link.filled.notified(), if answers.len() < FRAMES_MAX => {}
+                    () = self.link.filled.notified(), if self.stalled || answers.len() < FRAMES_MAX => {
+                        if self.stalled {
+                            self.look_at = self.look_at.min(Instant::now() + STALLED_LOOK);
+                        }
+                    }
                     () = wait_until(calm_until), if calm_until.is_some() => {}
                     () = self.note.changed_before(self.look_at), if !answers.is_empty() => {
                         self.look_at = Instant::now() + STALL_MAX / 3;

@@ -117,28 +117,31 @@ impl Worker {
         let Completion::Applied(Outcome::Subscribed(results)) = completion else {
             return Err(fenced());
         };
-        let mut replays = Vec::new();
+        let mut granted = Vec::new();
         for ((place, filter, options), result) in subscribing.filters.iter().zip(results) {
             match result {
                 SubscribeResult::LimitReached => subscribing.reasons[*place] = ReasonCode::QUOTA_EXCEEDED,
                 SubscribeResult::Added | SubscribeResult::Replaced => {
                     let new = *result == SubscribeResult::Added;
-                    if wants_retained(filter, options, new) {
-                        replays.push((filter.clone(), *options));
-                    } else if let Some(rare) = &mut conn.state.borrow_mut().rare {
-                        let terms = (options.qos, subscribing.subscription_id);
-                        let is_durable = Placement::is_durable(subscribing.session);
-                        rare.replays.renewed(filter, terms, is_durable);
-                    }
+                    granted.push((filter.clone(), *options, wants_retained(filter, options, new)));
                 }
             }
         }
         self.answer_subscribe(conn, &subscribing)?;
-        if let Some(number) = subscribing.replay {
-            for (filter, options) in replays {
-                self.send_sys_topics(conn, &filter, subscribing.subscription_id);
-                self.begin_replay(conn, number, (filter, options), subscribing.subscription_id);
+        // As if they had come one by one [MQTT-3.8.4-5]: the last one of a filter counts.
+        for (filter, options, wants_retained) in granted {
+            let id = subscribing.subscription_id;
+            if !wants_retained {
+                if let Some(rare) = &mut conn.state.borrow_mut().rare {
+                    let is_durable = Placement::is_durable(subscribing.session);
+                    rare.replays.renewed(&filter, (options.qos, id), is_durable);
+                }
+            } else if let Some(number) = subscribing.replay {
+                self.send_sys_topics(conn, &filter, id);
+                self.begin_replay(conn, number, (filter, options), id);
             }
+        }
+        if let Some(number) = subscribing.replay {
             conn.state.borrow_mut().rare().replays.answered(number);
             self.replay(conn);
         }

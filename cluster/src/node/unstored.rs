@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::placement::{DATA_GROUPS, LIVE_GROUPS, MEMORY_GROUPS};
 use super::start::Node;
 use super::{Backlog, Group, Host};
 use crate::state::GroupState;
@@ -26,13 +27,12 @@ const LIMIT_BYTES: usize = BYTES_MAX + BYTES_MAX / 2;
 /// A checkpoint for fewer bytes of one group would not help.
 const WORTH_BYTES_MIN: u64 = 512 << 10;
 /// What all groups have that is not worth a checkpoint lets those who wait go on.
-const _: () = assert!(GROUPS_MAX * WORTH_BYTES_MIN < BYTES_MAX as u64 / 2);
+const _: () = assert!(GROUPS * WORTH_BYTES_MIN < BYTES_MAX as u64 / 2);
+const GROUPS: u64 = (DATA_GROUPS + LIVE_GROUPS + MEMORY_GROUPS) as u64;
 /// How long the checkpoint of a group whose stored state is being sent is waited for before others are looked at.
 const STREAMED_WAIT: Duration = Duration::from_millis(250);
 /// Bytes of queued messages of a group that no checkpoint has; from there on it takes one without waiting for its time.
 const GROUP_BYTES_MAX: u64 = 16 << 20;
-/// Groups of a node, with room for more.
-const GROUPS_MAX: u64 = 24;
 /// Entries below this size are never held back: they may be acknowledgements, after which memory is free.
 const ENTRY_BYTES_MIN: usize = 128 << 10;
 

@@ -556,6 +556,24 @@ async fn r24_nothing_retained_is_sent_behind_unsuback() {
     raw.expect_alive().await;
 }
 
+/// [MQTT-3.8.4-5]: of one SUBSCRIBE with a filter twice the last one counts, and what the first one asked for still comes.
+#[tokio::test]
+async fn r24_a_filter_that_is_renewed_within_one_subscribe_gets_what_is_retained() {
+    let broker = start(Config::new());
+    let mut publisher = broker.clean(Version::V5, "p").await;
+    publisher.publish(publish("a", "value").qos(1).retain()).await;
+    let mut raw = broker
+        .raw_client(Version::V5, &connect("s").resume().expiry(600))
+        .await;
+    let twice = [filter("a").qos(1), filter("a").qos(0).retain_handling(2)];
+    raw.send(&subscribe(1, twice)).await;
+    assert_eq!(raw.expect_suback().await.codes, [1, 0]);
+    let message = raw.expect_publish().await;
+    assert_eq!(message.payload, b"value"[..]);
+    assert_eq!((message.qos, message.retain), (0, true));
+    raw.expect_alive().await;
+}
+
 /// [MQTT-3.8.4-3]: what is retained for many subscriptions is looked for without a commit of its own for each.
 #[tokio::test]
 async fn r24_subscriptions_that_find_nothing_wait_for_no_disk() {

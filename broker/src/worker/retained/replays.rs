@@ -123,6 +123,7 @@ impl Replays {
         (qos, subscription_id): (QoS, Option<u32>),
         is_durable: bool,
     ) {
+        self.is_outdated = self.is_resuming;
         let mut waiting = self.waiting.iter_mut();
         if let Some(replay) = waiting.find(|replay| &*replay.place.filter == filter) {
             replay.subscription_id = subscription_id;
