@@ -11,7 +11,7 @@ use quorate_tests::wire::{
     pubrel, subscribe,
 };
 
-use super::retained::{leaders, name_with};
+use super::retained::{name_with, spread_leaders};
 use super::{REPLICAS, nodes, three};
 
 /// How many retained messages there are.
@@ -140,8 +140,8 @@ impl Subscriber {
 }
 
 /// Subscribers at each QoS, whose home groups are led by the first node, and by another one.
-fn subscribers(cluster: &Cluster) -> Vec<Subscriber> {
-    let led = leaders(cluster, 0);
+async fn subscribers(cluster: &Cluster) -> Vec<Subscriber> {
+    let led = spread_leaders(cluster).await;
     let mut subscribers = Vec::new();
     for (kind, qos) in [("one", 1), ("two", 2)] {
         for is_first in [true, false] {
@@ -167,7 +167,7 @@ async fn begin_and_kill(cluster: &mut Cluster, subscribers: &mut [Subscriber]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn r24_retained_messages_for_a_new_subscription_go_on_at_another_node() {
     let mut cluster = three();
-    let mut subscribers = subscribers(&cluster);
+    let mut subscribers = subscribers(&cluster).await;
     begin_and_kill(&mut cluster, &mut subscribers).await;
     for (place, subscriber) in subscribers.iter_mut().enumerate() {
         subscriber.go_on(&cluster.nodes[1 + place % 2]).await;
@@ -179,7 +179,7 @@ async fn r24_retained_messages_for_a_new_subscription_go_on_at_another_node() {
 async fn r24_retained_messages_for_a_new_subscription_go_on_when_the_node_is_back() {
     for replicas in REPLICAS {
         let mut cluster = nodes(3, replicas);
-        let mut subscribers = subscribers(&cluster);
+        let mut subscribers = subscribers(&cluster).await;
         begin_and_kill(&mut cluster, &mut subscribers).await;
         cluster.restart(0);
         for subscriber in &mut subscribers {

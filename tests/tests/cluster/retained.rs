@@ -16,8 +16,12 @@ use super::{BINARY, REPLICAS, nodes};
 /// How long an answer that must not come is waited for.
 const SILENCE: Duration = Duration::from_millis(1_500);
 
+/// How long groups may take to be led by all nodes, and how often that is looked at.
+const LEADERS_WAIT_MAX: Duration = Duration::from_secs(60);
+const LEADERS_PAUSE: Duration = Duration::from_millis(200);
+
 /// Where the groups are led.
-pub(super) fn leaders(cluster: &Cluster, asked: usize) -> BTreeMap<String, usize> {
+fn leaders(cluster: &Cluster, asked: usize) -> BTreeMap<String, usize> {
     let groups = cluster.ctl(asked, &["raft-groups", "--output", "json"]).stdout;
     let groups: serde_json::Value = serde_json::from_str(&groups).expect("JSON");
     let groups = groups["items"].as_array().expect("a list").iter();
@@ -30,13 +34,30 @@ pub(super) fn leaders(cluster: &Cluster, asked: usize) -> BTreeMap<String, usize
         .collect()
 }
 
+/// Where the groups are led once each node leads some of the data groups: right after the start one may lead all of them.
+pub(super) async fn spread_leaders(cluster: &Cluster) -> BTreeMap<String, usize> {
+    let deadline = Instant::now() + LEADERS_WAIT_MAX;
+    loop {
+        let led = leaders(cluster, 0);
+        let of_data: Option<BTreeSet<usize>> = Placement::data_groups()
+            .map(|group| led.get(&Placement::name(group)).copied())
+            .collect();
+        if of_data.is_some_and(|nodes| nodes.len() == cluster.nodes.len()) {
+            return led;
+        }
+        assert!(Instant::now() < deadline, "the leaders are not spread: {led:?}");
+        tokio::time::sleep(LEADERS_PAUSE).await;
+    }
+}
+
 /// The first name whose group is led by such a node.
 pub(super) fn name_with(
     leaders: &BTreeMap<String, usize>,
     kind: &str,
     is_right: impl Fn(&str, usize) -> bool,
 ) -> String {
-    let names = (0..).map(|number| format!("{kind}/{number}"));
+    // Far more than it takes to come to each group.
+    let names = (0..10_000).map(|number| format!("{kind}/{number}"));
     let group = |name: &str| match kind {
         "topic" => Placement::data_of_topic(name),
         _ => Placement::data_of_client(name),
@@ -47,7 +68,8 @@ pub(super) fn name_with(
             .get(&group)
             .is_some_and(|leader| is_right(&group, *leader))
     };
-    names.into_iter().find(right).expect("groups are at all nodes")
+    let found = names.into_iter().find(right);
+    found.unwrap_or_else(|| panic!("no group is led as it should be: {leaders:?}"))
 }
 
 /// R33: a client lost its connection before PUBREC and sends its retained message again, at another node. It is answered
@@ -57,7 +79,7 @@ async fn r33_a_retained_message_that_is_sent_again_is_answered_when_its_topic_ha
     let mut cluster = Cluster::start_with(BINARY, 3, |config| {
         config.toml("[cluster]\nreplication_factor = 1\n\n[limits]\npublish_wait_secs_max = 60\n")
     });
-    let led = leaders(&cluster, 0);
+    let led = spread_leaders(&cluster).await;
     // Its node leads groups of topics alone, as far as this publisher is concerned.
     let stopped = (0..3)
         .find(|node| led["live-0"] != *node && led["memory-0"] != *node)
@@ -257,7 +279,7 @@ async fn r33_a_subscriber_that_crosses_a_retained_will_gets_it() {
 async fn r34_values_never_go_back_across_nodes() {
     for replicas in REPLICAS {
         let cluster = nodes(3, replicas);
-        let led = leaders(&cluster, 0);
+        let led = spread_leaders(&cluster).await;
         let topic = name_with(&led, "topic", |_, leader| leader == 1);
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let mut publisher = cluster.nodes[0].clean(Version::V5, "publisher").await;
