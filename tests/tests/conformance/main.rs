@@ -19,6 +19,7 @@ mod limits_of_servers;
 mod offers;
 mod publish;
 mod reasons;
+mod replays;
 mod retained;
 mod session;
 mod shared;
