@@ -87,17 +87,17 @@ impl<H: Host> Node<H> {
         for change in changes.into_iter().filter(|change| !is_own(change)) {
             let command = match change {
                 ViewChange::Activate(node, incarnation) => MetaCommand::activate(node, incarnation),
-                ViewChange::Leave(node, incarnation) => {
-                    tracing::warn!(
-                        node = node.0,
-                        incarnation = incarnation.0,
-                        "a node fell silent; it serves no more"
-                    );
-                    MetaCommand::leave(node, incarnation)
-                }
+                ViewChange::Leave(node, incarnation) => MetaCommand::leave(node, incarnation),
             };
-            // What fails is found again in the next look.
-            let _ = meta.propose(&command.encode()).await;
+            // What fails is found again in the next look: a leader that is cut off tells of nothing that did not happen.
+            let proposed = meta.propose(&command.encode()).await;
+            if let (ViewChange::Leave(node, incarnation), Ok(_)) = (change, proposed) {
+                tracing::warn!(
+                    node = node.0,
+                    incarnation = incarnation.0,
+                    "a node fell silent; it serves no more"
+                );
+            }
         }
         // A node that has to start anew sees leaders that are none any more.
         if !self.is_of_the_past(&self.directory().read()) {
