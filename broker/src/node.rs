@@ -414,7 +414,14 @@ impl Shared {
         self.mailboxes[usize::from(location.worker)].send(mail);
     }
 
-    fn route_event(&self, table: &mut crate::router::RouteTable, event: &Event) -> bool {
+    /// Whether plans change. Sessions that have another connection, or none any more, are added to `moved`, with whether
+    /// they have one.
+    fn route_event(
+        &self,
+        table: &mut crate::router::RouteTable,
+        event: &Event,
+        moved: &mut Vec<(SessionId, bool)>,
+    ) -> bool {
         match event {
             Event::SessionOwner {
                 client_id,
@@ -422,14 +429,17 @@ impl Shared {
                 owner,
                 ..
             } => {
-                let (left, changed) = table.set_owner(*session, *owner);
-                if let Some(location) = left {
+                let change = table.set_owner(*session, *owner);
+                if change.is_another {
+                    moved.push((*session, owner.is_some()));
+                }
+                if let Some(location) = change.left {
                     if owner.is_some_and(|owner| owner.node != self.node().this_node()) {
                         self.gate.taken_away(client_id, self.now());
                     }
                     self.kick(location, ReasonCode::SESSION_TAKEN_OVER, TAKEN_OVER);
                 }
-                changed
+                change.changes_plans
             }
             Event::SessionEnded { session, .. } => {
                 let (left, changed) = table.remove_session(*session);
@@ -472,18 +482,20 @@ impl Shared {
         );
     }
 
+    /// A session has another connection, or none any more: what the earlier one held of shared subscriptions goes to
+    /// others. Where it is told again who has a session, its connection keeps what it holds.
+    fn member_moved(&self, session: SessionId, is_connected: bool) {
+        if self.router.read(|table| table.has_shares(session)) {
+            self.share_member_lost(session);
+            if is_connected {
+                self.shares_ready(session);
+            }
+        }
+    }
+
     /// The groups that this node leads give shared messages to members anywhere.
     fn share_event(&self, event: &Event) {
         match event {
-            Event::SessionOwner { session, owner, .. } => {
-                let is_member = self.router.read(|table| table.has_shares(*session));
-                if is_member {
-                    self.share_member_lost(*session);
-                    if owner.is_some() {
-                        self.shares_ready(*session);
-                    }
-                }
-            }
             Event::SessionEnded { session, .. } => self.share_member_lost(*session),
             Event::Subscribed {
                 session,

@@ -85,14 +85,18 @@ impl Host for Shared {
                     | Event::Unsubscribed { .. }
             )
         };
+        let mut moved = Vec::new();
         if events.iter().any(|event| routes(&event)) {
             self.router.write(|table| {
                 let mut changed = false;
                 for event in events {
-                    changed |= self.route_event(table, event);
+                    changed |= self.route_event(table, event, &mut moved);
                 }
                 ((), changed)
             });
+        }
+        for (session, is_connected) in moved {
+            self.member_moved(session, is_connected);
         }
         for event in events {
             self.queue_event(group, event);

@@ -147,6 +147,17 @@ fn small(index: usize) -> u32 {
     u32::try_from(index).expect("fewer than 2^31 sessions fit one node's memory")
 }
 
+/// What [`RouteTable::set_owner`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnerChange {
+    /// The connection of this node that the session leaves.
+    pub left: Option<Location>,
+    /// The session has another connection than it was known to have, or none any more.
+    pub is_another: bool,
+    /// Whether plans change.
+    pub changes_plans: bool,
+}
+
 impl RouteTable {
     /// Whether overlapping subscriptions of a session each get a copy, instead of one message for all of them.
     pub fn set_copies(&mut self, copies: bool) {
@@ -191,8 +202,8 @@ impl RouteTable {
             .map(|key| &mut *self.sessions[*key as usize])
     }
 
-    /// A session was created or its connection changed; answers the location that it leaves, and whether plans change.
-    pub fn set_owner(&mut self, session: SessionId, owner: Option<Owner>) -> (Option<Location>, bool) {
+    /// A session was created, its connection changed, or either is told again.
+    pub fn set_owner(&mut self, session: SessionId, owner: Option<Owner>) -> OwnerChange {
         let key = match self.by_session.get(&session) {
             Some(key) => *key,
             None => {
@@ -208,9 +219,10 @@ impl RouteTable {
         let route = &mut self.sessions[key as usize];
         let epoch = owner.map(|owner| owner.epoch).unwrap_or_default();
         let is_here = owner.is_some_and(|owner| self.this == Some((owner.node, owner.incarnation)));
-        if is_here && route.epoch == epoch && route.location.is_some() {
-            // Known: the whole state was told again.
-            return (None, false);
+        // The whole state is told again where a group's replica is read from elsewhere.
+        let is_another = route.epoch != epoch;
+        if is_here && !is_another && route.location.is_some() {
+            return OwnerChange::default();
         }
         route.epoch = epoch;
         let left = route.location.take();
@@ -218,7 +230,11 @@ impl RouteTable {
         // An older start of this node has no connections.
         let elsewhere = elsewhere.filter(|node| self.this.is_none_or(|(this, _)| this != *node));
         let moved = route.set_remote(elsewhere);
-        (left, (left.is_some() || moved) && !route.filters.is_empty())
+        OwnerChange {
+            left,
+            is_another,
+            changes_plans: (left.is_some() || moved) && !route.filters.is_empty(),
+        }
     }
 
     /// References were added to a session's queue; its route, where it is known.

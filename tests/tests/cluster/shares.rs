@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use quorate_cluster::node::Placement;
 use quorate_tests::Version;
 use quorate_tests::client::{Client, Event, RawClient};
 use quorate_tests::cluster::Cluster;
 use quorate_tests::wire::{Packet, Property, connect, filter, puback, publish};
 
+use super::retained::{name_with, spread_leaders};
 use super::{REPLICAS, nodes, three};
 
 const FILTER: &str = "$share/g/jobs/#";
@@ -93,6 +95,63 @@ async fn got_by(
 
 fn all(range: std::ops::Range<usize>) -> BTreeSet<usize> {
     range.collect()
+}
+
+/// R38: what durable members have stays with them where a node reads the group of their sessions from another replica, and
+/// is told again who has them.
+#[tokio::test(flavor = "multi_thread")]
+async fn r38_members_keep_what_they_have_when_their_sessions_are_told_again() {
+    const COUNT: usize = 12;
+    let mut cluster = nodes(3, 1);
+    let led = spread_leaders(&cluster).await;
+    let mut members = Vec::new();
+    let mut homes = BTreeSet::new();
+    for (node, kind) in ["first", "second"].into_iter().enumerate() {
+        let id = name_with(&led, kind, |_, leader| leader == 2);
+        homes.insert(Placement::data_of_client(&id).0);
+        let packet = connect(&id).resume().expiry(600);
+        let mut member = cluster.nodes[node].raw_client(Version::V5, &packet).await;
+        member.subscribe([filter(FILTER).qos(1)]).await;
+        members.push(member);
+    }
+    let publisher = name_with(&led, "publisher", |_, leader| leader == 0);
+    let mut publisher = cluster.nodes[0].clean(Version::V5, &publisher).await;
+    for number in 0..COUNT {
+        publisher
+            .publish(publish("jobs/x", number.to_string()).qos(1))
+            .await;
+    }
+    let mut sent = Vec::new();
+    for member in &mut members {
+        let had = sent_to(member).await;
+        assert_eq!(had.len(), COUNT / 2, "round robin");
+        sent.extend(had);
+    }
+    assert_eq!(sent.into_iter().collect::<BTreeSet<_>>(), all(0..COUNT));
+
+    // How often these nodes began to read the members' homes.
+    let followed = |cluster: &Cluster| -> usize {
+        let began = |line: &&str, home: &u16| {
+            line.contains("\"a replica is followed\"") && line.contains(&format!("\"group\":{home},"))
+        };
+        let logs = [cluster.nodes[0].log(), cluster.nodes[1].log()];
+        let lines = logs.iter().flat_map(|log| log.lines());
+        lines
+            .filter(|line| homes.iter().any(|home| began(line, home)))
+            .count()
+    };
+    let before = followed(&cluster);
+    cluster.nodes[2].kill();
+    cluster.restart(2);
+    let deadline = Instant::now() + ARRIVAL_MAX;
+    while followed(&cluster) < before + 2 * homes.len() {
+        assert!(Instant::now() < deadline, "the homes are not read again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for member in &mut members {
+        let more = sent_to(member).await;
+        assert!(more.is_empty(), "{more:?} had been given to the other");
+    }
 }
 
 /// R40: what a member of expiry 0 has not acknowledged goes to another when its connection, or its node, is lost: also
