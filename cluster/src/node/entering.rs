@@ -127,9 +127,10 @@ impl<H: Host> Node<H> {
             state.view().holds(node, incarnation).then_some(Ok(()))
         });
         entered.await?;
+        // At once: a start in the view that asks for no lease is taken for lost, however slow its disk is.
+        self.spawn(Self::run_lease(Arc::downgrade(self)));
         self.noted_clock().begin();
         self.noted_clock().note(false).await;
-        self.spawn(Self::run_lease(Arc::downgrade(self)));
         let lease = self.serving_lease();
         while !lease.is_held() {
             tokio::time::sleep(Duration::from_millis(10)).await;

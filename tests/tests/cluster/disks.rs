@@ -125,6 +125,29 @@ async fn a_slow_disk_is_waited_for_and_nobody_is_taken_for_dead() {
     }
 }
 
+/// R1: a node whose disk takes two seconds for each sync comes back into the view and stays there: its lease does not wait
+/// for the disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn r1_a_node_with_a_slow_disk_starts_once() {
+    let mut breakable = Breakable::start();
+    publish_all(&breakable.cluster.nodes[0], &texts("before", 20)).await;
+    breakable.cluster.nodes[1].kill();
+    breakable.cluster.nodes[1].begin_restart();
+    breakable.cluster.nodes[1].wait_for_log("data directory opened");
+    breakable.break_disk(1, "slow 2000");
+    breakable.cluster.nodes[1].wait_until_listening();
+    breakable.cluster.nodes[1].wait_until_ready();
+    publish_all(&breakable.cluster.nodes[1], &texts("after", 5)).await;
+    let starts = breakable.cluster.nodes[1].log().matches("quorate starts").count();
+    assert_eq!(starts, 1, "{}", breakable.cluster.nodes[1].log());
+    for other in [0, 2] {
+        let log = breakable.cluster.nodes[other].log();
+        let is_of_the_restarted =
+            |line: &&str| line.contains("fell silent") && line.contains("\"incarnation\":2");
+        assert_eq!(log.lines().find(is_of_the_restarted), None);
+    }
+}
+
 /// R12: who is connected and keeps no session gets a message when it is matched, before the disks have it; the publisher's
 /// acknowledgement waits for both.
 #[tokio::test(flavor = "multi_thread")]
