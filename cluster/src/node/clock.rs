@@ -197,17 +197,20 @@ impl NotedClock {
         self.clock.resume(last, noted, wall_now);
     }
 
-    /// `meta` says that so much group time has passed by the clocks of a majority, a stop of all nodes included.
-    pub(super) fn count_full_stop(&self, time: GroupTime) {
+    /// `meta` says that so much group time has passed by the clocks of a majority, a stop of all nodes included. Whether
+    /// that is later than it was here.
+    pub(super) fn count_full_stop(&self, time: GroupTime) -> bool {
         let noted = self.noted.map_or(0, |noted| noted.group_millis);
         let stopped = Duration::from_millis(time.0.saturating_sub(noted));
-        if stopped > GAP_TOLD && time > self.clock.stamp() {
+        let is_later = time > self.clock.stamp();
+        if stopped > GAP_TOLD && is_later {
             tracing::info!(
                 stopped_secs = stopped.as_secs(),
                 "by the clocks of a majority all nodes were stopped; this counts for the expiry of sessions and messages"
             );
         }
         self.clock.advance_to(time);
+        is_later
     }
 
     /// The node serves: its clock is noted from now on.

@@ -19,7 +19,7 @@ use super::placement::META;
 use super::{Host, Node};
 use crate::meta::{Directory, MetaCommand, MetaState};
 use crate::raft::{NodeAddress, ProposeError, Proposed, RaftGroup};
-use crate::state::{BatchOutcome, NodeId};
+use crate::state::{BatchOutcome, GroupTime, NodeId};
 
 /// Pause after something that could not be done yet.
 const RETRY: Duration = Duration::from_millis(50);
@@ -151,6 +151,15 @@ impl<H: Host> Node<H> {
         }
     }
 
+    /// A stop of all nodes counts: what groups wait for comes sooner.
+    pub(super) fn count_full_stop(&self, time: GroupTime) {
+        if self.noted_clock().count_full_stop(time) {
+            for group in self.groups() {
+                group.deadline_changed.notify_one();
+            }
+        }
+    }
+
     /// Keeps the addresses of the other nodes, and how much group time has passed, as `meta` has them.
     pub(super) async fn run_directory(node: Weak<Self>) {
         let Some(mut changed) = node.upgrade().map(|node| node.directory().watch()) else {
@@ -162,7 +171,7 @@ impl<H: Host> Node<H> {
                 changed.mark_unchanged();
                 let transport = node.transport();
                 let directory = node.directory().read();
-                node.noted_clock().count_full_stop(directory.time_by_wall());
+                node.count_full_stop(directory.time_by_wall());
                 for (id, record) in directory.nodes().filter(|(id, _)| *id != node.this_node()) {
                     match record.removed {
                         true => transport.forget_node(id),

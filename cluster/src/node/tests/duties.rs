@@ -52,6 +52,45 @@ impl TestNode {
     }
 }
 
+/// R32: where a stop of all nodes counts later than a group began to wait for a deadline, the deadline comes sooner.
+#[tokio::test]
+async fn r32_a_stop_that_counts_late_wakes_what_waits_for_its_time() {
+    let node = TestNode::start().await;
+    let home = node.home();
+    let open = Command::OpenSession {
+        client_id: CLIENT.into(),
+        clean_start: true,
+        expiry_secs: 3_600,
+        will: None,
+        limits: LIMITS,
+    };
+    let Completion::Applied(Outcome::Opened { session, epoch, .. }) =
+        within(home.propose_and_wait(&open)).await
+    else {
+        panic!("not opened");
+    };
+    let close = Command::CloseConnection {
+        session,
+        epoch,
+        publish_will: false,
+        expiry_secs: None,
+    };
+    within(home.propose_and_wait(&close)).await;
+    let is_there = || home.state().session_exists(session);
+    assert!(is_there());
+    // Until the group's timer waits.
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    node.node.count_full_stop(GroupTime(home.now().0 + 2 * 3_600_000));
+    within(async {
+        while is_there() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
 /// R31: wills of a live group whose topics are at home in a data group without leader hold up no others.
 #[tokio::test]
 async fn r31_a_group_without_leader_holds_up_the_wills_of_its_own_topics_alone() {
