@@ -18,6 +18,13 @@ use self::lines::{Named, hex};
 
 const FILE: &str = "frames-cluster.txt";
 
+const METHODS: [&str; 4] = [
+    "quorate.node.v1.Seed.Discover(quorate.node.v1.DiscoverRequest) -> quorate.node.v1.DiscoverAnswer",
+    "quorate.node.v1.Seed.Join(quorate.node.v1.JoinRequest) -> quorate.node.v1.JoinAnswer",
+    "quorate.raft.v1.RaftPeer.Exchange(stream quorate.raft.v1.RequestFrame) -> stream quorate.raft.v1.AnswerFrame",
+    "quorate.raft.v1.RaftPeer.InstallSnapshot(stream quorate.raft.v1.SnapshotFrame) -> quorate.raft.v1.SnapshotAnswer",
+];
+
 type Again = dyn Fn(&str, &[u8]) -> Vec<u8>;
 
 /// Samples of one kind of message.
@@ -98,9 +105,7 @@ fn note_fields(message: &DynamicMessage, noted: &mut BTreeSet<String>) {
     }
 }
 
-/// One that is not told is one whose number and type are not frozen; so is a body of a `oneof`.
-#[test]
-fn every_field_is_told_by_a_sample() {
+fn protocol() -> DescriptorPool {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/proto");
     let files = std::fs::read_dir(&directory).unwrap();
     let files = files.map(|file| file.unwrap().path());
@@ -108,7 +113,36 @@ fn every_field_is_told_by_a_sample() {
         .filter(|file| file.extension().is_some_and(|end| end == "proto"))
         .collect();
     let descriptors = protox::compile(files, [&directory]).unwrap();
-    let pool = DescriptorPool::from_file_descriptor_set(descriptors).unwrap();
+    DescriptorPool::from_file_descriptor_set(descriptors).unwrap()
+}
+
+/// What nodes call each other by is on the wire as well.
+#[test]
+fn services_and_their_methods_are_frozen() {
+    let pool = protocol();
+    let methods = pool
+        .services()
+        .flat_map(|service| service.methods().collect::<Vec<_>>());
+    let described = methods.map(|method| {
+        let stream = |streams| if streams { "stream " } else { "" };
+        format!(
+            "{}({}{}) -> {}{}",
+            method.full_name(),
+            stream(method.is_client_streaming()),
+            method.input().full_name(),
+            stream(method.is_server_streaming()),
+            method.output().full_name(),
+        )
+    });
+    let described: BTreeSet<String> = described.collect();
+    let described: Vec<&str> = described.iter().map(String::as_str).collect();
+    assert_eq!(described, METHODS);
+}
+
+/// One that is not told is one whose number and type are not frozen; so is a body of a `oneof`.
+#[test]
+fn every_field_is_told_by_a_sample() {
+    let pool = protocol();
     let declared: BTreeSet<String> = pool
         .all_messages()
         .filter(|message| message.package_name().starts_with("quorate."))

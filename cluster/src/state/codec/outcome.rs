@@ -5,8 +5,6 @@ use super::terms::*;
 use crate::state::{BatchOutcome, Outcome, RefusedReason, SubscribeResult};
 
 const DONE: u8 = 1;
-/// As [`OPENED`], with the session's subscriptions behind it; only read.
-const OPENED_WITH_SUBSCRIPTIONS: u8 = 2;
 const SUBSCRIBED: u8 = 3;
 const UNSUBSCRIBED: u8 = 4;
 const PUBLISHED: u8 = 5;
@@ -133,14 +131,6 @@ fn read_outcome(reader: &mut Reader<'_>) -> Result<Outcome, CodecError> {
         DONE => Ok(Outcome::Done),
         OPENED => read_opened(reader, false),
         OPENED_REPLAYING => read_opened(reader, true),
-        OPENED_WITH_SUBSCRIPTIONS => {
-            let opened = read_opened(reader, false)?;
-            let count = reader.count(SUBSCRIPTION_BYTES_MIN, "subscriptions")?;
-            for _ in 0..count {
-                read_subscription(reader)?;
-            }
-            Ok(opened)
-        }
         SUBSCRIBED => {
             let count = reader.count(1, "subscribe results")?;
             (0..count)

@@ -8,9 +8,10 @@ use quorate_storage::log::GroupId;
 
 use super::*;
 use crate::state::{
-    Epoch, GiveId, Origin, Outcome, PublishCommand, PublishPart, ReplayCursor, ReplayId, ReplayStep,
-    RetainedSource, Sequence, SessionId, SessionLimits, ShareHolder, ShareKey, Subscription, Target,
-    TargetQueue, WillMessage,
+    BatchOutcome, Epoch, GiveId, NodeId, NodeIncarnation, Origin, Outcome, Owner, PendingReplay,
+    PublishCommand, PublishPart, RefusedReason, ReplayCursor, ReplayId, ReplayStep, RetainedSource, Sequence,
+    SessionId, SessionLimits, ShareHolder, ShareKey, SubscribeResult, Subscription, Target, TargetQueue,
+    WillMessage,
 };
 
 /// Every command, some in several forms, and what comes behind the header.
@@ -396,19 +397,117 @@ fn version_1_is_frozen() {
     }
 }
 
-/// Stored states of earlier versions hold outcomes that tell the session's subscriptions.
-#[test]
-fn an_opened_outcome_with_subscriptions_is_still_read() {
-    let stored = hex("01 02 0807060504030201 03 01 00 01 0700 02 0161 01 00 0162 02 06").into();
-    let opened = Outcome::Opened {
-        session: SessionId(0x0102_0304_0506_0708),
+/// Every outcome, which goes to other nodes and is kept with its proposer.
+fn golden_outcomes() -> Vec<(&'static str, Outcome)> {
+    let session = SessionId(0x0102_0304_0506_0708);
+    let opened = |previous, replaying| Outcome::Opened {
+        session,
         epoch: Epoch(3),
         present: true,
-        previous: None,
+        previous,
         inbound: vec![NonZeroU16::new(7).unwrap()],
-        replaying: false,
+        replaying,
     };
-    let mut reader = Reader::new(&stored);
-    assert_eq!(read_outcomes(&mut reader), Ok(vec![opened]));
-    assert_eq!(reader.finish(), Ok(()));
+    let owner = Owner {
+        node: NodeId(2),
+        incarnation: NodeIncarnation(300),
+        epoch: Epoch(2),
+    };
+    vec![
+        ("01", Outcome::Done),
+        ("08 0807060504030201 03 01 00 01 0700", opened(None, false)),
+        (
+            "08 0807060504030201 03 01 01 02 ac02 02 01 0700",
+            opened(Some(owner), false),
+        ),
+        ("0b 0807060504030201 03 01 00 01 0700", opened(None, true)),
+        (
+            "03 03 00 01 02",
+            Outcome::Subscribed(vec![
+                SubscribeResult::Added,
+                SubscribeResult::Replaced,
+                SubscribeResult::LimitReached,
+            ]),
+        ),
+        ("04 02 00 01", Outcome::Unsubscribed(vec![false, true])),
+        (
+            "05 01 ac02 ad02",
+            Outcome::Published {
+                duplicate: true,
+                stored: 300,
+                refused: 301,
+            },
+        ),
+        ("06 01", Outcome::Released(true)),
+        ("07 00", Outcome::Refused(RefusedReason::Fenced)),
+        ("07 01", Outcome::Refused(RefusedReason::LimitReached)),
+        ("07 02", Outcome::Refused(RefusedReason::OutboxFull)),
+        (
+            "09 ac02 ad02",
+            Outcome::Begun {
+                index: 300,
+                position: 301,
+            },
+        ),
+        (
+            "0a ac02 ad02 01",
+            Outcome::Repeated {
+                index: 300,
+                position: 301,
+                kept: true,
+            },
+        ),
+    ]
+}
+
+#[test]
+fn outcomes_of_version_1_are_frozen() {
+    let tags: std::collections::BTreeSet<u8> =
+        golden_outcomes().iter().map(|(bytes, _)| hex(bytes)[0]).collect();
+    assert_eq!(
+        tags,
+        [1, 3, 4, 5, 6, 7, 8, 9, 10, 11].into(),
+        "every outcome is frozen"
+    );
+    for (bytes, outcome) in golden_outcomes() {
+        let golden = [&[1], &hex(bytes)[..]].concat();
+        let batch = BatchOutcome::Applied(vec![outcome]);
+        let mut encoded = Vec::new();
+        batch.encode(&mut encoded);
+        assert_eq!(encoded, golden, "{batch:?}");
+        assert_eq!(BatchOutcome::decode(&golden), Ok(batch));
+    }
+}
+
+/// What nodes tell each other of a replay that goes on elsewhere (R24).
+#[test]
+fn a_pending_replay_of_version_1_is_frozen() {
+    let of = |cursor| PendingReplay {
+        filter: "a/+".into(),
+        id: ReplayId {
+            epoch: Epoch(2),
+            number: 5,
+        },
+        qos: QoS::ExactlyOnce,
+        subscription_id: Some(300),
+        step: 301,
+        cursor,
+    };
+    let cursor = ReplayCursor {
+        slot: 7,
+        after: Some("a/b".into()),
+    };
+    let golden = [
+        ("03 612f2b 02 05 02 ad02 ad02 00", of(None)),
+        (
+            "03 612f2b 02 05 02 ad02 ad02 01 07 01 03 612f62",
+            of(Some(cursor)),
+        ),
+    ];
+    for (bytes, replay) in golden {
+        let mut encoded = Vec::new();
+        replay.encode(&mut encoded);
+        assert_eq!(encoded, hex(bytes), "{replay:?}");
+        assert_eq!(PendingReplay::decode(&encoded), Ok(replay));
+    }
 }
