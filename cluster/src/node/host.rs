@@ -157,7 +157,7 @@ pub trait Host: Send + Sync + Sized + 'static {
 
     /// A start of another node is over, and may have answered publishers of messages that were on the way to live
     /// subscribers here (R4).
-    fn deliveries_missed(&self) {}
+    fn deliveries_missed(&self);
 
     /// The cluster has taken this start of the node out of its view: nobody may be answered any more, and the node has
     /// to start anew.

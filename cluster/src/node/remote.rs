@@ -55,16 +55,29 @@ impl<H: Host> Group<H> {
         ask: impl Fn(u64) -> RequestBody,
         read: impl Fn(AnswerBody) -> Result<T, AskError>,
     ) -> Option<T> {
+        let mut is_told = false;
         loop {
             let source = tokio::select! {
                 source = self.following.wait_for_source() => source,
                 () = self.stands_on(Standing::Replica) => return None,
             };
             let asked = self.peers.ask(source, ask(self.known_index().unwrap_or(0)));
-            if let Ok(Ok(answer)) = tokio::time::timeout(READ_MAX, asked).await
-                && let Ok(read) = read(answer)
-            {
-                return Some(read);
+            if let Ok(Ok(answer)) = tokio::time::timeout(READ_MAX, asked).await {
+                // It says so where it does not know enough yet.
+                let is_refused = matches!(answer, AnswerBody::NotHere(_));
+                match read(answer) {
+                    Ok(read) => return Some(read),
+                    Err(error) if !is_refused && !is_told => {
+                        is_told = true;
+                        tracing::warn!(
+                            group = self.number(),
+                            node = source.0,
+                            %error,
+                            "what another node reads for this one cannot be understood; it is asked again"
+                        );
+                    }
+                    Err(_) => {}
+                }
             }
             tokio::time::sleep(RETRY).await;
         }

@@ -101,6 +101,8 @@ impl Host for Told {
         unreachable!("nothing asks this node to leave");
     }
 
+    fn deliveries_missed(&self) {}
+
     fn removed(&self) {
         panic!("a node alone was removed");
     }

@@ -58,6 +58,8 @@ impl Host for Nobody {
 
     fn handle_peer(&self, _: crate::raft::PeerStart, _: bytes::Bytes, _: BrokerReply) {}
 
+    fn deliveries_missed(&self) {}
+
     fn removed(&self) {}
     fn clients(&self) -> u64 {
         0

@@ -99,6 +99,8 @@ impl Host for Holding {
         unreachable!("nothing asks a node to leave");
     }
 
+    fn deliveries_missed(&self) {}
+
     fn removed(&self) {
         self.is_removed.store(true, Ordering::SeqCst);
     }
