@@ -5,6 +5,9 @@
 //! [`SyncPolicy::Written`] groups, then our fdatasync if anybody waits for it, and then the other completions in order.
 //! sled recovers a prefix of what was applied, so vote and entries keep their order.
 //!
+//! sled keeps pages above 128 KiB, which entries of many KiB make up, in files of their own and does not sync the names of
+//! these: a power cut may damage a log with such entries. The write-ahead log has no such bound.
+//!
 //! What is purged is recorded first and ignored from then on; the flusher removes its keys in small batches, because
 //! sled's batches hold a lock of the whole process. Truncation removes from the end backwards, so that a crash amid
 //! it leaves no hole.
@@ -23,7 +26,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
 use crate::log::{Completion, GroupId, GroupLogState, Log, LogEntry, LogPosition, SyncPolicy};
-use crate::state::{SledOptions, SyncedDatabase};
+use crate::state::{SledOptions, SyncedDatabase, sled_syncs};
 pub use encoding::PAYLOAD_BYTES_MAX;
 use encoding::StateKind;
 
@@ -229,6 +232,7 @@ impl Shared {
         done: Completion,
         operation: impl FnOnce(&Self, &mut Group) -> io::Result<()>,
     ) {
+        sled_syncs::ensure();
         let mut state = self.state.lock();
         if let Some(error) = state.refusal() {
             drop(state);
@@ -375,6 +379,7 @@ impl Log for SledLog {
     }
 
     fn save_committed(&self, group: GroupId, committed: LogPosition) {
+        sled_syncs::ensure();
         let mut state = self.shared.state.lock();
         if state.refusal().is_some() {
             return;
@@ -424,6 +429,7 @@ impl Log for SledLog {
     }
 
     fn read(&self, group: GroupId, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<LogEntry>> {
+        sled_syncs::ensure();
         // Under the lock, so that nothing is purged or truncated between the look and the read.
         let state = self.shared.state.lock();
         let mut found = Vec::new();

@@ -37,6 +37,7 @@ mod recovery;
 mod replacement;
 mod sled_blobs;
 mod sled_store;
+pub(crate) mod sled_syncs;
 mod snapshot;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! Power cuts: takes back what a node did to its data directory and did not sync. `tests/shims/power.c` notes how.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
@@ -27,7 +27,16 @@ pub enum Left {
         /// Of the choices.
         seed: u64,
     },
+    /// Of the changes of each directory the first ones, and of each block of a file any of the contents that it has had since
+    /// it was synced: a disk writes in an order of its own.
+    Torn {
+        /// Of the choices.
+        seed: u64,
+    },
 }
+
+/// What a disk writes as a whole, in bytes.
+const BLOCK: u64 = 512;
 
 /// What a power cut took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,10 +72,26 @@ pub fn cut(directory: &Path, left: Left) -> Taken {
         taken.names += 1;
     }
     let files = files_by_inode(&directory.join("data"));
-    for note in lost.iter().rev().filter(|note| note.kind == CHANGED) {
-        if let Some(path) = files.get(&note.inode) {
-            take_change_back(path, note);
-            taken.changes += 1;
+    match left {
+        Left::Torn { seed } => {
+            let mut chance = Random::new(seed);
+            let mut changed: BTreeMap<u64, Vec<&Note>> = BTreeMap::new();
+            for note in lost.iter().filter(|note| note.kind == CHANGED) {
+                changed.entry(note.inode).or_default().push(note);
+            }
+            for (inode, notes) in changed {
+                if let Some(path) = files.get(&inode) {
+                    taken.changes += tear(path, &notes, &mut chance);
+                }
+            }
+        }
+        Left::Nothing | Left::Some { .. } => {
+            for note in lost.iter().rev().filter(|note| note.kind == CHANGED) {
+                if let Some(path) = files.get(&note.inode) {
+                    take_change_back(path, note);
+                    taken.changes += 1;
+                }
+            }
         }
     }
     fs::remove_dir_all(&notes_dir).expect("the notes are the test's");
@@ -111,7 +136,8 @@ fn lost_notes(notes: Vec<Note>, left: Left) -> Vec<Note> {
         note.kind != SYNCED && note.at >= up_to
     };
     let mut pending: Vec<Note> = notes.into_iter().filter(is_pending).collect();
-    if let Left::Some { seed } = left {
+    if let Left::Some { seed } | Left::Torn { seed } = left {
+        let is_torn = |note: &Note| matches!(left, Left::Torn { .. }) && note.kind == CHANGED;
         let mut chance = Random::new(seed);
         let mut counts: HashMap<u64, usize> = HashMap::new();
         for note in &pending {
@@ -124,6 +150,9 @@ fn lost_notes(notes: Vec<Note>, left: Left) -> Vec<Note> {
             .map(|(inode, count)| (inode, chance.below(count as u64 + 1) as usize))
             .collect();
         pending.retain(|note| {
+            if is_torn(note) {
+                return true;
+            }
             let kept = kept.get_mut(&note.inode).expect("each was counted");
             let is_lost = *kept == 0;
             *kept = kept.saturating_sub(1);
@@ -168,6 +197,45 @@ fn take_change_back(path: &Path, note: &Note) {
     file.write_all_at(&note.bytes, note.offset)
         .and_then(|()| file.set_len(note.size))
         .expect("the file can be written");
+}
+
+/// Gives each block of a file one of the contents that it had before and behind these changes; how many changes of blocks
+/// are lost.
+fn tear(path: &Path, notes: &[&Note], chance: &mut Random) -> usize {
+    let mut contents = fs::read(path).expect("a file of the test");
+    let last_size = contents.len() as u64;
+    // What each has changed, beyond the end of the file too.
+    let end_of = |number: usize| {
+        let note = notes[number];
+        let size_then = notes.get(number + 1).map_or(last_size, |next| next.size);
+        let grown_to = if size_then > note.size { size_then } else { 0 };
+        grown_to.max(note.offset + note.bytes.len() as u64)
+    };
+    let mut blocks: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+    for (number, note) in notes.iter().enumerate() {
+        for block in note.offset / BLOCK..end_of(number).div_ceil(BLOCK) {
+            blocks.entry(block).or_default().push(number);
+        }
+    }
+    let mut lost = 0;
+    for (block, changes) in blocks {
+        let kept = chance.below(changes.len() as u64 + 1) as usize;
+        for number in changes[kept..].iter().rev() {
+            let note = notes[*number];
+            let from = note.offset.max(block * BLOCK);
+            let to = end_of(*number).min((block + 1) * BLOCK);
+            if contents.len() < to as usize {
+                contents.resize(to as usize, 0);
+            }
+            for at in from..to {
+                let old = note.bytes.get((at - note.offset) as usize);
+                contents[at as usize] = old.copied().unwrap_or(0);
+            }
+            lost += 1;
+        }
+    }
+    fs::write(path, contents).expect("the file can be written");
+    lost
 }
 
 fn files_by_inode(directory: &Path) -> HashMap<u64, PathBuf> {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::encoding;
 use super::{REMOVE_KEYS_MAX, Shared, State, Waiting};
 use crate::log::GroupId;
+use crate::state::sled_syncs;
 
 /// How long a change that nobody waits for may stay unsynced.
 const SYNC_LAZY_AFTER: Duration = Duration::from_millis(100);
@@ -42,6 +43,7 @@ impl State {
 impl Shared {
     /// The flusher's thread.
     pub(super) fn run(&self) {
+        sled_syncs::ensure();
         let _guard = FailOnPanic(self);
         while let Some(waiting) = self.wait_for_work() {
             let done = self.flush(waiting).and_then(|()| self.remove_leftovers());

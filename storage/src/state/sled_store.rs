@@ -2,18 +2,23 @@
 //!
 //! `flush` of sled 0.34 writes its buffer and calls `sync_file_range`: that survives a killed process, not a power
 //! cut. So each sync here is `flush`, then fdatasync of sled's main file, `db`, through a handle of our own, and of the
-//! files beside it.
+//! files beside it. [`sled_syncs`] is for what happens between two syncs.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::sled_blobs::Blobs;
+use super::sled_syncs;
 use super::{Change, Entry, StateError, StateStore};
 use crate::disk::{self, Disk, RealDisk};
+
+/// Bytes of changes between two syncs where sled does not sync what it writes: a part of what one of its segments holds.
+const UNSYNCED_MAX: u64 = 64 << 10;
 
 /// How long to wait for an earlier handle of this process to let go of the database.
 const UNLOCK_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -90,6 +95,7 @@ fn remove_torn_parameters(path: &Path) -> io::Result<()> {
 
 impl SyncedDatabase {
     pub(crate) fn open(path: &Path, options: &SledOptions) -> io::Result<Self> {
+        sled_syncs::ensure();
         disk::create_dir_all_synced(&RealDisk, path)?;
         remove_torn_parameters(path)?;
         let config = sled::Config::new()
@@ -113,6 +119,7 @@ impl SyncedDatabase {
     }
 
     pub(crate) fn tree(&self, name: &str) -> io::Result<sled::Tree> {
+        sled_syncs::ensure();
         self.database.open_tree(name).map_err(io_error)
     }
 
@@ -131,10 +138,18 @@ impl SyncedDatabase {
     }
 
     fn unless_failed(&self, operation: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        sled_syncs::ensure();
         if let Some(kind) = *self.failed.lock() {
             return Err(io::Error::new(kind, "an earlier sync failed"));
         }
         operation().inspect_err(|error| *self.failed.lock() = Some(error.kind()))
+    }
+}
+
+impl Drop for SyncedDatabase {
+    fn drop(&mut self) {
+        // sled writes what is left.
+        sled_syncs::ensure();
     }
 }
 
@@ -143,6 +158,10 @@ impl SyncedDatabase {
 pub struct SledStore {
     tree: sled::Tree,
     database: SyncedDatabase,
+    /// Whether sled syncs what it writes. Where it does not, changes are counted and synced before they are too many.
+    syncs_itself: bool,
+    /// Bytes of changes since the last sync.
+    unsynced: AtomicU64,
 }
 
 impl SledStore {
@@ -153,6 +172,8 @@ impl SledStore {
             Ok(Self {
                 tree: database.tree("state")?,
                 database,
+                syncs_itself: sled_syncs::ensure(),
+                unsynced: AtomicU64::new(0),
             })
         });
         opened.map_err(|error| match error.kind() {
@@ -174,21 +195,30 @@ impl SledStore {
 
 impl StateStore for SledStore {
     fn apply(&self, changes: Vec<Change>) -> Result<(), StateError> {
+        sled_syncs::ensure();
         let mut batch = sled::Batch::default();
+        let mut bytes = 0;
         for (key, value) in changes {
+            bytes += (key.len() + value.as_ref().map_or(0, Vec::len)) as u64;
             match value {
                 Some(value) => batch.insert(key, value),
                 None => batch.remove(key),
             }
         }
-        Ok(self.tree.apply_batch(batch).map_err(io_error)?)
+        self.tree.apply_batch(batch).map_err(io_error)?;
+        if !self.syncs_itself && self.unsynced.fetch_add(bytes, Ordering::Relaxed) + bytes > UNSYNCED_MAX {
+            self.sync()?;
+        }
+        Ok(())
     }
 
     fn read(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        sled_syncs::ensure();
         Ok(self.tree.get(key).map_err(io_error)?.map(|value| value.to_vec()))
     }
 
     fn range(&self, from: &[u8], until: &[u8], bytes_max: usize) -> Result<Vec<Entry>, StateError> {
+        sled_syncs::ensure();
         let mut found = Vec::new();
         let mut bytes = 0;
         if from >= until {
@@ -206,6 +236,27 @@ impl StateStore for SledStore {
     }
 
     fn sync(&self) -> Result<(), StateError> {
+        self.unsynced.store(0, Ordering::Relaxed);
         Ok(self.database.sync()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_synced_before_they_are_many_where_sled_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = SledStore::open(dir.path(), &SledOptions::default()).unwrap();
+        assert!(store.syncs_itself, "this system filters system calls");
+        store.syncs_itself = false;
+        let unsynced = |store: &SledStore| store.unsynced.load(Ordering::Relaxed);
+        let change = || vec![(b"key".to_vec(), Some(vec![0; 30_000]))];
+        store.apply(change()).unwrap();
+        assert_eq!(unsynced(&store), 30_003);
+        store.apply(change()).unwrap();
+        store.apply(change()).unwrap();
+        assert_eq!(unsynced(&store), 0);
     }
 }

@@ -10,6 +10,7 @@ mod ledger;
 mod link;
 mod lost_log;
 mod publisher;
+mod sled_log;
 mod subscriber;
 mod sync_before_ack;
 mod trace;

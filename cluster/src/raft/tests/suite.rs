@@ -6,6 +6,8 @@ use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
 use quorate_storage::disk::RealDisk;
 use quorate_storage::log::{Completion, GroupId, GroupLogState, Log, LogEntry, LogPosition, SyncPolicy};
+use quorate_storage::sled_log::SledLog;
+use quorate_storage::state::SledOptions;
 use tokio::sync::mpsc;
 
 use super::table::Table;
@@ -85,6 +87,17 @@ async fn openraft_accepts_the_state_machine_and_the_write_ahead_log() {
     let open = || {
         let directory = tempfile::tempdir().unwrap();
         let log: Arc<dyn Log> = Arc::new(super::wal::open(Arc::new(RealDisk), directory.path()));
+        (log, Some(directory))
+    };
+    Suite::test_all(Builder(open)).await.unwrap();
+}
+
+#[tokio::test]
+async fn openraft_accepts_the_state_machine_and_the_log_in_sled() {
+    let open = || {
+        let directory = tempfile::tempdir().unwrap();
+        let options = SledOptions { cache_bytes: 4 << 20 };
+        let log: Arc<dyn Log> = Arc::new(SledLog::open(directory.path(), &options).unwrap());
         (log, Some(directory))
     };
     Suite::test_all(Builder(open)).await.unwrap();
