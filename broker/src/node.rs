@@ -14,7 +14,7 @@ use quorate_storage::log::GroupId;
 use crate::auth::{Authenticator, Authorizer};
 use crate::config::DurabilityClass;
 use crate::gate::Gate;
-use crate::peers::{ForwardedMessage, PeerBatch, Peers, Recipients, put_item};
+use crate::peers::{DroppedLoan, ForwardedMessage, PeerBatch, Peers, Recipients, put_item};
 use crate::router::{Plan, PlannedShare, QueueGauge, Router, SessionRoute};
 use crate::sys_topics::SysTopics;
 use crate::worker::{HeldBytes, Mail, Mailbox};
@@ -270,11 +270,25 @@ impl Shared {
         is_this || self.serving_start(node) == Some(incarnation)
     }
 
-    /// A start of a node is out of the view, or what was on the way to or from it may be lost.
+    /// A start of a node is out of the view, or what it said of messages that were lent to its members is lost.
     pub(crate) fn peer_lost(&self, node: NodeId, incarnation: NodeIncarnation) {
         for mailbox in &self.mailboxes {
             mailbox.send(Mail::PeerLost(node, incarnation));
         }
+        self.doubt_holder(node);
+    }
+
+    /// Messages were dropped on their way to the members that they were lent to.
+    pub(crate) fn loans_dropped(&self, mut loans: Vec<DroppedLoan>) {
+        loans.sort_unstable_by_key(|loan| (loan.worker, loan.number));
+        for of_worker in loans.chunk_by(|one, next| one.worker == next.worker) {
+            let mailbox = &self.mailboxes[usize::from(of_worker[0].worker)];
+            mailbox.send(Mail::LoansDropped(of_worker.to_vec()));
+        }
+    }
+
+    /// What a node has said of shared messages, or was told of them, may be lost: the groups ask it.
+    pub(crate) fn doubt_holder(&self, node: NodeId) {
         for group in Placement::queue_groups() {
             self.node().group(group).doubt_holder(node);
         }

@@ -95,6 +95,8 @@ pub(crate) enum Recipients {
         worker: u16,
         /// Its number there.
         number: u64,
+        /// It is this member's for good: nobody else gets what the member may have been sent [MQTT-4.8.2-5].
+        is_final: bool,
     },
     /// A worker that lent messages to members here. The message is empty.
     Lender {
@@ -210,11 +212,13 @@ pub(crate) fn put_item(out: &mut Vec<u8>, recipients: &Recipients, message: &For
             incarnation,
             worker,
             number,
+            is_final,
         } => {
             out.push(TO_BORROWER);
             out.extend_from_slice(&session.0.to_be_bytes());
             put_share(out, share);
             put_lent(out, *incarnation, *worker, *number);
+            out.push(u8::from(*is_final));
         }
         Recipients::Lender { lender, news } => {
             out.push(TO_LENDER);
@@ -388,6 +392,7 @@ impl<'a> Reader<'a> {
                 incarnation: NodeIncarnation(self.u64()?),
                 worker: u16::try_from(self.u32()?).ok()?,
                 number: self.u64()?,
+                is_final: self.u8()? != 0,
             },
             TO_LENDER => {
                 let lender = Lender {

@@ -46,6 +46,7 @@ fn loser(loser: Loser<'_>) -> String {
         Loser::Anybody => "anybody".to_owned(),
         Loser::SubscriberOf(topic) => format!("of {topic}"),
         Loser::Session(session) => format!("{session:?}"),
+        Loser::Lenders => "lenders".to_owned(),
     }
 }
 
@@ -136,6 +137,7 @@ fn borrower() -> Recipients {
         incarnation: NodeIncarnation(301),
         worker: 302,
         number: 303,
+        is_final: true,
     }
 }
 
@@ -207,15 +209,19 @@ fn samples() -> Vec<Sample> {
     frame::put_item(&mut dropped, &Recipients::Matching, &MESSAGE);
     frame::put_item(&mut dropped, &borrower(), &MESSAGE);
     let mut lost = Lost::default();
-    lost.note_items(&dropped);
+    lost.note_items(&dropped, true, &mut Vec::new());
     let session = loser(Loser::Session(SESSION));
     let items = [
         (Recipients::Matching, MESSAGE),
         (borrower(), plain(QoS::AtLeastOnce)),
     ];
     samples.push(sample("gap", Some((&lost, &["of a/b", &session])), &items));
-    lost.note_items(b"not an item");
-    samples.push(sample("gap_anybody", Some((&lost, &["anybody"])), &items));
+    lost.note_items(b"not an item", true, &mut Vec::new());
+    samples.push(sample(
+        "gap_anybody",
+        Some((&lost, &["anybody", "lenders"])),
+        &items,
+    ));
     samples
 }
 

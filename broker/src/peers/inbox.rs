@@ -31,7 +31,13 @@ pub(crate) struct Inbox {
 
 type Lasts = HashMap<NodeId, Last, foldhash::fast::RandomState>;
 
-type Losers = HashSet<Location, foldhash::fast::RandomState>;
+/// Who has lost something.
+#[derive(Debug, Default)]
+struct Losers {
+    connections: HashSet<Location, foldhash::fast::RandomState>,
+    /// What became of messages that this node's workers have lent.
+    lenders: bool,
+}
 
 /// The last frame of a start of a node.
 #[derive(Clone, Copy, Debug)]
@@ -112,8 +118,13 @@ impl Inbox {
             Verdict::Take => {}
         }
         if header.gap {
-            close_losers(shared, from.node, lost);
-            shared.peer_lost(from.node, from.incarnation);
+            let lost = close_losers(shared, from.node, lost);
+            if lost.lenders {
+                shared.peer_lost(from.node, from.incarnation);
+            } else {
+                // What this node's lenders were told is in the frame.
+                shared.doubt_holder(from.node);
+            }
         }
         let from = from.node;
         let frame = Arc::new(ForwardedFrame { from, frame });
@@ -142,14 +153,26 @@ impl Inbox {
 }
 
 /// Deliveries were lost: whoever would have got one is told by the end of its connection (R4).
-fn close_losers(shared: &Shared, from: NodeId, lost: &[u8]) {
+fn close_losers(shared: &Shared, from: NodeId, lost: &[u8]) -> Losers {
     let losers = find_losers(&shared.router, lost);
     tracing::warn!(
         node = from.0,
-        connections = losers.len(),
+        connections = losers.connections.len(),
         "deliveries of another node were lost; who would have got them is closed"
     );
-    close(shared, losers);
+    close(shared, losers.connections.iter().copied());
+    losers
+}
+
+/// What this node has said of messages that were lent to its members was too much to be kept: the lender takes them for
+/// sent, and the members are told by the end of their connections.
+pub(super) fn close_members(shared: &Shared) {
+    let locations = shared.router.read(|table| table.live_subscribers());
+    tracing::warn!(
+        connections = locations.len(),
+        "too much that a lender of shared messages was told is lost; live subscribers are closed"
+    );
+    close(shared, locations);
 }
 
 /// Which deliveries were lost is not known.
@@ -178,19 +201,22 @@ fn find_losers(router: &Router, lost: &[u8]) -> Losers {
     let mut matches = 0;
     let mut anybody = false;
     visit_losers(lost, |loser| match loser {
+        Loser::Lenders => losers.lenders = true,
         _ if anybody => {}
         Loser::Anybody => anybody = true,
         // Each under a lock of its own: others wait for it.
         Loser::SubscriberOf(topic) => {
-            matches += 1 + router.read(|table| table.live_subscribers_of(topic, &mut losers));
+            matches += 1 + router.read(|table| table.live_subscribers_of(topic, &mut losers.connections));
             anybody = matches > MATCHES_MAX;
         }
         Loser::Session(session) => {
-            losers.extend(router.read(|table| table.session(session)?.location));
+            let location = router.read(|table| table.session(session)?.location);
+            losers.connections.extend(location);
         }
     });
     if anybody {
-        losers.extend(router.read(|table| table.live_subscribers()));
+        let everybody = router.read(|table| table.live_subscribers());
+        losers.connections.extend(everybody);
     }
     losers
 }
@@ -284,7 +310,7 @@ mod tests {
     }
 
     fn closed(router: &Router, lost: &Lost) -> Vec<u32> {
-        let losers = find_losers(router, &lost.encode());
+        let losers = find_losers(router, &lost.encode()).connections;
         let mut slots: Vec<u32> = losers.into_iter().map(|location| location.slot).collect();
         slots.sort_unstable();
         slots
@@ -310,7 +336,7 @@ mod tests {
         frame::put_item(&mut items, &frame::Recipients::Matching, &message);
         let mut lost = Lost::default();
         assert!(closed(&router, &lost).is_empty(), "nobody is named");
-        lost.note_items(&items);
+        lost.note_items(&items, true, &mut Vec::new());
         assert_eq!(closed(&router, &lost), [0]);
         items.clear();
         let borrower = frame::Recipients::Borrower {
@@ -322,16 +348,19 @@ mod tests {
             incarnation: NodeIncarnation(1),
             worker: 0,
             number: 1,
+            is_final: true,
         };
         let message = ForwardedMessage {
             qos: QoS::ExactlyOnce,
             ..message
         };
         frame::put_item(&mut items, &borrower, &message);
-        lost.note_items(&items);
+        lost.note_items(&items, true, &mut Vec::new());
         assert_eq!(closed(&router, &lost), [0, 4]);
+        assert!(!find_losers(&router, &lost.encode()).lenders);
         // What it is that was lost is not known.
-        lost.note_items(&[99]);
+        lost.note_items(&[99], true, &mut Vec::new());
         assert_eq!(closed(&router, &lost), [0, 1, 2, 4], "all but durable sessions");
+        assert!(find_losers(&router, &lost.encode()).lenders);
     }
 }

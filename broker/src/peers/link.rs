@@ -1,6 +1,7 @@
 //! The way of live deliveries to one start of another node.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,9 @@ use quorate_cluster::node::Backlog;
 use quorate_cluster::state::{NodeId, NodeIncarnation};
 use tokio::sync::Notify;
 
-use super::frame::{FrameHeader, frame, open};
-use super::lost::Lost;
+use super::frame::{FrameHeader, frame};
+use super::inbox::close_members;
+use super::lost::{DroppedLoan, Lost};
 use super::note::{Decision, NoteKeeper, StallNote, stall_note};
 use super::{PeerBatch, Waiting, release};
 use crate::node::Shared;
@@ -39,6 +41,8 @@ pub(super) struct Link {
     queue: Mutex<Queue>,
     filled: Notify,
     backlog: Arc<Backlog>,
+    /// The node is no longer waited for, and has accepted nothing since.
+    stalled: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +76,8 @@ impl Queue {
 /// A frame that was sent and not accepted.
 struct Sent {
     frame: Bytes,
+    /// Bytes of its items, which are its end.
+    items: usize,
     /// What it counts for in the backlog: its items, as they were added.
     counted: usize,
     waiting: Vec<Waiting>,
@@ -80,6 +86,12 @@ struct Sent {
     through: u64,
     /// It names what was lost.
     gap: bool,
+}
+
+impl Sent {
+    fn items(&self) -> &[u8] {
+        &self.frame[self.frame.len() - self.items..]
+    }
 }
 
 impl Link {
@@ -95,6 +107,7 @@ impl Link {
             queue: Mutex::default(),
             filled: Notify::new(),
             backlog,
+            stalled: AtomicBool::new(false),
         });
         let (note, keeper) = stall_note();
         let sender = Sender {
@@ -104,7 +117,6 @@ impl Link {
             unaccepted: VecDeque::new(),
             number: 0,
             lost: Lost::default(),
-            stalled: false,
             accepted_at: Instant::now(),
             look_at: Instant::now(),
             accepted: 0,
@@ -117,6 +129,11 @@ impl Link {
 
     pub(super) fn incarnation(&self) -> NodeIncarnation {
         self.incarnation
+    }
+
+    /// Whether the node is no longer waited for, and has accepted nothing since.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
     }
 
     /// Appends a batch; it comes back where the node's start is out of the view.
@@ -163,7 +180,6 @@ struct Sender {
     number: u64,
     /// Who has lost what was dropped, until a frame that names them is accepted.
     lost: Lost,
-    stalled: bool,
     /// When a frame was accepted last.
     accepted_at: Instant,
     /// When to look next whether frames are accepted.
@@ -242,7 +258,7 @@ impl Sender {
                 while answers.len() < FRAMES_MAX
                     && let Some((batch, through)) = self.link.take()
                 {
-                    let frame = self.next_frame(false, &batch.items);
+                    let frame = self.next_frame(&batch.items);
                     let Some(answer) = self.ask(frame.clone()) else {
                         return;
                     };
@@ -253,6 +269,7 @@ impl Sender {
                     }
                     self.unaccepted.push_back(Sent {
                         frame,
+                        items: batch.items.len(),
                         counted: batch.counted,
                         waiting: batch.waiting,
                         since,
@@ -266,8 +283,8 @@ impl Sender {
                         true => self.accepted(),
                         false => break,
                     },
-                    () = self.link.filled.notified(), if self.stalled || answers.len() < FRAMES_MAX => {
-                        if self.stalled {
+                    () = self.link.filled.notified(), if self.link.is_stalled() || answers.len() < FRAMES_MAX => {
+                        if self.link.is_stalled() {
                             self.look_at = self.look_at.min(Instant::now() + STALLED_LOOK);
                         }
                     }
@@ -293,23 +310,27 @@ impl Sender {
         Some(async move { answer.await.is_some() })
     }
 
-    /// A frame; behind a gap it names who has lost something.
-    fn next_frame(&mut self, gap: bool, items: &[u8]) -> Bytes {
+    fn next_header(&mut self, gap: bool) -> FrameHeader {
         self.number += 1;
-        let header = FrameHeader {
+        FrameHeader {
             incarnation: self.link.incarnation.0,
             number: self.number,
             gap,
-        };
-        let lost = match gap {
-            true => self.lost.encode(),
-            false => Vec::new(),
-        };
-        frame(header, &lost, items).into()
+        }
+    }
+
+    fn next_frame(&mut self, items: &[u8]) -> Bytes {
+        frame(self.next_header(false), &[], items).into()
+    }
+
+    /// The frame behind a gap: names who has lost something, and has what lenders are told.
+    fn gap_frame(&mut self) -> Bytes {
+        let header = self.next_header(true);
+        frame(header, &self.lost.encode(), self.lost.news()).into()
     }
 
     fn accepted(&mut self) {
-        self.stalled = false;
+        self.link.stalled.store(false, Ordering::Relaxed);
         self.accepted_at = Instant::now();
         let (Some(sent), Some(shared)) = (self.unaccepted.pop_front(), self.shared.upgrade()) else {
             return;
@@ -368,7 +389,7 @@ impl Sender {
         let dropped = too_much.then(|| queue.drop_all());
         drop(queue);
         self.link.backlog.remove(uncounted);
-        if !std::mem::replace(&mut self.stalled, true) {
+        if !self.link.stalled.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 node = self.node.0,
                 "a node takes no deliveries; publishers do not wait for it any more"
@@ -388,24 +409,42 @@ impl Sender {
             node = self.node.0,
             "deliveries for a node that takes none are dropped; it will close who would have got them"
         );
-        for sent in std::mem::take(&mut self.unaccepted) {
-            if let Some(opened) = open(&sent.frame) {
-                self.lost.note_items(opened.items);
-            }
+        let had_lost_news = self.lost.has_lost_news();
+        let loans = self.put_gap_for_all(dropped);
+        shared.loans_dropped(loans);
+        shared.doubt_holder(self.node);
+        if self.lost.has_lost_news() && !had_lost_news {
+            close_members(shared);
+        }
+    }
+
+    /// Puts a frame that says what is lost in the place of everything that is not accepted. The messages among that which
+    /// were lent.
+    fn put_gap_for_all(&mut self, dropped: Dropped) -> Vec<DroppedLoan> {
+        // The node takes nothing for as long as before: nobody waits for it anew.
+        let since = self
+            .unaccepted
+            .front()
+            .map_or_else(Instant::now, |sent| sent.since);
+        let mut loans = Vec::new();
+        // What an earlier gap frame says is among the lost already.
+        for sent in self.unaccepted.drain(..).filter(|sent| !sent.gap) {
+            self.lost.note_items(sent.items(), true, &mut loans);
         }
         for batch in dropped.batches {
-            self.lost.note_items(&batch.items);
+            self.lost.note_items(&batch.items, false, &mut loans);
         }
-        shared.peer_lost(self.node, self.link.incarnation);
-        let frame = self.next_frame(true, &[]);
+        let frame = self.gap_frame();
         self.unaccepted.push_back(Sent {
             frame,
+            items: self.lost.news().len(),
             counted: 0,
             waiting: Vec::new(),
-            since: Instant::now(),
+            since,
             through: dropped.through,
             gap: true,
         });
+        loans
     }
 }
 
@@ -414,3 +453,6 @@ async fn wait_until(instant: Option<Instant>) {
         tokio::time::sleep_until(instant.into()).await;
     }
 }
+
+#[cfg(test)]
+mod tests;

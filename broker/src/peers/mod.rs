@@ -26,6 +26,7 @@ use quorate_cluster::state::{NodeId, NodeIncarnation, Outcome};
 pub(crate) use frame::{ForwardedMessage, NO_MESSAGE, Recipients, put_item, visit};
 pub(crate) use inbox::{ForwardedFrame, Inbox};
 use link::Link;
+pub(crate) use lost::DroppedLoan;
 
 use crate::node::Shared;
 use crate::worker::Ticket;
@@ -161,6 +162,14 @@ impl Peers {
         if let Some(batch) = left {
             release(shared, batch.waiting);
         }
+    }
+
+    /// Whether a start of a node takes what it is sent, as far as is known.
+    pub(crate) fn takes(&self, node: NodeId, incarnation: NodeIncarnation) -> bool {
+        let links = self.links.lock();
+        // The link to an earlier start stays until something is sent to this one.
+        let link = links.get(&node).filter(|link| link.incarnation() == incarnation);
+        link.is_none_or(|link| !link.is_stalled())
     }
 
     /// A start of another node is over that may have answered publishers of messages which this node has not accepted:

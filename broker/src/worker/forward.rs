@@ -156,13 +156,14 @@ impl Worker {
                     incarnation,
                     worker,
                     number,
+                    is_final,
                 } => {
                     let lender = Lender {
                         node: frame.from,
                         incarnation: *incarnation,
                         worker: *worker,
                     };
-                    self.borrow_forwarded(*session, share, (lender, *number), &published);
+                    self.borrow_forwarded(*session, share, (lender, *number, *is_final), &published);
                 }
                 Recipients::Lender { lender, news } => {
                     let is_of_now = lender.incarnation == self.shared.settings.incarnation;

@@ -9,8 +9,11 @@
 //!
 //! A member that is lost, with its connection or its node, gives a message back, and the next one gets it. At QoS 2 what
 //! a member may have been sent is over with it [MQTT-4.8.2-5]: its own node knows whether it was, and where that node is
-//! lost too, it may have been. Where a share has become durable, what is held for it goes to its queue. What no member
+//! lost too, it may have been. One that was dropped on its way to a node that took nothing for too long (R4) counts as sent
+//! where it had left this node, and the member is closed; what was accepted stays with its member. Where a share has become durable, what is held for it goes to its queue. What no member
 //! has room for waits here, within the limits of a queue, and beyond those is refused.
+
+mod returned;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -34,8 +37,6 @@ use crate::router::{PlannedShare, PlannedTarget};
 const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Messages of one share that a member is lent at once: more than its window has, as its node knows that better.
 const LENT_MAX: u32 = 128;
-/// Time between looks at whether the borrowers' nodes are still there, in milliseconds.
-const LOOK_INTERVAL_MS: u64 = 1_000;
 /// What a message counts beside its bytes.
 const OVERHEAD: usize = 128;
 
@@ -169,6 +170,17 @@ impl HeldShares {
         self.last
     }
 
+    /// A message is lent, under a number of its own: what is said of an earlier loan of it may come twice, and late.
+    fn lend(&mut self, number: u64, borrower: Borrower) -> Option<u64> {
+        let mut held = self.messages.remove(&number)?;
+        held.with = Some(borrower);
+        let share = self.shares.entry(held.share.clone()).or_default();
+        share.note_lent(borrower.session);
+        self.last += 1;
+        self.messages.insert(self.last, held);
+        Some(self.last)
+    }
+
     fn remove(&mut self, number: u64) -> Option<HeldMessage> {
         let held = self.messages.remove(&number)?;
         if let Some(share) = self.shares.get_mut(&held.share) {
@@ -300,7 +312,7 @@ impl Worker {
         }
     }
 
-    /// Gives a message to the next member that has room.
+    /// Gives a message to the next member that has room, at a node that takes what it is sent.
     fn lend(self: &Rc<Self>, number: u64, planned: &PlannedShare) -> Lent {
         let Some((message, expires_at)) = self
             .held
@@ -334,17 +346,9 @@ impl Worker {
                 (None, None) => Lent::Nobody,
             };
         }
-        {
-            let mut held = self.held.borrow_mut();
-            let HeldShares { messages, shares, .. } = &mut *held;
-            if let Some(held) = messages.get_mut(&number) {
-                held.with = Some(borrower);
-                shares
-                    .entry(held.share.clone())
-                    .or_default()
-                    .note_lent(borrower.session);
-            }
-        }
+        let Some(number) = self.held.borrow_mut().lend(number, borrower) else {
+            return Lent::Here;
+        };
         let Some(location) = member.location else {
             let left = expires_at.map(|at| at.millis_since(self.now()).div_ceil(1_000));
             let published = Published {
@@ -357,6 +361,7 @@ impl Worker {
                 incarnation: self.shared.settings.incarnation,
                 worker: self.index,
                 number,
+                is_final: borrower.is_final,
             };
             self.forward(borrower.node, &recipient, &published);
             return Lent::There(borrower.node);
@@ -389,7 +394,13 @@ impl Worker {
             .find_map(|member| {
                 let (node, incarnation) = match (member.location, member.remote) {
                     (Some(_), _) => (self.shared.settings.node, self.shared.settings.incarnation),
-                    (None, Some(node)) => (node, self.shared.serving_start(node)?),
+                    (None, Some(node)) => {
+                        let incarnation = self.shared.serving_start(node)?;
+                        if !self.shared.peers.takes(node, incarnation) {
+                            return None;
+                        }
+                        (node, incarnation)
+                    }
                     (None, None) => return None,
                 };
                 let borrower = Borrower {
@@ -400,56 +411,6 @@ impl Worker {
                 };
                 Some((member, borrower))
             })
-    }
-
-    /// A member's node tells of what it was lent.
-    pub(super) fn handle_lender_news(self: &Rc<Self>, news: &LenderNews) {
-        match *news {
-            LenderNews::Returned(number, session, returned) => {
-                self.handle_returned(number, session, returned)
-            }
-            LenderNews::HasRoom(session) => {
-                let shares: Vec<ShareKey> = {
-                    let mut held = self.held.borrow_mut();
-                    let shares = held.shares.iter_mut();
-                    shares
-                        .filter_map(|(key, share)| share.full.remove(&session).then(|| key.clone()))
-                        .collect()
-                };
-                for share in shares {
-                    self.lend_waiting(&share);
-                }
-            }
-        }
-    }
-
-    fn handle_returned(self: &Rc<Self>, number: u64, session: SessionId, returned: Returned) {
-        let share = {
-            let mut held = self.held.borrow_mut();
-            let HeldShares { messages, shares, .. } = &mut *held;
-            let Some(message) = messages.get_mut(&number) else {
-                return;
-            };
-            if message.with.is_none_or(|borrower| borrower.session != session) {
-                return;
-            }
-            let share = message.share.clone();
-            if returned != Returned::Done {
-                message.with = None;
-                if let Some(known) = shares.get_mut(&share) {
-                    known.note_returned(session);
-                    if returned == Returned::Full {
-                        known.full.insert(session);
-                    }
-                    known.waiting.push_front(number);
-                }
-            }
-            share
-        };
-        if returned == Returned::Done {
-            self.remove_held(number);
-        }
-        self.lend_waiting(&share);
     }
 
     /// Gives what waits for a share to its members, as far as they have room.
@@ -519,72 +480,7 @@ impl Worker {
         let group = Placement::data_of_topic(message.topic());
         self.shared.node().group(group).propose_publish(&publish, None);
     }
-
-    /// Looks again at what is held: routes and nodes may have changed.
-    pub(super) fn look_at_held(self: &Rc<Self>) {
-        let now = self.now();
-        let lent: BTreeSet<(NodeId, NodeIncarnation)> = {
-            let mut held = self.held.borrow_mut();
-            if now.millis_since(held.looked) < LOOK_INTERVAL_MS {
-                BTreeSet::new()
-            } else {
-                held.looked = now;
-                let lent = held.messages.values().filter_map(|held| held.with);
-                lent.map(|borrower| (borrower.node, borrower.incarnation))
-                    .collect()
-            }
-        };
-        for (node, incarnation) in lent {
-            if !self.shared.serves(node, incarnation) {
-                self.borrowers_lost(node, incarnation);
-            }
-        }
-        self.look_at_waiting();
-    }
-
-    fn look_at_waiting(self: &Rc<Self>) {
-        let shares: Vec<ShareKey> = {
-            let held = self.held.borrow();
-            let shares = held.shares.iter();
-            shares
-                .filter(|(_, share)| !share.waiting.is_empty())
-                .map(|(key, _)| key.clone())
-                .collect()
-        };
-        for share in shares {
-            self.lend_waiting(&share);
-        }
-    }
-
-    /// A start of a node is lost, or what was on the way to it or back may be: what may have been sent at QoS 2 is over,
-    /// the rest goes to others.
-    pub(super) fn borrowers_lost(self: &Rc<Self>, node: NodeId, up_to: NodeIncarnation) {
-        let lost: Vec<(u64, Borrower)> = {
-            let held = self.held.borrow();
-            let lent = held
-                .messages
-                .iter()
-                .filter_map(|(number, held)| Some((*number, held.with?)));
-            lent.filter(|(_, borrower)| borrower.node == node && borrower.incarnation <= up_to)
-                .collect()
-        };
-        for (number, borrower) in lost {
-            let returned = match borrower.is_final {
-                true => {
-                    self.counters
-                        .messages_dropped
-                        .of(DropReason::SessionEnded)
-                        .increment();
-                    Returned::Done
-                }
-                false => Returned::Back,
-            };
-            self.handle_returned(number, borrower.session, returned);
-        }
-        // What it said of its members' room may be lost as well.
-        for share in self.held.borrow_mut().shares.values_mut() {
-            share.full.clear();
-        }
-        self.look_at_waiting();
-    }
 }
+
+#[cfg(test)]
+mod tests;

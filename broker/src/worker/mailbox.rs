@@ -20,7 +20,7 @@ use super::open::OpenedSession;
 use super::shared::Shared;
 use super::ticket::Ticket;
 use crate::listener::ListenerContext;
-use crate::peers::ForwardedFrame;
+use crate::peers::{DroppedLoan, ForwardedFrame};
 use crate::router::Terms;
 
 /// Something for a worker to do.
@@ -42,7 +42,9 @@ pub(crate) enum Mail {
     OwnShared(ShareKey, Arc<Message>),
     /// What became of a message that this worker lent to a member (R40).
     LenderNews(LenderNews),
-    /// A start of a node is out of the view, or what was on the way to or from it may be lost.
+    /// Messages that this worker lent to members at another node were dropped on the way there.
+    LoansDropped(Vec<DroppedLoan>),
+    /// A start of a node is out of the view, or what it said of messages that were lent to its members is lost.
     PeerLost(NodeId, NodeIncarnation),
     /// A retained message for who subscribed while it was published.
     Late(Box<LateRetained>),

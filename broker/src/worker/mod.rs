@@ -33,6 +33,8 @@ mod recipients;
 mod retained;
 mod shared;
 mod subscribe;
+#[cfg(test)]
+mod testing;
 mod ticket;
 mod timers;
 mod withheld;
@@ -195,6 +197,7 @@ impl Worker {
                 self.hold_own(&share, &message, expires_at);
             }
             Mail::LenderNews(news) => self.handle_lender_news(&news),
+            Mail::LoansDropped(loans) => self.loans_dropped(&loans),
             Mail::PeerLost(node, incarnation) => self.borrowers_lost(node, incarnation),
             Mail::Late(late) => {
                 let weight = late.weight();

@@ -173,12 +173,17 @@ impl Worker {
         self: &Rc<Self>,
         session: SessionId,
         share: &ShareKey,
-        (lender, number): (Lender, u64),
+        (lender, number, is_final): (Lender, u64, bool),
         published: &Published<'_>,
     ) {
         if self.looks_for(session) {
             let holder = Holder::Lender { lender, number };
-            self.pass_on(session, share, holder, published, |qos| qos);
+            // The lender may know another QoS of the subscription: what it gives to others is not sent at QoS 2.
+            let given = |qos: QoS| match is_final {
+                true => qos,
+                false => qos.min(QoS::AtLeastOnce),
+            };
+            self.pass_on(session, share, holder, published, given);
         }
     }
 

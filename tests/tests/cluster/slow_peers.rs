@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use quorate_tests::Version;
 use quorate_tests::broker::Broker;
-use quorate_tests::client::RawClient;
+use quorate_tests::client::{Event, RawClient};
 use quorate_tests::cluster::Cluster;
 use quorate_tests::wire::{Packet, connect, filter, publish};
 
@@ -130,4 +130,47 @@ async fn r4_who_got_everything_late_stays_when_the_sender_dies() {
     let mut publisher = cluster.nodes[leader].clean(Version::V5, "p2").await;
     publisher.publish(publish("a", "after").qos(1)).await;
     assert_eq!(subscriber.expect_publish().await.payload, b"after"[..]);
+}
+
+/// R4, R40: members of shared subscriptions at a node that takes nothing are lent nothing more; others get it at once. When
+/// the node takes its deliveries again, they get their share.
+#[tokio::test(flavor = "multi_thread")]
+async fn r40_members_at_a_node_that_takes_nothing_are_lent_nothing() {
+    const COUNT: usize = 10;
+    let cluster = three();
+    let (leader, sender, slow) = roles(&cluster);
+    let mut away = live_subscriber(&cluster.nodes[slow], "away", "$share/g/jobs").await;
+    let mut other = cluster.nodes[leader].clean(Version::V5, "other").await;
+    other.subscribe("$share/g/jobs", 1).await;
+    let mut witness = live_subscriber(&cluster.nodes[slow], "witness", "begun").await;
+    let mut publisher = cluster.nodes[sender].clean(Version::V5, "p").await;
+    cluster.nodes[slow].signal("STOP");
+    let paused = Instant::now();
+    publisher.publish(publish("begun", "").qos(1)).await;
+    cluster.nodes[sender].wait_for_log("publishers do not wait for it");
+    for number in 0..COUNT {
+        publisher
+            .publish(publish("jobs", number.to_string()).qos(1))
+            .await;
+    }
+    for number in 0..COUNT {
+        other.expect(number.to_string()).await;
+    }
+    cluster.nodes[slow].signal("CONT");
+    assert!(paused.elapsed() < PAUSE_MAX, "this machine is too slow");
+    assert_eq!(witness.expect_publish().await.payload, b""[..]);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        assert!(Instant::now() < deadline, "it is never lent anything again");
+        publisher.publish(publish("jobs", "later").qos(1)).await;
+        let soon = tokio::time::Instant::now() + Duration::from_millis(50);
+        match away.next_by(soon).await {
+            Some(Event::Packet(Packet::Publish(message))) => {
+                assert_eq!(message.payload, b"later"[..]);
+                break;
+            }
+            Some(unexpected) => panic!("{unexpected:?}"),
+            None => {}
+        }
+    }
 }

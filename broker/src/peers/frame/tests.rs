@@ -55,6 +55,7 @@ fn items() -> Vec<(Recipients, ForwardedMessage<'static>)> {
                 incarnation: NodeIncarnation(6),
                 worker: 7,
                 number: 8,
+                is_final: true,
             },
             message("a/e", b"four"),
         ),
