@@ -82,7 +82,12 @@ impl Worker {
         }
     }
 
-    fn insert(&self, peer: std::net::SocketAddr, listener: Arc<ListenerContext>, writer: Writer) -> Rc<Conn> {
+    pub(super) fn insert(
+        &self,
+        peer: std::net::SocketAddr,
+        listener: Arc<ListenerContext>,
+        writer: Writer,
+    ) -> Rc<Conn> {
         let now = self.now();
         let mut connections = self.connections.borrow_mut();
         let entry = connections.vacant_entry();

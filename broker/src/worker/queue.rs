@@ -55,6 +55,10 @@ pub(super) struct DurableQueue {
     asked: [u16; SLOTS],
     /// Slots that have references which were not pulled.
     ready: u32,
+    /// Slots that have references for which no identifier is free (R22).
+    stopped: u32,
+    /// The slot that is asked first when there is room again.
+    turn: u8,
     /// Until when the session's last connection may have been sent what an earlier start of the node stored; `None`
     /// where nothing can have been.
     closed_at: Option<GroupTime>,
@@ -90,15 +94,57 @@ impl DurableQueue {
         !self.held.is_empty()
     }
 
+    /// How many references are pulled or asked for.
+    fn pulled(&self) -> usize {
+        let asked: usize = self.asked.iter().map(|asked| usize::from(*asked)).sum();
+        self.held.len() + asked
+    }
+
     /// How many references are pulled, asked for, or known to be there in one group each.
     pub(super) fn known_to_wait(&self) -> usize {
-        let asked: usize = self.asked.iter().map(|asked| usize::from(*asked)).sum();
-        self.held.len() + asked + self.ready.count_ones() as usize
+        self.pulled() + (self.ready | self.stopped).count_ones() as usize
+    }
+
+    /// Shares what the window has room for among the groups that have references (R29): slots, where to go on, and for how
+    /// many to ask. Where there is less room than groups, those whose turn it is get it.
+    fn share_out(&mut self, window_free: usize) -> Vec<(u8, Sequence, usize)> {
+        let mut room = window_free.saturating_sub(self.pulled());
+        let mut requests = Vec::new();
+        while room > 0 {
+            let from_turn = (0..SLOTS).map(|step| (usize::from(self.turn) + step) % SLOTS);
+            let mut idle = from_turn.filter(|slot| self.ready & (1 << slot) != 0 && self.asked[*slot] == 0);
+            let Some(slot) = idle.next() else { break };
+            let count = (room / (1 + idle.count())).max(1);
+            self.ready &= !(1 << slot);
+            self.asked[slot] = u16::try_from(count).unwrap_or(u16::MAX);
+            room -= count;
+            let number = u8::try_from(slot).expect("few slots");
+            self.turn = number + 1;
+            requests.push((number, self.next[slot], count));
+        }
+        requests
+    }
+
+    /// The answer of a group: where its queue goes on, and whether there is more.
+    fn answered(&mut self, slot: u8, next: Sequence, more: bool, window_stopped: bool) {
+        self.asked[usize::from(slot)] = 0;
+        self.next[usize::from(slot)] = next;
+        if more {
+            self.ready |= 1 << slot;
+        }
+        self.stopped &= !(1 << slot);
+        self.stopped |= u32::from(window_stopped) << slot;
+    }
+
+    /// A group has references, or identifiers for those it had.
+    fn has_some(&mut self, slot: u8) {
+        self.ready |= 1 << slot;
+        self.stopped &= !(1 << slot);
     }
 
     /// Whether everything that is known to wait in a group has been sent.
     pub(super) fn is_drained(&self, slot: u8) -> bool {
-        self.ready & (1 << slot) == 0
+        (self.ready | self.stopped) & (1 << slot) == 0
             && self.asked[usize::from(slot)] == 0
             && self.held.iter().all(|held| held.slot != slot)
     }
@@ -129,7 +175,7 @@ impl Worker {
             return;
         };
         if let Some(queue) = &mut conn.state.borrow_mut().queue {
-            queue.ready |= 1 << slot;
+            queue.has_some(slot);
         }
         self.pull(&conn);
     }
@@ -150,7 +196,7 @@ impl Worker {
         }
     }
 
-    /// Asks groups that have references for as many as the window has room for, shared fairly.
+    /// Asks groups that have references for as many as the window has room for.
     pub(super) fn pull(&self, conn: &Rc<Conn>) {
         let mut state = conn.state.borrow_mut();
         let Some((session, _)) = state.session() else {
@@ -158,19 +204,7 @@ impl Worker {
         };
         let free = state.protocol.window_free();
         let Some(queue) = &mut state.queue else { return };
-        let asked: usize = queue.asked.iter().map(|asked| usize::from(*asked)).sum();
-        let mut room = free.saturating_sub(asked + queue.held.len());
-        let mut requests = Vec::new();
-        while room > 0 {
-            let idle = (0..SLOTS).filter(|slot| queue.ready & (1 << slot) != 0 && queue.asked[*slot] == 0);
-            let waiting = idle.clone().count();
-            let Some(slot) = idle.min() else { break };
-            let count = (room / waiting).max(1);
-            queue.ready &= !(1 << slot);
-            queue.asked[slot] = u16::try_from(count).unwrap_or(u16::MAX);
-            room -= count.min(room);
-            requests.push((u8::try_from(slot).expect("few slots"), queue.next[slot], count));
-        }
+        let requests = queue.share_out(free);
         drop(state);
         for (slot, from, count) in requests {
             self.request(conn, session, slot, from, count);
@@ -202,11 +236,7 @@ impl Worker {
         {
             let mut state = conn.state.borrow_mut();
             let Some(queue) = &mut state.queue else { return };
-            queue.asked[usize::from(slot)] = 0;
-            queue.next[usize::from(slot)] = references.next;
-            if references.more {
-                queue.ready |= 1 << slot;
-            }
+            queue.answered(slot, references.next, references.more, references.window_stopped);
             for reference in references.references {
                 // An equal stamp may be one from before: the clock goes on where it stopped.
                 let before_start = reference.received_at <= references.started;
@@ -269,7 +299,8 @@ impl Worker {
                 if is_own(&rare.replays) {
                     rare.replays.value_sent();
                 }
-                if is_first && held.reference.shared {
+                // Also where the group cannot tell whether an earlier connection was sent it: it was counted.
+                if held.reference.shared {
                     rare.shared.one_was_sent();
                 }
                 let is_sent = matches!(result, DeliverResult::Sent | DeliverResult::Queued);
@@ -330,3 +361,6 @@ fn tracked(held: &Held) -> TrackedDelivery<'_> {
 pub(super) fn translate(at: GroupTime, group_now: GroupTime, now: Instant) -> Instant {
     Instant((now.0 + at.0).saturating_sub(group_now.0))
 }
+
+#[cfg(test)]
+mod tests;

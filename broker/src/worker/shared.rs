@@ -82,6 +82,17 @@ impl SharedHolds {
         self.waiting.len() + self.unsent
     }
 
+    /// One is on its way into the session's own queue.
+    pub(super) fn one_moves(&mut self) {
+        self.moving += 1;
+        self.unsent += 1;
+    }
+
+    /// It is there, or never will be.
+    pub(super) fn one_has_moved(&mut self) {
+        self.moving = self.moving.saturating_sub(1);
+    }
+
     /// One that came to the session's own queue was sent, or never will be.
     pub(super) fn one_was_sent(&mut self) {
         self.unsent = self.unsent.saturating_sub(1);
@@ -294,12 +305,7 @@ impl Worker {
         let Holder::Group { group, hold } = &shared.holder else {
             return;
         };
-        {
-            let mut state = conn.state.borrow_mut();
-            let holds = &mut state.rare().shared;
-            holds.moving += 1;
-            holds.unsent += 1;
-        }
+        conn.state.borrow_mut().rare().shared.one_moves();
         let (group, hold) = (self.shared.node().group(*group).clone(), hold.clone());
         let delivery = ShareDelivery {
             qos: shared.qos,
@@ -324,7 +330,7 @@ impl Worker {
         if let Some(conn) = conn.filter(|conn| !conn.flags.get().ending) {
             let mut state = conn.state.borrow_mut();
             let holds = &mut state.rare().shared;
-            holds.moving = holds.moving.saturating_sub(1);
+            holds.one_has_moved();
             if is_back {
                 holds.one_was_sent();
             }

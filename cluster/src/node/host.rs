@@ -51,6 +51,8 @@ pub struct References {
     pub sent_before: Sequence,
     /// Whether the queue holds more.
     pub more: bool,
+    /// It does, and no identifiers are free for it (R22): the connection is told when some are.
+    pub window_stopped: bool,
     /// Group time when this start of the node began: what `sent_before` knows begins here.
     pub started: crate::state::GroupTime,
     /// Group time at the pull.

@@ -1,7 +1,7 @@
 //! Answers pulls: references of a session's queue for the connection that owns the session (R29).
 //!
-//! A pull that finds nothing but references whose identifiers may still be in use (R22) is answered as if there were
-//! nothing; the connection is told when the oldest reference is settled.
+//! A pull that finds nothing but references whose identifiers may still be in use (R22) is answered with none, and says so;
+//! the connection is told when the oldest reference is settled.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -160,7 +160,12 @@ impl<H: Host> Group<H> {
 
     /// The answer for the connection.
     pub(super) fn finish_pull(&self, request: &PullRequest, part: PulledPart) -> References {
-        let PulledPart { references, end, .. } = part;
+        let PulledPart {
+            references,
+            end,
+            stopped_at,
+            ..
+        } = part;
         let next = references
             .last()
             .map_or(request.from, |last| Sequence(last.sequence.0 + 1));
@@ -170,6 +175,7 @@ impl<H: Host> Group<H> {
             location: request.location,
             group: self.id(),
             more: !references.is_empty() && next < end,
+            window_stopped: stopped_at.is_some(),
             references,
             next,
             sent_before,

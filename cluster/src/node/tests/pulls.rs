@@ -104,12 +104,14 @@ async fn a_pull_that_the_identifier_window_stopped_goes_on_with_the_oldest() {
     let node = TestNode::start().await;
     node.fill(SLOT_SIZE + 5, QoS::AtLeastOnce).await;
     assert_eq!(node.pull_all().await, SLOT_SIZE);
+    assert!(node.pull_from(SLOT_SIZE).await.window_stopped);
     node.settle_queue(1..SLOT_SIZE).await;
     assert!(node.told.pending.lock().is_empty(), "the oldest is still there");
     node.settle_queue(0..1).await;
     let told = eventually(|| node.told.pending.lock().pop()).await;
     assert_eq!(told, (node.home().id(), elsewhere(SESSION)));
-    assert_eq!(node.pull_from(SLOT_SIZE).await.references.len(), 5);
+    let references = node.pull_from(SLOT_SIZE).await;
+    assert!(references.references.len() == 5 && !references.window_stopped);
     node.settle_queue(SLOT_SIZE..SLOT_SIZE + 5).await;
     assert!(node.told.pending.lock().is_empty(), "once");
     assert!(node.home().stopped.lock().is_empty());
