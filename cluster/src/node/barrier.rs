@@ -16,6 +16,8 @@ use super::{Group, Host};
 
 /// Pause after a round that failed.
 const RETRY: Duration = Duration::from_millis(10);
+/// Tasks among which those that have gone are not looked for.
+const TASKS_MIN: usize = 64;
 
 /// Who waits at a group's barrier.
 #[derive(Debug, Default)]
@@ -28,11 +30,22 @@ pub(super) struct Barrier {
 struct Waiting {
     pulls: Vec<WaitingPull>,
     tasks: Vec<oneshot::Sender<()>>,
+    /// With so many tasks those that have gone are looked for.
+    tidy_at: usize,
 }
 
 impl Waiting {
     fn is_empty(&self) -> bool {
         self.pulls.is_empty() && self.tasks.is_empty()
+    }
+
+    /// A task that waits. Those that do so no more are forgotten at times: without a leader none would ever go.
+    fn push_task(&mut self, passed: oneshot::Sender<()>) {
+        if self.tasks.len() >= self.tidy_at {
+            self.tasks.retain(|task| !task.is_closed());
+            self.tidy_at = TASKS_MIN.max(2 * self.tasks.len());
+        }
+        self.tasks.push(passed);
     }
 }
 
@@ -49,7 +62,7 @@ impl<H: Host> Group<H> {
     /// where the group has no leader.
     pub async fn pass_barrier(&self) {
         let (passed, passing) = oneshot::channel();
-        self.barrier.waiting.lock().tasks.push(passed);
+        self.barrier.waiting.lock().push_task(passed);
         self.barrier.entered.notify_one();
         if passing.await.is_err() {
             // The node is going down.
@@ -107,5 +120,26 @@ impl<H: Host> Group<H> {
     /// How far the group has committed, if this node leads it and can show that.
     pub(super) async fn read_index(&self) -> Option<u64> {
         self.replica()?.ensure_linearizable().await.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r36_who_waits_no_more_is_forgotten_although_the_group_has_no_leader() {
+        let mut waiting = Waiting::default();
+        let mut stay = Vec::new();
+        for number in 0..100 * TASKS_MIN {
+            let (passed, passing) = oneshot::channel();
+            waiting.push_task(passed);
+            if number % TASKS_MIN == 0 {
+                stay.push(passing);
+            }
+        }
+        let open = waiting.tasks.iter().filter(|task| !task.is_closed()).count();
+        assert_eq!(open, stay.len());
+        assert!(waiting.tasks.len() <= 2 * stay.len() + TASKS_MIN);
     }
 }

@@ -14,7 +14,7 @@ use quorate_proto::codec::QoS;
 use quorate_proto::message::Message;
 
 use super::place::{Value, slot_of};
-use super::replays::Replay;
+use super::replays::{ReadingTask, Replay};
 use crate::metrics::DropReason;
 use crate::peers::Joint;
 use crate::worker::connection::Conn;
@@ -137,8 +137,15 @@ impl Worker {
             loop {
                 let (home, behind) = (home.clone(), after.clone());
                 let reading = async move { home.read_replays(session, behind.as_deref()).await };
-                // Where the runtime is gone the node stops.
-                let Ok(page) = worker.shared.control.spawn(reading).await else {
+                let Some(conn) = worker.open_connection(location) else {
+                    return;
+                };
+                let reading = worker.shared.control.spawn(reading);
+                let task = ReadingTask(reading.abort_handle());
+                conn.state.borrow_mut().rare().replays.resuming_task = Some(task);
+                drop(conn);
+                // The connection is gone, or the runtime is, and the node stops.
+                let Ok(page) = reading.await else {
                     return;
                 };
                 let Some(conn) = worker.open_connection(location) else {

@@ -18,7 +18,7 @@ use quorate_proto::session::{DeliverResult, Delivery};
 pub(super) use replays::Replays;
 
 use self::place::{PIECE, Place, Value};
-use self::replays::Replay;
+use self::replays::{ReadingTask, Replay};
 use super::Worker;
 use super::connection::Conn;
 use super::counting::drop_reason;
@@ -105,7 +105,7 @@ impl Worker {
                 }
                 if !self.shared.node().is_alone() {
                     if let Some(place) = replays.read_first() {
-                        self.read_behind_barrier(conn, place);
+                        self.read_behind_barrier(conn, replays, place);
                     }
                     return;
                 }
@@ -146,13 +146,14 @@ impl Worker {
     }
 
     /// Reads the next piece where other nodes may know more, or have it.
-    fn read_behind_barrier(self: &Rc<Self>, conn: &Conn, place: Place) {
+    fn read_behind_barrier(self: &Rc<Self>, conn: &Conn, replays: &mut Replays, place: Place) {
         let (worker, location) = (self.clone(), conn.location);
+        let node = self.shared.node().clone();
+        let reading = self.shared.control.spawn(async move { place.read(&node).await });
+        replays.reading_task = Some(ReadingTask(reading.abort_handle()));
         tokio::task::spawn_local(async move {
-            let node = worker.shared.node().clone();
-            let reading = async move { place.read(&node).await };
-            // Where the runtime is gone the node stops.
-            let Ok((place, values)) = worker.shared.control.spawn(reading).await else {
+            // The connection is gone, or the runtime is, and the node stops.
+            let Ok((place, values)) = reading.await else {
                 return;
             };
             let Some(conn) = worker.open_connection(location) else {

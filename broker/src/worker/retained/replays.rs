@@ -7,11 +7,22 @@ use hashbrown::HashMap;
 use quorate_cluster::state::{Epoch, GroupTime, PendingReplay, ReplayId};
 use quorate_proto::codec::QoS;
 use quorate_proto::topic;
+use tokio::task::AbortHandle;
 
 use super::place::Place;
 
 /// Live topics remembered while a replay goes on; more end the skipping, not the replay.
 const LIVE_TOPICS_MAX: usize = 4_096;
+
+/// A read in the control runtime, which ends with the connection: it may wait for a leader that does not come.
+#[derive(Debug)]
+pub(super) struct ReadingTask(pub(super) AbortHandle);
+
+impl Drop for ReadingTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 /// One subscription whose retained messages are being sent.
 #[derive(Debug)]
@@ -69,6 +80,9 @@ pub(in crate::worker) struct Replays {
     pub(super) scheduled: bool,
     /// A piece is being read behind a barrier, for the replay with this serial number, the first of the waiting.
     pub(super) reading: Option<u32>,
+    pub(super) reading_task: Option<ReadingTask>,
+    /// A page of what earlier connections have left is being read.
+    pub(super) resuming_task: Option<ReadingTask>,
 }
 
 impl Replays {
@@ -215,6 +229,7 @@ impl Replays {
 
     /// The task is done; takes its replay out, unless it has ended meanwhile.
     pub(super) fn was_read(&mut self) -> Option<Replay> {
+        self.reading_task = None;
         let serial = self.reading.take()?;
         self.waiting.pop_front_if(|first| first.serial == serial)
     }
@@ -265,7 +280,7 @@ impl Replays {
         self.had_live(topic, replay.unwrap_or(0))
     }
 
-    /// So many commands leave for the home group, of which the values come back in the session's queue.
+    /// A command leaves for the home group whose value comes back in the session's queue; `number` is its replay's.
     pub(super) fn append(&mut self, number: u32) {
         self.appending += 1;
         self.appended = Some(number);
@@ -314,6 +329,8 @@ impl Replay {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const EPOCH: Epoch = Epoch(7);
@@ -398,6 +415,21 @@ mod tests {
         assert!(!replays.is_idle(), "a step is on its way");
         replays.moved_alone();
         assert!(replays.is_idle());
+    }
+
+    /// A read waits as long as the group of its topics has no leader: not for connections that are gone.
+    #[tokio::test]
+    async fn r36_what_is_being_read_ends_with_the_connection() {
+        let mut replays = of(&["#"]);
+        let first = tokio::spawn(std::future::pending::<()>());
+        let second = tokio::spawn(std::future::pending::<()>());
+        replays.reading_task = Some(ReadingTask(first.abort_handle()));
+        replays.resuming_task = Some(ReadingTask(second.abort_handle()));
+        drop(replays);
+        for task in [first, second] {
+            let ended = tokio::time::timeout(Duration::from_secs(10), task).await;
+            assert!(ended.is_ok_and(|ended| ended.is_err_and(|error| error.is_cancelled())));
+        }
     }
 
     #[test]
