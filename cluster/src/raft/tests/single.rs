@@ -239,7 +239,7 @@ async fn r17_a_group_of_which_nothing_is_left_begins_behind_what_it_was() {
     }
 }
 
-/// 21 groups is what a node of a small cluster carries: `meta`, 16 data groups, 4 live groups.
+/// A little more than what a node of a small cluster carries: `meta`, 16 data groups, one live group and one for memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_one_groups_restart_fast_and_cost_nothing_while_idle() {
     let disk = Disk::new();
