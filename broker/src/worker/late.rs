@@ -203,7 +203,10 @@ impl Worker {
         }
         let (worker, topic) = (self.clone(), topic.to_owned());
         tokio::task::spawn_local(async move {
-            let reading = async move { home.read_retained(&topic, None, 1, true).await };
+            let reading = async move {
+                home.pass_barrier().await;
+                home.read_retained(&topic, None, 1).await
+            };
             // Where the runtime is gone the node stops: no answer (R13).
             let Ok(page) = worker.shared.control.spawn(reading).await else {
                 return;

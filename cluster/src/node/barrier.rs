@@ -9,45 +9,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, watch};
 
 use super::puller::WaitingPull;
 use super::{Group, Host};
 
 /// Pause after a round that failed.
 const RETRY: Duration = Duration::from_millis(10);
-/// Tasks among which those that have gone are not looked for.
-const TASKS_MIN: usize = 64;
 
 /// Who waits at a group's barrier.
 #[derive(Debug, Default)]
 pub(super) struct Barrier {
     waiting: Mutex<Waiting>,
     entered: Notify,
+    /// Rounds that are over.
+    over: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     pulls: Vec<WaitingPull>,
-    tasks: Vec<oneshot::Sender<()>>,
-    /// With so many tasks those that have gone are looked for.
-    tidy_at: usize,
+    /// Somebody has a turn in the next round.
+    is_entered: bool,
+    /// Number of the next round.
+    round: u64,
 }
 
-impl Waiting {
-    fn is_empty(&self) -> bool {
-        self.pulls.is_empty() && self.tasks.is_empty()
-    }
-
-    /// A task that waits. Those that do so no more are forgotten at times: without a leader none would ever go.
-    fn push_task(&mut self, passed: oneshot::Sender<()>) {
-        if self.tasks.len() >= self.tidy_at {
-            self.tasks.retain(|task| !task.is_closed());
-            self.tidy_at = TASKS_MIN.max(2 * self.tasks.len());
-        }
-        self.tasks.push(passed);
-    }
-}
+/// Stands for a reader at a barrier. Whoever has one may leave and come back.
+#[derive(Clone, Copy, Debug)]
+pub struct BarrierTurn(u64);
 
 impl Barrier {
     /// A pull that is answered behind the barrier.
@@ -61,32 +51,48 @@ impl<H: Host> Group<H> {
     /// Waits until this node has applied everything that was committed anywhere when this was called. Never returns
     /// where the group has no leader.
     pub async fn pass_barrier(&self) {
-        let (passed, passing) = oneshot::channel();
-        self.barrier.waiting.lock().push_task(passed);
+        self.barrier_passed(self.enter_barrier()).await;
+    }
+
+    /// Takes a turn at the barrier, which ends when this node has applied everything that was committed anywhere when this
+    /// was called.
+    pub fn enter_barrier(&self) -> BarrierTurn {
+        let round = {
+            let mut waiting = self.barrier.waiting.lock();
+            waiting.is_entered = true;
+            waiting.round
+        };
         self.barrier.entered.notify_one();
-        if passing.await.is_err() {
-            // The node is going down.
-            std::future::pending::<()>().await;
-        }
+        BarrierTurn(round)
+    }
+
+    /// Waits for the end of a turn, for ever where the group has no leader.
+    pub async fn barrier_passed(&self, turn: BarrierTurn) {
+        let mut over = self.barrier.over.subscribe();
+        let passed = over.wait_for(|over| *over > turn.0).await;
+        debug_assert!(passed.is_ok(), "the group has the sender");
     }
 
     /// The barrier's task.
     pub(super) async fn run_barrier(self: Arc<Self>) {
         loop {
-            let waiting = std::mem::take(&mut *self.barrier.waiting.lock());
-            if waiting.is_empty() {
+            let (is_entered, round, pulls) = {
+                let mut waiting = self.barrier.waiting.lock();
+                let pulls = std::mem::take(&mut waiting.pulls);
+                let is_entered = std::mem::take(&mut waiting.is_entered) || !pulls.is_empty();
+                waiting.round += u64::from(is_entered);
+                (is_entered, waiting.round, pulls)
+            };
+            if !is_entered {
                 self.barrier.entered.notified().await;
                 continue;
             }
             while !self.catch_up().await {
                 tokio::time::sleep(RETRY).await;
             }
-            for task in waiting.tasks {
-                // Who waited may have gone.
-                let _ = task.send(());
-            }
-            if !waiting.pulls.is_empty() {
-                self.pulls.lock().extend(waiting.pulls);
+            self.barrier.over.send_replace(round);
+            if !pulls.is_empty() {
+                self.pulls.lock().extend(pulls);
                 self.attend.notify_one();
             }
         }
@@ -120,26 +126,5 @@ impl<H: Host> Group<H> {
     /// How far the group has committed, if this node leads it and can show that.
     pub(super) async fn read_index(&self) -> Option<u64> {
         self.replica()?.ensure_linearizable().await.ok()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn r36_who_waits_no_more_is_forgotten_although_the_group_has_no_leader() {
-        let mut waiting = Waiting::default();
-        let mut stay = Vec::new();
-        for number in 0..100 * TASKS_MIN {
-            let (passed, passing) = oneshot::channel();
-            waiting.push_task(passed);
-            if number % TASKS_MIN == 0 {
-                stay.push(passing);
-            }
-        }
-        let open = waiting.tasks.iter().filter(|task| !task.is_closed()).count();
-        assert_eq!(open, stay.len());
-        assert!(waiting.tasks.len() <= 2 * stay.len() + TASKS_MIN);
     }
 }

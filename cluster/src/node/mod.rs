@@ -61,6 +61,7 @@ mod upkeep;
 mod wills;
 
 pub use backlog::Backlog;
+pub use barrier::BarrierTurn;
 pub use checkpoints::StateCheckpoints;
 pub use clock::GroupClock;
 pub use crossing::Crossing;

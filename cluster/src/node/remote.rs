@@ -145,20 +145,11 @@ impl<H: Host> Group<H> {
         }
     }
 
-    /// A page of the retained messages that a filter matches, see [`GroupState::retained_page`]. Behind a barrier where
-    /// `is_first` (R36): what was acknowledged before is found.
+    /// A page of the retained messages that a filter matches, see [`GroupState::retained_page`]. Behind the group's barrier
+    /// everything is found that was acknowledged before (R36).
     ///
     /// [`GroupState::retained_page`]: crate::state::GroupState::retained_page
-    pub async fn read_retained(
-        &self,
-        filter: &str,
-        after: Option<&str>,
-        count_max: usize,
-        is_first: bool,
-    ) -> RetainedPage {
-        if is_first {
-            self.pass_barrier().await;
-        }
+    pub async fn read_retained(&self, filter: &str, after: Option<&str>, count_max: usize) -> RetainedPage {
         loop {
             if self.standing() == Standing::Replica {
                 return self.state().retained_page(filter, after, count_max);

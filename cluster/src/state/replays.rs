@@ -43,6 +43,8 @@ pub struct ReplayCursor {
     pub slot: u8,
     /// Topic behind which to go on in it; none at its beginning.
     pub after: Option<Arc<str>>,
+    /// The groups that are left, that one too: bit n stands for slot n. Those without leader are read last (R36).
+    pub left: u16,
 }
 
 /// One step of a replay.
@@ -184,12 +186,13 @@ pub(super) fn read_id(reader: &mut Reader<'_>) -> Result<ReplayId, CodecError> {
 
 pub(super) fn put_cursor(out: &mut Vec<u8>, cursor: Option<&ReplayCursor>) {
     put_bool(out, cursor.is_some());
-    if let Some(ReplayCursor { slot, after }) = cursor {
+    if let Some(ReplayCursor { slot, after, left }) = cursor {
         out.push(*slot);
         put_bool(out, after.is_some());
         if let Some(after) = after {
             put_str(out, after);
         }
+        put_varint(out, u64::from(*left));
     }
 }
 
@@ -202,7 +205,8 @@ pub(super) fn read_cursor(reader: &mut Reader<'_>) -> Result<Option<ReplayCursor
         false => None,
         true => Some(reader.str("topic")?),
     };
-    Ok(Some(ReplayCursor { slot, after }))
+    let left = reader.varint_u16("groups that are left")?;
+    Ok(Some(ReplayCursor { slot, after, left }))
 }
 
 /// All replays of a group.

@@ -13,7 +13,7 @@ use quorate_cluster::state::{
 use quorate_proto::codec::QoS;
 use quorate_proto::message::Message;
 
-use super::place::{Value, slot_of};
+use super::place::Value;
 use super::replays::{ReadingTask, Replay};
 use crate::metrics::DropReason;
 use crate::peers::Joint;
@@ -28,13 +28,7 @@ impl Worker {
         let cursor = match is_last {
             // Behind everything that was looked at with it.
             true => replay.place.cursor(),
-            false => {
-                let topic = value.message.topic();
-                Some(ReplayCursor {
-                    slot: slot_of(topic),
-                    after: Some(topic.into()),
-                })
-            }
+            false => Some(replay.place.cursor_behind(value.message.topic())),
         };
         self.propose_step(conn, replay, Some(value.to_append()), cursor);
     }

@@ -17,7 +17,7 @@ use quorate_proto::session::{DeliverResult, Delivery};
 
 pub(super) use replays::Replays;
 
-use self::place::{PIECE, Place, Value};
+use self::place::{Found, PIECE, Place, Value};
 use self::replays::{ReadingTask, Replay};
 use super::Worker;
 use super::connection::Conn;
@@ -99,6 +99,9 @@ impl Worker {
                     }
                     return;
                 }
+                if replays.is_held() {
+                    return;
+                }
                 if replays.proposes() && self.full_log().is_some() {
                     self.replay_later(conn, replays);
                     return;
@@ -113,7 +116,7 @@ impl Worker {
                     self.replay_later(conn, replays);
                     return;
                 }
-                let Some(mut replay) = replays.waiting.pop_front() else {
+                let Some(mut replay) = replays.take_first() else {
                     return;
                 };
                 let values = replay.place.read_here(self.shared.node(), &mut pages);
@@ -153,26 +156,54 @@ impl Worker {
         replays.reading_task = Some(ReadingTask(reading.abort_handle()));
         tokio::task::spawn_local(async move {
             // The connection is gone, or the runtime is, and the node stops.
-            let Ok((place, values)) = reading.await else {
+            let Ok((place, found)) = reading.await else {
                 return;
             };
             let Some(conn) = worker.open_connection(location) else {
                 return;
             };
             let replay = conn.state.borrow_mut().rare().replays.was_read();
-            match replay {
+            match (replay, found) {
+                (Some(mut replay), Found::Held) => {
+                    replay.place = place;
+                    worker.hold_replay(&conn, replay);
+                }
                 // Others were faster. It is read again when there is room: what waits would be held by all who do.
-                Some(replay) if replay.kept.is_some() && worker.full_log().is_some() => {
+                (Some(replay), _) if replay.kept.is_some() && worker.full_log().is_some() => {
                     conn.state.borrow_mut().rare().replays.waiting.push_front(replay);
                 }
-                Some(mut replay) => {
+                (Some(mut replay), Found::Values(values)) => {
                     replay.place = place;
                     worker.send_piece(&conn, replay, &values);
                 }
-                None => {}
+                (None, _) => {}
             }
             worker.replay(&conn);
             worker.after_completion(&conn);
+        });
+    }
+
+    /// Lets others go on while none of the groups can be read that a replay has left.
+    fn hold_replay(self: &Rc<Self>, conn: &Conn, replay: Replay) {
+        let (worker, location) = (self.clone(), conn.location);
+        let (serial, place) = (replay.serial(), replay.place.clone());
+        let node = self.shared.node().clone();
+        let waiting = self
+            .shared
+            .control
+            .spawn(async move { place.any_passed(&node).await });
+        let task = ReadingTask(waiting.abort_handle());
+        conn.state.borrow_mut().rare().replays.hold(replay, task);
+        tokio::task::spawn_local(async move {
+            // The replay has ended, or the connection, or the runtime has, and the node stops.
+            if waiting.await.is_err() {
+                return;
+            }
+            if let Some(conn) = worker.open_connection(location) {
+                conn.state.borrow_mut().rare().replays.release(serial);
+                worker.replay(&conn);
+                worker.after_completion(&conn);
+            }
         });
     }
 

@@ -1,8 +1,14 @@
 //! Where a replay reads: through the groups of the topics, page by page.
+//!
+//! A group without leader lets nobody pass its barrier. It is left for later, so that it holds up its own values alone
+//! (R36); a replay of which nothing else is left waits aside. A group that is lost while it is being read is waited for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use quorate_cluster::node::{Node, Placement};
+use futures_util::FutureExt;
+use futures_util::future::select_all;
+use quorate_cluster::node::{BarrierTurn, Node, Placement};
 use quorate_cluster::state::{GroupTime, ReplayCursor, RetainedView};
 use quorate_proto::message::Message;
 
@@ -12,6 +18,8 @@ use crate::node::Shared;
 pub(super) const PIECE: usize = 64;
 /// Groups that hold retained messages, by their slots.
 const SLOTS: u8 = 16;
+/// How long a group's barrier is waited for before others have their turn, unless they have passed it earlier.
+const PASS_WAIT: Duration = Duration::from_millis(300);
 
 /// Without a wildcard there is one topic, in one group.
 fn is_exact(filter: &str) -> bool {
@@ -23,44 +31,68 @@ pub(super) fn slot_of(topic: &str) -> u8 {
     Placement::packet_id_slot(Placement::data_of_topic(topic))
 }
 
+/// The bit of a slot; none for slots that hold no retained messages.
+const fn bit(slot: u8) -> u16 {
+    match slot < SLOTS {
+        true => 1 << slot,
+        false => 0,
+    }
+}
+
+/// What a read has found.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// These values, or none, at the end.
+    Values(Vec<Value>),
+    /// Nothing, and none of the groups that are left lets anybody pass its barrier.
+    Held,
+}
+
 /// Where a replay goes on reading.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) filter: Arc<str>,
-    /// Slot of the group being read; [`SLOTS`] at the end.
+    /// The groups that are left, by the bits of their slots.
+    left: u16,
+    /// Slot of the one that is next, as long as there is one.
     slot: u8,
     /// Topic after which to go on in that group.
     after: Option<Arc<str>>,
     /// That group was read from by this connection, so what was acknowledged before is there.
     is_begun: bool,
+    /// Turns at the barriers of groups that are left, where one was not passed in time.
+    turns: Vec<(u8, BarrierTurn)>,
 }
 
 impl Place {
     /// Before everything that a filter matches.
     pub(super) fn before(filter: Arc<str>) -> Self {
-        let slot = match is_exact(&filter) {
-            true => slot_of(&filter),
-            false => 0,
+        let left = match is_exact(&filter) {
+            true => bit(slot_of(&filter)),
+            false => u16::MAX,
         };
-        Self {
-            filter,
-            slot,
-            after: None,
-            is_begun: false,
-        }
+        Self::new(filter, left, 0, None)
     }
 
     /// Where another connection was.
     pub(super) fn at(filter: Arc<str>, cursor: Option<ReplayCursor>) -> Self {
         match cursor {
             None => Self::before(filter),
-            Some(ReplayCursor { slot, after }) => Self {
-                filter,
-                slot,
-                after,
-                is_begun: false,
-            },
+            Some(ReplayCursor { slot, after, left }) => Self::new(filter, left, slot, after),
         }
+    }
+
+    fn new(filter: Arc<str>, left: u16, slot: u8, after: Option<Arc<str>>) -> Self {
+        let mut place = Self {
+            filter,
+            left,
+            slot,
+            after,
+            is_begun: false,
+            turns: Vec::new(),
+        };
+        place.find_next();
+        place
     }
 
     /// What the state keeps of it; none at the end.
@@ -68,17 +100,43 @@ impl Place {
         (!self.is_end()).then(|| ReplayCursor {
             slot: self.slot,
             after: self.after.clone(),
+            left: self.left,
         })
     }
 
-    pub(super) fn is_end(&self) -> bool {
-        self.slot >= SLOTS
+    /// What the state keeps of it behind a topic in the group that was read last.
+    pub(super) fn cursor_behind(&self, topic: &str) -> ReplayCursor {
+        let slot = slot_of(topic);
+        ReplayCursor {
+            slot,
+            after: Some(topic.into()),
+            left: self.left | bit(slot),
+        }
     }
 
-    /// Whether a topic is still to be looked for: its group is not being read yet.
+    pub(super) fn is_end(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Whether a topic is still to be looked for, as it is later than now: its group is neither being read nor waited for.
     pub(super) fn is_before(&self, topic: &str) -> bool {
         let slot = slot_of(topic);
-        self.slot < slot || (self.slot == slot && self.after.is_none())
+        let is_being_read = self.slot == slot && self.after.is_some();
+        self.left & bit(slot) != 0 && !is_being_read && self.turn_of(slot).is_none()
+    }
+
+    fn turn_of(&self, slot: u8) -> Option<BarrierTurn> {
+        let turn = self.turns.iter().find(|(of, _)| *of == slot);
+        turn.map(|(_, turn)| *turn)
+    }
+
+    /// Goes to the next group that is left, unless it is at one.
+    fn find_next(&mut self) {
+        if self.left & bit(self.slot) == 0 {
+            self.after = None;
+            let later = (self.slot..SLOTS).find(|slot| self.left & bit(*slot) != 0);
+            self.slot = later.unwrap_or_else(|| u8::try_from(self.left.trailing_zeros()).unwrap_or(0));
+        }
     }
 
     /// A page was read that says where the next one of its group begins.
@@ -86,28 +144,73 @@ impl Place {
         self.is_begun = true;
         self.after = resume_after.map(Arc::from);
         if is_exact(&self.filter) {
-            self.slot = SLOTS;
+            self.left = 0;
         } else if self.after.is_none() {
-            self.slot += 1;
+            self.left &= !bit(self.slot);
             self.is_begun = false;
+            self.find_next();
         }
     }
 
     /// Reads on, in whatever group and at whatever node, until something is found or there is no more: as the groups were
     /// when they were begun with, or later (R36).
-    pub(super) async fn read(mut self, node: &Node<Shared>) -> (Self, Vec<Value>) {
+    pub(super) async fn read(mut self, node: &Node<Shared>) -> (Self, Found) {
         while !self.is_end() {
+            if !self.is_begun && !self.pass_barrier(node).await {
+                return (self, Found::Held);
+            }
             let group = node.group_of_slot(self.slot);
             let page = group
-                .read_retained(&self.filter, self.after.as_deref(), PIECE, !self.is_begun)
+                .read_retained(&self.filter, self.after.as_deref(), PIECE)
                 .await;
             let values = values(page.matches, group.now());
             self.advance(page.resume_after);
             if !values.is_empty() {
-                return (self, values);
+                return (self, Found::Values(values));
             }
         }
-        (self, Vec::new())
+        (self, Found::Values(Vec::new()))
+    }
+
+    /// Passes the barrier of the group that is next, or of another one where that takes long; false where none is passed.
+    async fn pass_barrier(&mut self, node: &Node<Shared>) -> bool {
+        if self.turns.is_empty() {
+            let turn = self.enter_barrier(node, self.slot);
+            let passing = node.group_of_slot(self.slot).barrier_passed(turn);
+            if tokio::time::timeout(PASS_WAIT, passing).await.is_ok() {
+                self.turns.clear();
+                return true;
+            }
+            // The state knows of one group how far it was read: that one is gone on with.
+            let others = (0..SLOTS).filter(|slot| self.after.is_none() && self.left & bit(*slot) != 0);
+            for slot in others.collect::<Vec<_>>() {
+                self.enter_barrier(node, slot);
+            }
+        }
+        let Ok(slot) = tokio::time::timeout(PASS_WAIT, self.any_passed(node)).await else {
+            return false;
+        };
+        self.turns.retain(|(of, _)| *of != slot);
+        self.slot = slot;
+        true
+    }
+
+    fn enter_barrier(&mut self, node: &Node<Shared>, slot: u8) -> BarrierTurn {
+        self.turn_of(slot).unwrap_or_else(|| {
+            let turn = node.group_of_slot(slot).enter_barrier();
+            self.turns.push((slot, turn));
+            turn
+        })
+    }
+
+    /// Waits until a barrier is passed that the replay has a turn at; the slot of its group.
+    pub(super) async fn any_passed(&self, node: &Node<Shared>) -> u8 {
+        let passing = self.turns.iter().map(|(slot, turn)| {
+            let passed = node.group_of_slot(*slot).barrier_passed(*turn);
+            passed.map(|()| *slot).boxed()
+        });
+        // There is a turn wherever a barrier is waited for.
+        select_all(passing).await.0
     }
 
     /// Reads on at a node that is alone, at most `pages` of the index.
@@ -161,4 +264,62 @@ fn values(read: Vec<RetainedView>, now: GroupTime) -> Vec<Value> {
             now,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slots_of(mut place: Place) -> Vec<u8> {
+        let mut slots = Vec::new();
+        while !place.is_end() {
+            slots.push(place.slot);
+            place.advance(None);
+        }
+        slots
+    }
+
+    /// A topic of the group at a slot.
+    fn topic_at(slot: u8) -> String {
+        let mut topics = (0..).map(|number| format!("topic/{number}"));
+        topics.find(|topic| slot_of(topic) == slot).unwrap()
+    }
+
+    #[test]
+    fn r36_every_group_is_read_once_whichever_is_left_for_later() {
+        assert_eq!(
+            slots_of(Place::before("#".into())),
+            (0..SLOTS).collect::<Vec<_>>()
+        );
+        assert_eq!(slots_of(Place::before("a/b".into())), [slot_of("a/b")]);
+        let mut place = Place::before("#".into());
+        place.advance(None);
+        // Another one lets readers pass first.
+        place.slot = 5;
+        let (before, here, behind) = (topic_at(1), topic_at(5), topic_at(0));
+        assert!(place.is_before(&before) && place.is_before(&here) && !place.is_before(&behind));
+        place.advance(Some(here.clone()));
+        assert!(place.is_before(&before) && !place.is_before(&here));
+        let cursor = place.cursor_behind(&here);
+        assert_eq!(place.cursor(), Some(cursor.clone()));
+        place.advance(None);
+        assert_eq!(
+            place.cursor_behind(&here),
+            cursor,
+            "a value of the last page of its group"
+        );
+        assert!(!place.is_before(&here));
+        let mut others: Vec<u8> = (6..SLOTS).chain(1..5).collect();
+        assert_eq!(slots_of(place), others);
+        // The next connection begins with what was being read.
+        others.insert(0, 5);
+        let resumed = Place::at("#".into(), Some(cursor));
+        assert_eq!(resumed.after.as_deref(), Some(&here[..]));
+        let mut resumed = slots_of(resumed);
+        resumed.sort_unstable();
+        others.sort_unstable();
+        assert_eq!(resumed, others);
+        assert!(Place::before("#".into()).cursor().is_some());
+        assert_eq!(slots_of(Place::at("#".into(), None)).len(), usize::from(SLOTS));
+    }
 }

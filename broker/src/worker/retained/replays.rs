@@ -38,6 +38,8 @@ pub(super) struct Replay {
     pub(super) kept: Option<Kept>,
     /// Pieces since the state was told where it is.
     pub(super) unnoted: u8,
+    /// None of the groups that are left can be read: it waits aside for one of them (R36).
+    held: Option<ReadingTask>,
 }
 
 /// A replay that the session's state has.
@@ -212,26 +214,62 @@ impl Replays {
             place,
             kept,
             unnoted: 0,
+            held: None,
         });
+    }
+
+    /// The replay whose turn it is.
+    fn first(&self) -> Option<&Replay> {
+        self.waiting.iter().find(|replay| replay.held.is_none())
+    }
+
+    /// Whether all that is to be read waits aside.
+    pub(super) fn is_held(&self) -> bool {
+        self.first().is_none()
     }
 
     /// Whether what the first replay finds is appended.
     pub(super) fn proposes(&self) -> bool {
-        self.waiting.front().is_some_and(|first| first.kept.is_some())
+        self.first().is_some_and(|first| first.kept.is_some())
     }
 
     /// The first replay is going to be read by a task.
     pub(super) fn read_first(&mut self) -> Option<Place> {
-        let first = self.waiting.front()?;
-        self.reading = Some(first.serial);
-        Some(first.place.clone())
+        let first = self.first()?;
+        let (serial, place) = (first.serial, first.place.clone());
+        self.reading = Some(serial);
+        Some(place)
     }
 
     /// The task is done; takes its replay out, unless it has ended meanwhile.
     pub(super) fn was_read(&mut self) -> Option<Replay> {
         self.reading_task = None;
         let serial = self.reading.take()?;
-        self.waiting.pop_front_if(|first| first.serial == serial)
+        self.take(|replay| replay.serial == serial)
+    }
+
+    /// Takes the first replay out.
+    pub(super) fn take_first(&mut self) -> Option<Replay> {
+        self.take(|replay| replay.held.is_none())
+    }
+
+    fn take(&mut self, is_it: impl Fn(&Replay) -> bool) -> Option<Replay> {
+        let at = self.waiting.iter().position(is_it)?;
+        self.waiting.remove(at)
+    }
+
+    /// A replay of which nothing can be read waits aside until it is [released](Self::release).
+    pub(super) fn hold(&mut self, mut replay: Replay, task: ReadingTask) {
+        replay.held = Some(task);
+        self.waiting.push_back(replay);
+    }
+
+    /// A group can be read that a replay waits for, unless that has ended.
+    pub(super) fn release(&mut self, serial: u32) {
+        let mut waiting = self.waiting.iter_mut();
+        if let Some(replay) = waiting.find(|replay| replay.serial == serial) {
+            replay.held = None;
+        }
     }
 
     /// A step of a replay had not its turn: the session's state has the replay no more.
@@ -446,6 +484,37 @@ mod tests {
         assert!(!replays.resumed(vec![], EPOCH));
         assert!(replays.resumed(vec![], EPOCH) && !replays.is_resuming);
         assert_eq!(left(&replays), [("b", 1)]);
+    }
+
+    /// R36: what waits aside holds up nothing that comes later, and ends with its subscription.
+    #[tokio::test]
+    async fn r36_a_replay_that_nothing_can_be_read_for_lets_others_go_on() {
+        let mut replays = of(&["a", "b", "c"]);
+        let mut waiting = Vec::new();
+        for filter in ["a", "b"] {
+            let place = replays.read_first();
+            assert_eq!(place.map(|place| place.filter).as_deref(), Some(filter));
+            let replay = replays.was_read().unwrap();
+            let task = tokio::spawn(std::future::pending::<()>());
+            replays.hold(replay, ReadingTask(task.abort_handle()));
+            waiting.push(task);
+        }
+        assert_eq!(left(&replays), [("c", 3), ("a", 1), ("b", 2)]);
+        assert_eq!(replays.take_first().map(|replay| replay.number), Some(3));
+        assert!(replays.is_held() && !replays.is_empty() && !replays.is_idle());
+        assert!(replays.read_first().is_none() && !replays.proposes());
+        let [held, ended] = [0, 1].map(|at| replays.waiting[at].serial());
+        replays.unsubscribed(&["b".into()]);
+        let ended_wait = tokio::time::timeout(Duration::from_secs(10), waiting.remove(1)).await;
+        assert!(ended_wait.is_ok_and(|ended| ended.is_err_and(|error| error.is_cancelled())));
+        assert!(!waiting[0].is_finished());
+        for serial in [ended, held] {
+            replays.release(serial);
+        }
+        assert_eq!(
+            replays.read_first().map(|place| place.filter).as_deref(),
+            Some("a")
+        );
     }
 
     /// What the session's queue has of this connection's replays counts as sent also where the group's time cannot tell it

@@ -33,6 +33,7 @@ fn behind(topic: &str) -> Option<ReplayCursor> {
     Some(ReplayCursor {
         slot: 3,
         after: Some(topic.into()),
+        left: 1 << 3,
     })
 }
 

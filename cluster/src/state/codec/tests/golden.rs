@@ -140,7 +140,7 @@ fn golden_commands() -> Vec<(&'static str, Command)> {
             },
         ),
         (
-            "31 0807060504030201 ac02 03 612f2b 02 05 8001 01 0e 3c 03 02 02 612f62 0101 6869 01 07 01 03 612f62",
+            "31 0807060504030201 ac02 03 612f2b 02 05 8001 01 0e 3c 03 02 02 612f62 0101 6869 01 07 01 03 612f62 808102",
             Command::Replay(ReplayStep {
                 session,
                 epoch,
@@ -154,6 +154,7 @@ fn golden_commands() -> Vec<(&'static str, Command)> {
                 cursor: Some(ReplayCursor {
                     slot: 7,
                     after: Some("a/b".into()),
+                    left: 0x8080,
                 }),
             }),
         ),
@@ -496,11 +497,12 @@ fn a_pending_replay_of_version_1_is_frozen() {
     let cursor = ReplayCursor {
         slot: 7,
         after: Some("a/b".into()),
+        left: 0x8080,
     };
     let golden = [
         ("03 612f2b 02 05 02 ad02 ad02 00", of(None)),
         (
-            "03 612f2b 02 05 02 ad02 ad02 01 07 01 03 612f62",
+            "03 612f2b 02 05 02 ad02 ad02 01 07 01 03 612f62 808102",
             of(Some(cursor)),
         ),
     ];

@@ -227,8 +227,8 @@ fn session_command() -> impl Strategy<Value = Command> {
 }
 
 fn replay_step() -> impl Strategy<Value = ReplayStep> {
-    let cursor =
-        (any::<u8>(), proptest::option::of(text())).prop_map(|(slot, after)| ReplayCursor { slot, after });
+    let cursor = (any::<u8>(), proptest::option::of(text()), any::<u16>())
+        .prop_map(|(slot, after, left)| ReplayCursor { slot, after, left });
     (
         (session(), epoch(), text(), any::<u64>()),
         (epoch(), any::<u32>()),

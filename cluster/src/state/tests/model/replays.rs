@@ -112,6 +112,7 @@ pub(super) fn step_of(
         cursor: (!end).then(|| ReplayCursor {
             slot: step as u8,
             after: value.map(|_| "t".into()),
+            left: (step as u16).wrapping_mul(77),
         }),
     })
 }
