@@ -30,7 +30,7 @@ use crate::router::{Plan, PlannedTarget, Terms};
 pub(super) struct Late {
     /// Who it was matched to.
     plan: Rc<Plan>,
-    /// Who it was delivered to live, where that came later (R11).
+    /// Who it was delivered to live at this node, where that came later (R11).
     live_plan: Option<Rc<Plan>>,
     message: Message,
     publisher: Option<SessionId>,
@@ -166,7 +166,7 @@ impl Worker {
         }
     }
 
-    /// It was delivered live by this plan.
+    /// It was delivered live by this plan, to connections here.
     pub(super) fn delivered_by(&self, key: LateKey, plan: &Rc<Plan>) {
         if let Some(late) = self.late.borrow_mut().publishes.get_mut(key.0 as usize) {
             late.live_plan = Some(plan.clone());
@@ -261,7 +261,10 @@ impl Worker {
             plan.targets.iter().map(|target| target.session).collect()
         };
         let known: Sessions = later.iter().flat_map(sessions).collect();
-        let known_live: Sessions = late.live_plan.iter().flat_map(sessions).collect();
+        // What came after the commit went to connections here: the other nodes match what the entry had for them.
+        let live = late.live_plan.iter().flat_map(|plan| &plan.targets);
+        let live_here = live.filter(|target| target.location.is_some());
+        let known_live: Sessions = live_here.map(|target| target.session).collect();
         let plan = self.plan(late.message.topic());
         let is_late = |target: &&PlannedTarget| {
             let Some(terms) = target.terms_for(late.publisher) else {

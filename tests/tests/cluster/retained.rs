@@ -16,6 +16,8 @@ use super::{BINARY, REPLICAS, nodes};
 /// How long an answer that must not come is waited for.
 const SILENCE: Duration = Duration::from_millis(1_500);
 
+/// How long a value may take that is there.
+const VALUE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long groups may take to be led by all nodes, and how often that is looked at.
 const LEADERS_WAIT_MAX: Duration = Duration::from_secs(60);
 const LEADERS_PAUSE: Duration = Duration::from_millis(200);
@@ -240,6 +242,54 @@ async fn r33_retained_messages_that_are_sent_again_reach_nobody_twice() {
             subscriber.disconnect().await;
         }
         cluster.restart(victim);
+    }
+}
+
+/// R33: whoever subscribes while a retained message is published gets it, live or retained, at whichever node: the
+/// publisher, those who subscribe, and the leader of the topic's group are at different ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn r33_a_subscriber_that_crosses_a_retained_message_gets_it() {
+    const ROUNDS: u64 = 90;
+    for replicas in REPLICAS {
+        let cluster = nodes(3, replicas);
+        let led = spread_leaders(&cluster).await;
+        let (mut subscribers, mut publishers) = (Vec::new(), Vec::new());
+        for (place, node) in cluster.nodes.iter().enumerate() {
+            subscribers.push(node.clean(Version::V5, &format!("live{place}")).await);
+            subscribers.push(node.durable(Version::V5, &format!("durable{place}")).await);
+            publishers.push(node.clean(Version::V5, &format!("p{place}")).await);
+            publishers.push(node.durable(Version::V5, &format!("q{place}")).await);
+        }
+        for round in 0..ROUNDS {
+            let kind = format!("crossed{replicas}{round}");
+            let topic = name_with(&led, &kind, |_, leader| leader == round as usize % 3);
+            let count = publishers.len();
+            let publisher = &mut publishers[round as usize % count];
+            let message = publish(&topic, "value").qos(1 + (round % 2) as u8).retain();
+            let publishing = async {
+                tokio::time::sleep(Duration::from_millis(3)).await;
+                assert_eq!(publisher.publish(message).await, 0);
+            };
+            let subscribing = subscribers.iter_mut().zip(0..).map(|(subscriber, place)| {
+                let topic = &topic;
+                async move {
+                    // All over the time that the message takes.
+                    let delay = (round * 350 + place * 1_700) % 14_000;
+                    tokio::time::sleep(Duration::from_micros(delay)).await;
+                    subscriber.subscribe(topic, 2).await;
+                }
+            });
+            tokio::join!(publishing, futures_util::future::join_all(subscribing));
+            for (place, subscriber) in subscribers.iter_mut().enumerate() {
+                // One that looked in the very moment may get it twice.
+                let receiving = async { while subscriber.receive().await.topic != topic {} };
+                let received = tokio::time::timeout(VALUE_WAIT_MAX, receiving).await;
+                assert!(
+                    received.is_ok(),
+                    "{replicas} replicas, round {round}, subscriber {place}"
+                );
+            }
+        }
     }
 }
 
