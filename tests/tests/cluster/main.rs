@@ -9,6 +9,7 @@ mod failures;
 mod followers;
 mod growth;
 mod large;
+mod leaderless;
 mod limits;
 mod load;
 mod membership;

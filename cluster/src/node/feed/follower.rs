@@ -63,6 +63,9 @@ impl Default for Following {
 /// A replica that has not told in so long what somebody waits for is left for another one.
 const BEHIND_MAX: Duration = Duration::from_secs(2);
 
+/// How long who leads is taken for granted where no replica tells anything any more.
+const LEADER_KNOWN_MAX: Duration = Duration::from_secs(1);
+
 /// Why a feed ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FeedEnded {
@@ -93,6 +96,11 @@ impl Following {
     /// Who leads the group, as far as is known.
     pub(in crate::node) fn leader(&self) -> Option<NodeId> {
         *self.leader.borrow()
+    }
+
+    fn set_leader(&self, leader: Option<NodeId>) {
+        self.leader
+            .send_if_modified(|known| std::mem::replace(known, leader) != leader);
     }
 
     pub(in crate::node) fn watch_leader(&self) -> watch::Receiver<Option<NodeId>> {
@@ -197,7 +205,7 @@ impl<H: Host> Group<H> {
     pub(in crate::node) async fn run_follower(self: Arc<Self>, directory: Arc<Directory>) {
         let mut wanted = self.following.wanted.subscribe();
         let mut tries = 0;
-        let mut before = None;
+        let (mut before, mut told_until) = (None, Instant::now());
         loop {
             if wanted.wait_for(|wanted| *wanted).await.is_err() {
                 return;
@@ -207,7 +215,12 @@ impl<H: Host> Group<H> {
                 continue;
             };
             let ended = self.follow(source, &mut wanted).await;
-            self.following.source.send_replace(None);
+            match self.following.source.send_replace(None) {
+                Some(_) => told_until = Instant::now(),
+                // Who leads would be among those that were asked.
+                None if told_until.elapsed() > LEADER_KNOWN_MAX => self.following.set_leader(None),
+                None => {}
+            }
             if matches!(ended, FeedEnded::NotWanted) {
                 continue;
             }
@@ -388,10 +401,7 @@ impl<H: Host> Group<H> {
             members,
             ..
         } = frame;
-        let leader = (leader != 0).then_some(NodeId(leader));
-        self.following
-            .leader
-            .send_if_modified(|known| std::mem::replace(known, leader) != leader);
+        self.following.set_leader((leader != 0).then_some(NodeId(leader)));
         if !members.is_empty() {
             *self.following.members.lock() = Some(members.into_iter().map(NodeId).collect());
             self.following
