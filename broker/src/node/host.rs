@@ -105,17 +105,19 @@ impl Host for Shared {
     }
 
     fn handle_reload(&self, group: GroupId, known: &dyn Fn(SessionId) -> bool) {
-        let left = self.router.write(|table| {
+        let gone = self.router.write(|table| {
             let gone = table.sessions_of_group_beside(group, known);
             let changed = !gone.is_empty();
-            let left: Vec<Location> = gone
-                .into_iter()
-                .filter_map(|session| table.remove_session(session).0)
-                .collect();
-            (left, changed)
+            let with_location = |session| (session, table.remove_session(session).0);
+            let gone: Vec<(SessionId, Option<Location>)> = gone.into_iter().map(with_location).collect();
+            (gone, changed)
         });
-        for location in left {
-            self.kick(location, ReasonCode::SESSION_TAKEN_OVER, TAKEN_OVER);
+        for (session, location) in gone {
+            if let Some(location) = location {
+                self.kick(location, ReasonCode::SESSION_TAKEN_OVER, TAKEN_OVER);
+            }
+            // Nobody says any more that it has ended.
+            self.share_member_lost(session);
         }
     }
 
@@ -268,3 +270,6 @@ impl Host for Shared {
         self.failure.send_replace(Some(Failure::Fatal(what)));
     }
 }
+
+#[cfg(test)]
+mod tests;

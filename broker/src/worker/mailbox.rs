@@ -203,7 +203,7 @@ impl Mailbox {
     }
 
     /// Waits for mail and takes all of it, in exchange for an empty vector.
-    pub(super) async fn receive(&self, into: &mut Vec<Mail>) {
+    pub(crate) async fn receive(&self, into: &mut Vec<Mail>) {
         loop {
             {
                 let mut queue = self.queue.lock();
