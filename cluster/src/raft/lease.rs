@@ -192,4 +192,33 @@ mod tests {
         assert!(leases.try_begin_write(&settings, true));
         assert!(!lease.is_held());
     }
+
+    /// Neither what is urgent nor what is not waits for a stream while the log behind the checkpoint grows without end.
+    #[test]
+    fn r45_a_checkpoint_waits_while_so_many_bytes_are_applied_and_no_longer() {
+        let settings = CheckpointSettings {
+            snapshot_pause_urgent: Duration::from_secs(3_600),
+            snapshot_pause_max: Duration::from_secs(3_600),
+            snapshot_pause_bytes_max: 1_000,
+            ..CheckpointSettings::new(std::path::PathBuf::new())
+        };
+        for is_urgent in [true, false] {
+            let leases = Arc::<GroupLeases>::default();
+            // What was applied before it began does not count.
+            leases.count_applied(5_000);
+            let early = leases.read();
+            leases.count_applied(999);
+            assert!(!leases.try_begin_write(&settings, is_urgent));
+            let late = leases.read();
+            leases.count_applied(1);
+            assert!(
+                !leases.try_begin_write(&settings, is_urgent),
+                "the second stream has its own bytes"
+            );
+            leases.count_applied(999);
+            assert!(leases.try_begin_write(&settings, is_urgent));
+            assert!(!early.end() && !late.end(), "they begin again");
+            leases.end_write();
+        }
+    }
 }

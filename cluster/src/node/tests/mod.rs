@@ -48,6 +48,7 @@ pub(super) struct Told {
     members: Mutex<BTreeMap<ShareKey, Vec<ShareMember>>>,
     targets: Mutex<Vec<Target>>,
     unknown: Mutex<BTreeSet<TargetQueue>>,
+    node_messages: Mutex<Vec<String>>,
 }
 
 impl Host for Told {
@@ -89,7 +90,10 @@ impl Host for Told {
 
     fn handle_reload(&self, _: GroupId, _: &dyn Fn(SessionId) -> bool) {}
 
-    fn handle_node_messages(&self, _: Vec<PulledReference>) {}
+    fn handle_node_messages(&self, messages: Vec<PulledReference>) {
+        let texts = messages.iter().map(|reference| text(&reference.message));
+        self.node_messages.lock().extend(texts);
+    }
 
     fn handle_peer(&self, _: crate::raft::PeerStart, _: bytes::Bytes, _: BrokerReply) {}
 

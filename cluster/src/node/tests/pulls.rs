@@ -134,3 +134,40 @@ async fn nothing_is_remembered_of_an_empty_queue() {
     let references = node.pull_from(0).await;
     assert!(references.references[0].sequence >= references.sent_before);
 }
+
+/// R11: what comes to the node's own queue is handed to its live subscribers once, however often it is found there: before
+/// the group has forgotten it, or where the queue is read elsewhere and the answer to an earlier look comes late.
+#[tokio::test]
+async fn r11_what_comes_to_the_nodes_own_queue_is_handed_on_once() {
+    let node = TestNode::start().await;
+    let home = node.home();
+    let queue = home.node_queue();
+    let handed_on = || node.told.node_messages.lock().clone();
+    for number in 0..3 {
+        let command = publish(
+            message(&number.to_string()),
+            vec![target(queue.clone(), QoS::ExactlyOnce)],
+        );
+        within(home.propose_and_wait(&command)).await;
+    }
+    eventually(|| (home.state().queue_len(&queue) == 0).then_some(())).await;
+    assert_eq!(handed_on(), ["0", "1", "2"]);
+    let reference = |number: u64| PulledReference {
+        sequence: Sequence(number),
+        message: message(&number.to_string()),
+        stored: None,
+        publisher: None,
+        qos: QoS::ExactlyOnce,
+        retain: false,
+        replayed: false,
+        shared: false,
+        subscription_ids: vec![],
+        received: false,
+        expires_at: None,
+        received_at: GroupTime(0),
+    };
+    for found in [0..3, 1..5, 3..5, 0..6] {
+        home.hand_on_node_messages(found.map(reference).collect());
+    }
+    assert_eq!(handed_on(), ["0", "1", "2", "3", "4", "5"]);
+}

@@ -1,6 +1,7 @@
 //! Three nodes in one process that talk over loopback TCP, with brokers that can be made to stand still: a group whose
 //! events its broker does not take applies nothing any more, while its node goes on.
 
+mod barriers;
 mod leaders;
 mod trials;
 
@@ -31,6 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Default)]
 struct Holding {
     completed: Mutex<BTreeMap<u32, Completion>>,
+    references: Mutex<Vec<References>>,
     held: Mutex<Option<GroupId>>,
     let_go: Condvar,
     is_removed: AtomicBool,
@@ -65,7 +67,9 @@ impl Host for Holding {
         }
     }
 
-    fn handle_references(&self, _: References) {}
+    fn handle_references(&self, references: References) {
+        self.references.lock().push(references);
+    }
 
     fn handle_pending(&self, _: GroupId, _: SessionId) {}
 
