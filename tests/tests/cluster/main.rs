@@ -5,6 +5,7 @@ mod addresses;
 mod dev_cluster;
 mod disks;
 mod durability;
+mod exactly_once;
 mod failures;
 mod followers;
 mod growth;
@@ -25,6 +26,8 @@ mod shares;
 mod slow_peers;
 mod time;
 mod tls;
+mod unsubscribing;
+mod wills;
 
 use quorate_tests::cluster::Cluster;
 

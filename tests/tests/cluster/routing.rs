@@ -1,9 +1,7 @@
 //! Messages from any node to any node.
 
-use std::time::Duration;
-
 use quorate_tests::Version;
-use quorate_tests::wire::{Will, connect, publish};
+use quorate_tests::wire::publish;
 
 use super::{REPLICAS, nodes};
 
@@ -116,39 +114,6 @@ async fn r36_retained_messages_are_seen_at_every_node_after_their_acknowledgemen
                 "the last acknowledged value of {topic}"
             );
             assert!(message.retain);
-        }
-    }
-}
-
-/// R31: a will comes once to everybody, wherever its client was and whoever gets it.
-#[tokio::test(flavor = "multi_thread")]
-async fn r31_wills_reach_subscribers_of_all_nodes_once() {
-    for replicas in REPLICAS {
-        let cluster = nodes(3, replicas);
-        let mut live = cluster.nodes[0].clean(Version::V5, "live").await;
-        live.subscribe("will/#", 1).await;
-        let mut durable = cluster.nodes[1].durable(Version::V5, "durable").await;
-        durable.subscribe("will/#", 1).await;
-        for number in 0..6 {
-            let node = &cluster.nodes[number % 3];
-            let topic = format!("will/{number}");
-            let packet = connect(&format!("dying{number}")).will(Will::new(&topic, "gone").qos(1));
-            // Every other one has a session that stays.
-            let packet = if number % 2 == 0 {
-                packet
-            } else {
-                packet.resume().expiry(600)
-            };
-            let dying = node.client(Version::V5, &packet).await;
-            drop(dying);
-            for subscriber in [&mut live, &mut durable] {
-                assert_eq!(subscriber.receive().await.topic, topic);
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        for subscriber in [&mut live, &mut durable] {
-            subscriber.ping().await;
-            assert!(subscriber.waiting().is_none(), "a will comes once");
         }
     }
 }
