@@ -1,5 +1,6 @@
 //! The receiving side of live deliveries between nodes: each frame once, in order.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ const ROOM_LOOK: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     last: Mutex<Lasts>,
+    /// Starts of members that sent what cannot be read.
+    unread: Mutex<BTreeMap<NodeId, NodeIncarnation>>,
 }
 
 type Lasts = HashMap<NodeId, Last, foldhash::fast::RandomState>;
@@ -101,10 +104,25 @@ impl Inbox {
         Verdict::Take
     }
 
+    /// Reads a frame; tells once for each start of a node that sends what cannot be read.
+    fn open<'a>(&self, from: PeerStart, frame: &'a Bytes) -> Option<Opened<'a>> {
+        let opened = frame::open(frame);
+        if opened.is_none()
+            && self.unread.lock().insert(from.node, from.incarnation) != Some(from.incarnation)
+        {
+            tracing::warn!(
+                node = from.node.0,
+                start = from.incarnation.0,
+                "a frame of another version is not accepted; messages for clients of this node wait at that one, and \
+                 are dropped then: run the same version on all nodes"
+            );
+        }
+        opened
+    }
+
     /// A frame has come. It is accepted as soon as the workers have room.
     pub(crate) fn receive(&self, shared: &Arc<Shared>, from: PeerStart, frame: Bytes, reply: BrokerReply) {
-        let Some(Opened { header, lost, .. }) = frame::open(&frame) else {
-            tracing::warn!(node = from.node.0, "a frame of another version is not accepted");
+        let Some(Opened { header, lost, .. }) = self.open(from, &frame) else {
             return;
         };
         if header.incarnation != shared.settings.incarnation.0 {
@@ -272,6 +290,47 @@ mod tests {
             Inbox::judge(&mut last, from(1), header(10, false)),
             Verdict::Refuse,
             "an old start"
+        );
+    }
+
+    /// What was logged, as text.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn r50_a_frame_of_another_version_is_told_once_for_each_start() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let inbox = Inbox::default();
+        let frame = Bytes::from_static(b"\xff of a later version");
+        tracing::subscriber::with_default(log, || {
+            for start in [1, 1, 1, 2, 2] {
+                assert!(inbox.open(from(start), &frame).is_none());
+            }
+        });
+        let text = String::from_utf8(lines.0.lock().clone()).unwrap();
+        let told = |line: &&str| {
+            line.contains("WARN") && line.contains("a frame of another version is not accepted")
+        };
+        assert_eq!(text.lines().filter(told).count(), 2, "{text}");
+        assert!(
+            text.contains("node=2") && text.contains("start=1") && text.contains("start=2"),
+            "{text}"
         );
     }
 
