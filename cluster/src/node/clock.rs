@@ -22,6 +22,13 @@ const GAP_TOLD: Duration = Duration::from_secs(60);
 /// A stop longer than this is rather a wrong clock.
 const GAP_DOUBTED: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// A wall clock that is set by more than this while the node runs is worth a line in the log.
+const JUMP_TOLD: Duration = Duration::from_secs(5);
+/// Time between looks at it.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// A look that took so long says nothing: the process did not run between the two clocks.
+const LOOK_MAX: Duration = Duration::from_millis(500);
+
 /// A wall clock that is behind for so long is right.
 const BELIEVED_AFTER: Duration = Duration::from_secs(24 * 3600);
 
@@ -139,6 +146,52 @@ fn tell_gap(noted: &ClockNote, wall_now: SystemTime) {
             stopped_secs = gap.as_secs(),
             "the time the node was stopped counts for the expiry of sessions and messages"
         );
+    }
+}
+
+/// Both of the machine's clocks at one moment.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    elapsed: Duration,
+    wall: SystemTime,
+}
+
+impl Look {
+    /// `None` where the process stood still between the two.
+    fn take(origin: Instant) -> Option<Self> {
+        let (elapsed, wall) = (origin.elapsed(), SystemTime::now());
+        (origin.elapsed() - elapsed < LOOK_MAX).then_some(Self { elapsed, wall })
+    }
+
+    /// By how many seconds the wall clock was set since `last`; `None` where it was not, or not by much.
+    fn jump_since(self, last: Self) -> Option<i64> {
+        let expected = last.wall + self.elapsed.saturating_sub(last.elapsed);
+        let secs = |way: Duration| i64::try_from(way.as_secs()).unwrap_or(i64::MAX);
+        match self.wall.duration_since(expected) {
+            Ok(ahead) => (ahead > JUMP_TOLD).then(|| secs(ahead)),
+            Err(behind) => (behind.duration() > JUMP_TOLD).then(|| -secs(behind.duration())),
+        }
+    }
+}
+
+/// Tells the operator once of each time that somebody sets the wall clock, or that the machine stood still, for as long as
+/// the node runs.
+pub(super) async fn watch_wall_clock() {
+    let origin = Instant::now();
+    let mut last = Look::take(origin);
+    loop {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        let Some(now) = Look::take(origin) else {
+            continue;
+        };
+        if let Some(jumped_secs) = last.and_then(|last| now.jump_since(last)) {
+            tracing::warn!(
+                jumped_secs,
+                "the machine's clock was set, or the machine stood still; group time goes on as before, and nothing \
+                 expires by this. Check the clock"
+            );
+        }
+        last = Some(now);
     }
 }
 
@@ -316,6 +369,27 @@ mod tests {
         // Kept back for long, it is believed.
         let noted = note_at(clock.stamp(), BELIEVED_AFTER + GAP_TOLD, today, wall(HOUR));
         assert_eq!(noted.wall_millis, HOUR);
+    }
+
+    #[test]
+    fn r32_a_wall_clock_that_is_set_while_the_node_runs_is_told() {
+        let look = |elapsed_secs: u64, wall_secs: u64| Look {
+            elapsed: Duration::from_secs(elapsed_secs),
+            wall: wall(wall_secs * 1000),
+        };
+        let last = look(100, 1_000_000);
+        for (now, jump) in [
+            (look(101, 1_000_001), None),
+            (look(160, 1_000_060), None),
+            (look(101, 1_000_004), None),
+            (look(101, 999_999), None),
+            (look(101, 1_000_011), Some(10)),
+            (look(101, 1_000_001 + 86_400), Some(86_400)),
+            (look(101, 1_000_001 - 86_400), Some(-86_400)),
+            (look(200, 1_000_001), Some(-99)),
+        ] {
+            assert_eq!(now.jump_since(last), jump, "{now:?}");
+        }
     }
 
     #[test]

@@ -223,6 +223,7 @@ impl<H: Host> Node<H> {
             served = self.serve() => served,
             () = self.until_of_the_past() => Err(StartError::Ended),
         }
+        self.spawn(super::clock::watch_wall_clock());
     }
 
     /// Comes to where clients may come.

@@ -1,12 +1,15 @@
 //! Group time where wall clocks jump, and where all nodes were stopped (R32).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate_tests::Version;
-use quorate_tests::wire::{Property, connect, disconnect, publish};
+use quorate_tests::broker::Broker;
+use quorate_tests::wire::{Property, Will, connect, disconnect, publish};
 
 use super::disks::Breakable;
 
+/// Reason code of a DISCONNECT that wants the will published.
+const WITH_WILL: u8 = 0x04;
 const HOUR: u32 = 3_600;
 const DAYS: i64 = 3 * 86_400;
 
@@ -15,13 +18,14 @@ const DAYS: i64 = 3 * 86_400;
 async fn r32_wall_clocks_that_jump_are_not_believed() {
     let breakable = Breakable::start();
     let nodes = &breakable.cluster.nodes;
+    let mut set = [0; 3];
     for (round, (node, secs)) in [(0, DAYS), (1, -DAYS), (2, DAYS), (0, 0)].into_iter().enumerate() {
         let id = format!("s {round}");
         let mut subscriber = nodes[node].durable(Version::V5, &id).await;
         subscriber.subscribe("a", 1).await;
         subscriber.disconnect().await;
         // What is published shortly after its end may have been sent on a connection, as far as clocks can tell.
-        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        let_time_pass(&nodes[node]).await;
         let mut publisher = nodes[(node + 1) % 3].clean(Version::V5, "p").await;
         let text = round.to_string();
         let lives = Property::MessageExpiry(3_600);
@@ -33,8 +37,11 @@ async fn r32_wall_clocks_that_jump_are_not_believed() {
         publisher
             .publish(publish("a", "gone").qos(1).property(soon))
             .await;
-        // What this one has to wait for is the end of that life.
-        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        // The process has seen the jump, and that life has ended.
+        set[node] += 1;
+        let is_told = |log: &str| log.matches("the machine's clock was set").count() == set[node];
+        wait_until(|| is_told(&nodes[node].log()), "the jump is told once");
+        let_time_pass(&nodes[(node + 1) % 3]).await;
         let mut subscriber = nodes[(node + 2) % 3].durable(Version::V5, &id).await;
         let message = subscriber.receive().await;
         assert_eq!(message.text(), text);
@@ -47,8 +54,35 @@ async fn r32_wall_clocks_that_jump_are_not_believed() {
         assert_eq!(subscriber.waiting(), None);
         subscriber.disconnect().await;
     }
-    for node in nodes {
+    for (node, set) in nodes.iter().zip(set) {
         assert_eq!(node.admin("/readyz").0, 200);
+        assert_eq!(node.log().matches("the machine's clock was set").count(), set);
+        assert_eq!(
+            node.log().matches("quorate starts").count(),
+            1,
+            "nobody fell silent"
+        );
+    }
+}
+
+/// Lets two seconds of group time pass: as long as a will waits.
+async fn let_time_pass(node: &Broker) {
+    let mut watcher = node.clean(Version::V5, "watcher").await;
+    watcher.subscribe("passed", 1).await;
+    let will = Will::new("passed", "two seconds").qos(1).delay(2);
+    let willing = node
+        .client(Version::V5, &connect("willing").expiry(600).will(will))
+        .await;
+    willing.disconnect_with(&disconnect().code(WITH_WILL)).await;
+    watcher.expect("two seconds").await;
+    watcher.disconnect().await;
+}
+
+fn wait_until(is_met: impl Fn() -> bool, what: &str) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_met() {
+        assert!(Instant::now() < deadline, "it never came about: {what}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -65,7 +99,7 @@ async fn r32_a_stop_of_all_nodes_counts_as_a_majority_of_clocks_has_it() {
         subscriber.disconnect().await;
     }
     // What is published shortly after their end may have been sent on a connection, as far as clocks can tell.
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let_time_pass(&nodes[0]).await;
     let mut publisher = nodes[1].clean(Version::V5, "p").await;
     for (text, hours) in [("soon", 1), ("later", 24)] {
         let lives = Property::MessageExpiry(hours * HOUR);
@@ -90,6 +124,12 @@ async fn r32_a_stop_of_all_nodes_counts_as_a_majority_of_clocks_has_it() {
         let mut client = breakable.cluster.nodes[2].raw(Version::V5).await;
         let present = client.connect(&session).await.session_present;
         assert_eq!(present, !is_past, "{clocks:?}");
+        let nodes = &breakable.cluster.nodes;
+        let is_told = |node: &Broker| {
+            node.log()
+                .contains("by the clocks of a majority all nodes were stopped")
+        };
+        assert_eq!(nodes.iter().any(is_told), is_past, "{clocks:?}");
         client.send(&disconnect()).await;
         client.expect_closed().await;
     }
