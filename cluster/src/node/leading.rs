@@ -122,7 +122,9 @@ impl<H: Host> Node<H> {
                 has_begun && !stuck.contains(&group)
             };
             let candidates = candidates(&state, |node| self.membership.absences.absent(node));
-            let wanted = wanted_places(&state, &candidates, &self.policy(&state), may_grow);
+            let policy = self.policy(&state);
+            let wanted = wanted_places(&state, &candidates, &policy, may_grow);
+            self.tell_replaced(&state, &candidates, &policy, &wanted);
             wanted
                 .into_iter()
                 .map(|(group, replicas, after)| MetaCommand::place(group, &replicas, after))
@@ -130,6 +132,35 @@ impl<H: Host> Node<H> {
         };
         for place in places {
             let _ = meta.propose(&place.encode()).await;
+        }
+    }
+
+    /// Tells the operator once of each node whose places go to others because it has not served for so long.
+    fn tell_replaced(
+        &self,
+        state: &MetaState,
+        candidates: &[Candidate],
+        policy: &Policy,
+        wanted: &[(GroupId, Vec<NodeId>, u64)],
+    ) {
+        for candidate in candidates {
+            let absent = candidate.absent.filter(|absent| *absent >= policy.replace_after);
+            let loses = |(group, replicas, _): &(GroupId, Vec<NodeId>, u64)| {
+                let placed = state.placement(*group);
+                placed.is_some_and(|placed| placed.replicas.contains(&candidate.node))
+                    && !replicas.contains(&candidate.node)
+            };
+            if let Some(absent) = absent
+                && wanted.iter().any(loses)
+                && self.membership.absences.is_news(candidate.node)
+            {
+                tracing::warn!(
+                    node = candidate.node.0,
+                    name = state.node(candidate.node).map_or("", |record| &record.name),
+                    absent_secs = absent.as_secs(),
+                    "a node has not served for cluster.replace_after_secs; its places in the groups go to other nodes"
+                );
+            }
         }
     }
 
@@ -144,17 +175,27 @@ impl<H: Host> Node<H> {
 
 /// Since when nodes do not serve, as far as this node has seen it: a new leader of `meta` counts anew.
 #[derive(Debug, Default)]
-pub(super) struct Absences(Mutex<BTreeMap<NodeId, Instant>>);
+pub(super) struct Absences(Mutex<BTreeMap<NodeId, Absence>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Absence {
+    since: Instant,
+    /// That its places go to others is in the log.
+    told: bool,
+}
 
 impl Absences {
     fn note(&self, state: &MetaState) {
-        let mut since = self.0.lock();
-        since.retain(|node, _| !state.view().serving.contains_key(node));
+        let mut absences = self.0.lock();
+        absences.retain(|node, _| !state.view().serving.contains_key(node));
         for (node, _) in state
             .members()
             .filter(|(node, _)| !state.view().serving.contains_key(node))
         {
-            since.entry(node).or_insert_with(Instant::now);
+            absences.entry(node).or_insert_with(|| Absence {
+                since: Instant::now(),
+                told: false,
+            });
         }
     }
 
@@ -164,7 +205,16 @@ impl Absences {
 
     /// For how long a node has not served; nothing where it does.
     pub(super) fn absent(&self, node: NodeId) -> Option<Duration> {
-        self.0.lock().get(&node).map(Instant::elapsed)
+        let absences = self.0.lock();
+        absences.get(&node).map(|absence| absence.since.elapsed())
+    }
+
+    /// Whether it was not told yet that the places of this node go to others.
+    fn is_news(&self, node: NodeId) -> bool {
+        let mut absences = self.0.lock();
+        absences
+            .get_mut(&node)
+            .is_some_and(|absence| !std::mem::replace(&mut absence.told, true))
     }
 }
 

@@ -21,6 +21,7 @@ mod power;
 mod recovery;
 mod replays;
 mod retained;
+mod replacement;
 mod routing;
 mod shares;
 mod slow_peers;
