@@ -4,6 +4,8 @@
 //! Everything is made in namespaces whose names carry this process's number, and nothing outside of them is touched.
 //! They are removed at the end, also of a test that fails; what a killed process left is removed by the next one.
 
+use std::cell::RefCell;
+use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
@@ -15,11 +17,16 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 const PREFIX: &str = "quorate-test";
 /// Where `ip netns` keeps its namespaces.
 const NAMESPACES: &str = "/run/netns";
+/// Where `ip netns exec` takes files from that stand in /etc within a namespace.
+const SETTINGS: &str = "/etc/netns";
+/// Set where tests run as root: those that need it fail without it.
+const EXPECT_ROOT: &str = "QUORATE_EXPECT_ROOT";
 
 /// A network of nodes, numbered from 0.
 pub struct Network {
     name: String,
     nodes: usize,
+    addresses: RefCell<Vec<Ipv4Addr>>,
 }
 
 impl Network {
@@ -29,10 +36,13 @@ impl Network {
     /// `None` where this is not root, said on standard error.
     ///
     /// # Panics
-    /// Where it is root and the system cannot do it: `ip` or `iptables` is missing, which `.ci/run` installs.
+    /// Where it is root and the system cannot do it: `ip` or `iptables` is missing, which `.ci/run` installs. Where it is not
+    /// root, and `QUORATE_EXPECT_ROOT` says that it is to be.
     pub fn new(nodes: usize) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         if !rustix::process::geteuid().is_root() {
+            let expected = std::env::var(EXPECT_ROOT).is_ok_and(|expected| !expected.is_empty());
+            assert!(!expected, "{EXPECT_ROOT} is set, and this is not root");
             eprintln!("SKIPPED: tests of partitions need root, for network namespaces and firewall rules");
             return None;
         }
@@ -41,6 +51,7 @@ impl Network {
         let network = Self {
             name: format!("{PREFIX}-{}-{number}", std::process::id()),
             nodes,
+            addresses: RefCell::new((0..nodes).map(first_address).collect()),
         };
         let clients = network.clients();
         run("ip", &["netns", "add", &clients]);
@@ -74,6 +85,27 @@ impl Network {
             &["-n", &namespace, "address", "add", &address, "dev", "eth0"],
         );
         run("ip", &["-n", &namespace, "link", "set", "eth0", "up"]);
+        let settings = Path::new(SETTINGS).join(&namespace);
+        fs::create_dir_all(&settings).expect("root may write there");
+        // A name that is not in `hosts` does not exist; nobody is asked for it.
+        write(
+            &settings.join("resolv.conf"),
+            "nameserver 127.0.0.1\noptions attempts:1\n",
+        );
+        write(&settings.join("hosts"), "127.0.0.1 localhost\n");
+    }
+
+    /// Gives each node names to resolve, instead of those that it had, while it runs: one name may have several addresses.
+    pub fn set_names(&self, names: &[(&str, Ipv4Addr)]) {
+        let names: String = names
+            .iter()
+            .map(|(name, address)| format!("{address} {name}\n"))
+            .collect();
+        for node in 0..self.nodes {
+            let file = Path::new(SETTINGS).join(self.namespace(node)).join("hosts");
+            // In its place: a process there has this very file.
+            write(&file, &format!("127.0.0.1 localhost\n{names}"));
+        }
     }
 
     /// Where the clients are.
@@ -88,12 +120,13 @@ impl Network {
 
     /// A node's address.
     pub fn address(&self, node: usize) -> Ipv4Addr {
-        Ipv4Addr::new(10, 77, 0, 1 + u8::try_from(node).expect("few nodes"))
+        self.addresses.borrow()[node]
     }
 
-    /// Gives a node the address of another place; its old one is gone.
+    /// Gives a node another address, which ends in `last`; its old one is gone.
     pub fn readdress(&self, node: usize, last: u8) -> Ipv4Addr {
         let (namespace, address) = (self.namespace(node), Ipv4Addr::new(10, 77, 0, last));
+        self.addresses.borrow_mut()[node] = address;
         run("ip", &["-n", &namespace, "address", "flush", "dev", "eth0"]);
         run(
             "ip",
@@ -159,6 +192,14 @@ impl Drop for Network {
     }
 }
 
+fn first_address(node: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 0, 1 + u8::try_from(node).expect("few nodes"))
+}
+
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+}
+
 /// Moves this thread into a namespace.
 fn enter(namespace: &str) {
     let path = Path::new(NAMESPACES).join(namespace);
@@ -183,6 +224,7 @@ fn run(program: &str, arguments: &[&str]) {
 fn remove(namespace: &str) {
     // Where it was never made there is nothing to remove.
     let _ = Command::new("ip").args(["netns", "delete", namespace]).output();
+    let _ = fs::remove_dir_all(Path::new(SETTINGS).join(namespace));
 }
 
 /// Removes what test processes left that were killed.

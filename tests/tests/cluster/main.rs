@@ -16,6 +16,7 @@ mod load;
 mod membership;
 mod moves;
 mod operator;
+mod names;
 mod partitions;
 mod power;
 mod recovery;
