@@ -141,6 +141,9 @@ pub(crate) fn open(config: &NodeConfig, metrics: &Metrics) -> Result<Store, Stor
         "sync_seconds",
         "Duration of each fdatasync of the log.",
         &SYNC_BUCKETS,
+    if volume.previous_run() == PreviousRun::None {
+        tracing::info!(data_dir = %config.data_dir.display(), "the data directory is new: this node begins empty");
+    }
     );
     let options = WalOptions {
         mark: Some(volume.log_mark_file()),

@@ -149,8 +149,25 @@ impl<H: Host> Gatekeeper for Node<H> {
 
     async fn take_in(&self, volume: [u8; 16], name: &str, address: &str) -> Option<NodeId> {
         let join = MetaCommand::join(volume, name, address);
+        let known = {
+            let state = self.directory().read();
+            let mut members = state.members();
+            let known = members.find(|(_, record)| record.name == name && record.volume != volume);
+            known.map(|(node, _)| node)
+        };
         let taken = self.bring_about(&join, |state| state.node_of_volume(volume));
-        tokio::time::timeout(JOIN_MAX, taken).await.ok()
+        let node = tokio::time::timeout(JOIN_MAX, taken).await.ok()?;
+        if let Some(replaced) = known {
+            tracing::warn!(
+                name,
+                address,
+                node = node.0,
+                replaced = replaced.0,
+                "a node has come with an empty data directory under the name of one that does not serve; it replaces that \
+                 one for good, and gets everything from the others"
+            );
+        }
+        Some(node)
     }
 }
 

@@ -113,6 +113,17 @@ async fn an_empty_volume_is_taken_in_while_the_others_are_up() {
     publisher.publish(publish("a", "kept").qos(1)).await;
     std::fs::remove_dir_all(cluster.nodes[0].directory().join("data")).expect("it is there");
     cluster.restart(0);
+    cluster.nodes[0].wait_for_log("the data directory is new");
+    let names_it = |line: &str| {
+        line.contains("\"WARN\"")
+            && line.contains("with an empty data directory under the name of one that does not serve")
+            && line.contains("\"name\":\"node-1\"")
+    };
+    let told = cluster.nodes[1..].iter().map(|node| {
+        let log = node.log();
+        log.lines().filter(|line| names_it(line)).count()
+    });
+    assert_eq!(told.sum::<usize>(), 1, "who has taken it in names it");
     let mut subscriber = cluster.nodes[0].durable(Version::V5, "s").await;
     subscriber.expect("kept").await;
 }
