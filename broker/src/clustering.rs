@@ -244,6 +244,7 @@ pub(crate) async fn start_node(
         machine_restarted: store.machine_restarted,
         beginnings: store.beginnings.clone(),
         clock: store.clock.clone(),
+        starts: store.starts.clone(),
         queue_limits: QueueLimits {
             messages_max: config.session.queue_messages_max,
             bytes_max: config.session.queue_bytes_max,

@@ -9,7 +9,9 @@ use quorate_cluster::raft::{CheckpointService, CheckpointSettings, NodeParts, Ra
 use quorate_cluster::state::{Counts, NodeIncarnation};
 use quorate_storage::disk::{Disk, RealDisk};
 use quorate_storage::state::{Checkpointer, SledOptions, SledStore, StateError};
-use quorate_storage::volume::{BeginningsFile, ClockFile, Membership, PreviousRun, Volume, VolumeError};
+use quorate_storage::volume::{
+    BeginningsFile, ClockFile, Membership, PreviousRun, StartsFile, Volume, VolumeError,
+};
 use quorate_storage::wal::{Wal, WalError, WalOptions};
 
 use crate::config::NodeConfig;
@@ -73,6 +75,8 @@ pub(crate) struct Store {
     pub(crate) beginnings: BeginningsFile,
     /// Where group time and wall clock are noted.
     pub(crate) clock: ClockFile,
+    /// This start's identifier, and where starts are noted.
+    pub(crate) starts: StartsFile,
     /// Whether what was written and not synced may be lost.
     pub(crate) machine_restarted: bool,
     checkpoints: Arc<CheckpointService>,
@@ -137,13 +141,13 @@ pub(crate) fn open(config: &NodeConfig, metrics: &Metrics) -> Result<Store, Stor
     if volume.previous_run() == PreviousRun::Unclean {
         tracing::info!(data_dir = %config.data_dir.display(), "the last run did not stop in order; its log is replayed");
     }
+    if volume.previous_run() == PreviousRun::None {
+        tracing::info!(data_dir = %config.data_dir.display(), "the data directory is new: this node begins empty");
+    }
     let syncs = metrics.scope("log").histogram(
         "sync_seconds",
         "Duration of each fdatasync of the log.",
         &SYNC_BUCKETS,
-    if volume.previous_run() == PreviousRun::None {
-        tracing::info!(data_dir = %config.data_dir.display(), "the data directory is new: this node begins empty");
-    }
     );
     let options = WalOptions {
         mark: Some(volume.log_mark_file()),
@@ -174,6 +178,7 @@ pub(crate) fn open(config: &NodeConfig, metrics: &Metrics) -> Result<Store, Stor
         volume_id: volume.id().0,
         beginnings: volume.beginnings_file(),
         clock: volume.clock_file(),
+        starts: volume.starts_file()?,
         machine_restarted: volume.machine_restarted(),
         checkpoints,
         log,

@@ -5,6 +5,7 @@
 //! | `lock` | nothing; locked while a process uses the directory |
 //! | `identity` | format, volume, cluster, node: written when the directory is made, and once more when the node joins |
 //! | `incarnation` | how often the directory was opened, on which boot of the machine, and whether unsynced data may be lost |
+//! | `starts` | the start that the cluster took last, and those offered to it since (R46) |
 //! | `clean_shutdown` | the incarnation that ended cleanly |
 //! | `log_mark` | the newest segment of the log, so that its loss is noticed |
 //! | `recovery` | there while the node's groups are rewritten to go on without a lost majority |
@@ -14,7 +15,8 @@
 //!
 //! The files are text (`fields` has the format), replaced as a whole and synced. At every open, before anything else
 //! in the directory is touched, the incarnation is raised and synced (R25, R46), so two runs never have the same one,
-//! and a directory restored from a copy is recognised by a number that was used before.
+//! and a directory restored from a copy is recognised by a number that was used before, or by the starts in between that
+//! it knows nothing of.
 //!
 //! Invariants: an identity is made only in a directory without content; what says "the machine lost its power"
 //! stays until [`Volume::handle_restart_recovered`], however often the process starts in between (R41).
@@ -23,6 +25,7 @@ mod beginnings;
 mod clock;
 mod fields;
 mod log_mark;
+mod starts;
 #[cfg(test)]
 mod tests;
 
@@ -40,6 +43,7 @@ pub use beginnings::{BeginningsFile, FIRST_BEGINNING};
 pub use clock::{ClockFile, ClockNote};
 use fields::Fields;
 pub use log_mark::{LogMark, LogMarkFile};
+pub use starts::{OFFERED_STARTS_MAX, StartsFile};
 
 /// Format of a data directory.
 const FORMAT_VERSION: u32 = 1;
@@ -52,6 +56,7 @@ const BEGINNINGS: &str = "beginnings";
 const CLOCK: &str = "clock";
 const LOG_MARK: &str = "log_mark";
 const RECOVERY: &str = "recovery";
+const STARTS: &str = "starts";
 
 /// Random number of a data directory, drawn when it is created. Mixed into the checksums of its log, so that no
 /// other directory's records, and no client's payload, can pass for records of this one.

@@ -144,8 +144,14 @@ impl Broker {
 
     /// Starts the program, without waiting for it.
     pub fn spawn(binary: &str, config: Config) -> Self {
+        Self::spawn_on(binary, config, |_| ())
+    }
+
+    /// Starts the program, without waiting for it, in a directory that is prepared for it.
+    pub fn spawn_on(binary: &str, config: Config, prepare: impl FnOnce(&Path)) -> Self {
         let binary = PathBuf::from(std::env::var("QUORATE_BINARY").unwrap_or_else(|_| binary.into()));
         let directory = tempfile::tempdir().expect("a temporary directory");
+        prepare(directory.path());
         let process = Process::spawn(&binary, &config, directory.path());
         Self {
             binary,

@@ -8,6 +8,7 @@ use quorate_storage::log::GroupId;
 
 use super::stalls::stall_body;
 use super::{Stall, proto};
+use crate::lineage::Lineage;
 use crate::state::{GroupTime, NodeId, NodeIncarnation};
 
 /// A change of the state.
@@ -63,8 +64,22 @@ impl MetaCommand {
             address: address.to_owned(),
             lost_groups: lost_groups.collect(),
             feature_level,
-            time_by_wall: 0,
+            ..proto::Register::default()
         }))
+    }
+
+    /// A registration that names the start and those before it on its volume (R46); others stay as they are.
+    pub fn with_lineage(mut self, lineage: &Lineage) -> Self {
+        if let Some(proto::command::Body::Register(register)) = &mut self.0.body {
+            let bytes = |start: &[u8]| Bytes::copy_from_slice(start);
+            register.start = bytes(&lineage.start);
+            if let Some((incarnation, start)) = &lineage.accepted {
+                register.accepted_incarnation = incarnation.0;
+                register.accepted = bytes(start);
+            }
+            register.offered = lineage.offered.iter().map(|start| bytes(start)).collect();
+        }
+        self
     }
 
     /// A registration with the group time that the node's wall clock shows (R32); others stay as they are.

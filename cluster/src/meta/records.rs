@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use prost::Message;
 use quorate_storage::log::GroupId;
 use quorate_storage::volume::FIRST_BEGINNING;
 
 use super::proto;
 use super::stalls::{stall_body, stall_of};
-use super::state::{GroupPlacement, MetaState, NodeRecord, Rejected, Serving, View, group_ids};
+use super::state::{GroupPlacement, MetaState, NodeRecord, Rejected, Serving, View, group_ids, start_id};
 use crate::state::{GroupTime, NodeId, NodeIncarnation};
 
 impl MetaState {
@@ -96,6 +97,7 @@ impl MetaState {
                     lost_groups: group_ids(&node.lost_groups)?,
                     feature_level: node.feature_level,
                     time_by_wall: GroupTime(node.time_by_wall),
+                    start: start_id(&node.start)?,
                 };
                 self.nodes.insert(NodeId(node.node), record);
             }
@@ -147,6 +149,9 @@ fn node_record(node: NodeId, record: &NodeRecord) -> proto::Node {
         leaving: record.leaving,
         feature_level: record.feature_level,
         time_by_wall: record.time_by_wall.0,
+        start: record
+            .start
+            .map_or(Bytes::new(), |start| Bytes::copy_from_slice(&start)),
         lost_groups: record
             .lost_groups
             .iter()

@@ -9,6 +9,7 @@ use prost::Message;
 use quorate_storage::log::GroupId;
 
 use super::{Stall, proto};
+use crate::lineage::{Lineage, StartId};
 use crate::state::{GroupTime, NodeId, NodeIncarnation};
 
 /// A node of the cluster.
@@ -22,6 +23,8 @@ pub struct NodeRecord {
     pub address: String,
     /// Its newest start; 0 before the first.
     pub incarnation: NodeIncarnation,
+    /// The random identifier of that start, by which a copy of the volume is told from it (R46); `None` before the first.
+    pub start: Option<StartId>,
     /// That start is over: it left, or fell silent.
     pub ended: bool,
     /// It is to get no new clients and groups.
@@ -46,6 +49,12 @@ impl NodeRecord {
             false => self.incarnation.0.saturating_sub(1),
         };
         (last > 0).then_some(NodeIncarnation(last))
+    }
+
+    /// Whether a start of the node runs on a copy of its volume (R46).
+    pub fn shows_a_copy(&self, lineage: &Lineage) -> bool {
+        self.start
+            .is_some_and(|start| lineage.is_of_a_copy(self.incarnation, start))
     }
 }
 
@@ -107,6 +116,14 @@ pub(super) fn group_ids(numbers: &[u32]) -> Result<BTreeSet<GroupId>, Rejected> 
     groups.map_err(|_| Rejected::Malformed)
 }
 
+/// Identifier of a start as a message names it.
+pub(super) fn start_id(bytes: &[u8]) -> Result<Option<StartId>, Rejected> {
+    match bytes {
+        [] => Ok(None),
+        bytes => bytes.try_into().map(Some).map_err(|_| Rejected::Malformed),
+    }
+}
+
 /// A command was not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
@@ -116,6 +133,11 @@ pub enum Rejected {
     /// The volume was used at a later time already: it is a copy, or was restored (R46).
     #[error("a later start of this node is known: its volume is a copy of another, or was restored from one")]
     OldIncarnation,
+    /// Another start of the node has come since or beside: the volume is a copy, or was restored (R46).
+    #[error(
+        "it knows nothing of this node's last start: its volume is a copy of another, or was restored from one"
+    )]
+    CopiedVolume,
     /// It does not know all features that the cluster uses (R50).
     #[error("it is of an earlier version than the cluster has agreed on")]
     OldVersion,
@@ -134,6 +156,12 @@ pub enum Rejected {
     /// It cannot be decoded or lacks something.
     #[error("it is malformed")]
     Malformed,
+}
+
+/// The starts that a registration names; `None` where it names none, or more than a volume notes.
+fn lineage_of(register: &proto::Register) -> Option<Lineage> {
+    let accepted = (register.accepted_incarnation, &register.accepted[..]);
+    Lineage::read(register.incarnation, &register.start, accepted, &register.offered)
 }
 
 /// The nodes, the view and the placement.
@@ -230,6 +258,7 @@ impl MetaState {
             name: join.name,
             address: join.address,
             incarnation: NodeIncarnation(0),
+            start: None,
             ended: false,
             draining: false,
             leaving: false,
@@ -267,6 +296,7 @@ impl MetaState {
         let of_now: Vec<u32> = of_now.map(|lost| lost.group).collect();
         let lost_groups = group_ids(&of_now)?;
         let agreed = self.feature_level;
+        let lineage = lineage_of(register);
         let record = self.member(node)?;
         if register.feature_level < agreed {
             return Err(Rejected::OldVersion);
@@ -278,6 +308,14 @@ impl MetaState {
             // The same start has one address, and ends once: two processes run on copies of a volume.
             return Err(Rejected::OldIncarnation);
         }
+        let is_of_a_copy = match &lineage {
+            Some(lineage) => record.shows_a_copy(lineage),
+            None => record.start.is_some(),
+        };
+        if is_of_a_copy {
+            return Err(Rejected::CopiedVolume);
+        }
+        record.start = lineage.map(|lineage| lineage.start);
         record.ended = false;
         record.incarnation = incarnation;
         record.address.clone_from(&register.address);

@@ -1,5 +1,6 @@
 //! The state of `meta`, command by command.
 
+mod copies;
 pub(crate) mod frames;
 mod stalls;
 

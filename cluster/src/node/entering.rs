@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use quorate_storage::volume::{StartsFile, VolumeError};
 
-use super::start::StartError;
+use super::placement::META;
+use super::start::{StartError, stopped};
 use super::{Host, Node};
 use crate::meta::{FEATURE_LEVEL, MetaCommand};
 use crate::state::{Command, NodeIncarnation};
@@ -17,7 +19,11 @@ impl<H: Host> Node<H> {
         let (node, incarnation) = (self.settings().node, self.settings().incarnation);
         let address = &self.settings().address.0;
         let lost = self.lost_groups()?;
+        let lineage = self.lineage();
         let command = MetaCommand::register(node, incarnation, address, &lost, FEATURE_LEVEL);
+        let command = command.with_lineage(&lineage);
+        // First: whether it was taken is known only when somebody says so.
+        self.note_start(|starts| starts.note_offered()).await?;
         // It may take hours until enough others are there.
         let command = || {
             command
@@ -37,21 +43,36 @@ impl<H: Host> Node<H> {
                     "it was removed from the cluster for good",
                 )));
             }
+            if record.shows_a_copy(&lineage) {
+                return Some(Err(StartError::CopiedVolume));
+            }
             if record.incarnation == incarnation && record.ended {
                 return Some(Err(StartError::Ended));
             }
-            if record.incarnation > incarnation {
-                return Some(Err(StartError::Refused(
-                    "a later start of it is known: its volume is a copy of another, or was restored from one",
-                )));
-            }
             (record.incarnation == incarnation && record.address == *address).then_some(Ok(()))
         });
-        // A node that was removed is a member of no group any more, so its own replica of meta never says so.
+        // A node that was removed is a member of no group any more, so its own replica of meta never says so; nor does that
+        // of a copy, with which nobody talks.
         tokio::select! {
             registered = registered => registered,
             () = self.until_others_have_removed_it() => removed,
-        }
+            () = self.transport().until_called_a_copy() => Err(StartError::CopiedVolume),
+        }?;
+        let incarnation = incarnation.0;
+        self.note_start(move |starts| starts.note_accepted(incarnation))
+            .await
+    }
+
+    /// Notes something of this start on the volume.
+    async fn note_start(
+        &self,
+        note: impl FnOnce(&StartsFile) -> Result<(), VolumeError> + Send + 'static,
+    ) -> Result<(), StartError> {
+        let starts = self.settings().starts.clone();
+        let noted = tokio::task::spawn_blocking(move || note(&starts)).await;
+        noted
+            .map_err(|error| stopped(META, &error))?
+            .map_err(StartError::Volume)
     }
 
     /// A new cluster does not serve before as many nodes have come as were asked for.

@@ -176,7 +176,7 @@ impl<H: Host> Node<H> {
                     match record.removed {
                         true => transport.forget_node(id),
                         false => {
-                            transport.record_start(id, record.incarnation);
+                            transport.record_start(id, record.incarnation, record.start);
                             let address = NodeAddress(record.address.clone());
                             transport.set_address(id, record.incarnation, &address);
                         }

@@ -150,16 +150,16 @@ impl<H: Host> Node<H> {
             .directory()
             .read()
             .node(node)
-            .map(|record| (record.removed, record.incarnation));
+            .map(|record| (record.removed, record.incarnation, record.start));
         let is_member = match recorded {
-            Some((removed, _)) => !removed,
+            Some((removed, ..)) => !removed,
             None => self.membership.known.contains(&node),
         };
         if node == self.this_node() || !is_member || member.address.is_empty() {
             return;
         }
-        if let Some((_, recorded)) = recorded {
-            transport.record_start(node, recorded);
+        if let Some((_, recorded, start)) = recorded {
+            transport.record_start(node, recorded, start);
         }
         if !transport.may_be_at(node, incarnation) {
             tracing::debug!(

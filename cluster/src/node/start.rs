@@ -2,12 +2,13 @@
 //! and the tasks that serve.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use quorate_storage::log::GroupId;
-use quorate_storage::volume::{BeginningsFile, ClockFile};
+use quorate_storage::volume::{BeginningsFile, ClockFile, StartsFile, VolumeError};
 use tokio::task::JoinHandle;
 
 use super::beginnings::Beginnings;
@@ -20,6 +21,7 @@ use super::placement::META;
 use super::service::NodeService;
 use super::unstored::Unstored;
 use super::{Backlog, Group, GroupClock, Host, Placement};
+use crate::lineage::Lineage;
 use crate::meta::{Directory, MetaCommand, MetaReplica};
 use crate::raft::{self, ConnectionCount, NodeAddress, NodeParts, RaftGroup, StateError, Transport};
 use crate::state::{NodeId, NodeIncarnation, QueueLimits};
@@ -57,6 +59,8 @@ pub struct NodeSettings {
     pub beginnings: BeginningsFile,
     /// Where group time and wall clock are noted (R32).
     pub clock: ClockFile,
+    /// This start's identifier, those before it on the volume, and where they are noted (R46).
+    pub starts: StartsFile,
     /// Limits of one (session, group) queue.
     pub queue_limits: QueueLimits,
     /// Bytes of commands in one entry, unless a single command is larger; the target list of a publish is cut to that.
@@ -93,6 +97,15 @@ pub enum StartError {
     /// The cluster has gone on without this start of the node: it has to start anew.
     #[error("the cluster has gone on without this node")]
     Ended,
+    /// Another start of the node has come since or beside this one (R46): this is so at every start.
+    #[error(
+        "the cluster refuses this node for good: its volume is a copy of another, or was restored from one: start with \
+         an empty directory"
+    )]
+    CopiedVolume,
+    /// The volume cannot be written.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
     /// The cluster does not take this start of the node.
     #[error("the cluster refuses this node: {0}")]
     Refused(&'static str),
@@ -102,13 +115,20 @@ impl StartError {
     /// Whether something that this node had stored is damaged or gone (R44).
     pub fn is_loss(&self) -> bool {
         match self {
-            Self::Group { error, .. } => matches!(
-                error,
-                raft::StartError::State(
-                    StateError::LogLost { .. } | StateError::StateLost { .. } | StateError::Corrupt(_)
+            Self::Group { error, .. } => {
+                matches!(
+                    error,
+                    raft::StartError::State(
+                        StateError::LogLost { .. } | StateError::StateLost { .. } | StateError::Corrupt(_)
+                    )
+                ) || matches!(
+                    error,
+                    // A stored value that does not fit its checksum (R49).
+                    raft::StartError::State(StateError::Store(error)) if error.kind() == io::ErrorKind::InvalidData
                 )
-            ),
-            Self::Stopped { .. } | Self::Refused(_) | Self::Ended => false,
+            }
+            Self::CopiedVolume => true,
+            Self::Stopped { .. } | Self::Refused(_) | Self::Ended | Self::Volume(_) => false,
         }
     }
 }
@@ -187,6 +207,7 @@ impl<H: Host> Node<H> {
             host,
         });
         let transport = &node.parts.transport;
+        transport.set_lineage(node.lineage());
         for (known, address) in &node.settings.known {
             transport.set_address(*known, NodeIncarnation(0), address);
         }
@@ -202,6 +223,7 @@ impl<H: Host> Node<H> {
     /// # Errors
     /// What is stored cannot be used, a group stopped, or the cluster refuses this node.
     pub async fn start(self: &Arc<Self>) -> Result<(), StartError> {
+        self.spawn(super::clock::watch_wall_clock());
         self.start_meta().await?;
         self.spawn(Self::run_directory(Arc::downgrade(self)));
         self.spawn(Self::run_meta_leader(Arc::downgrade(self)));
@@ -223,7 +245,6 @@ impl<H: Host> Node<H> {
             served = self.serve() => served,
             () = self.until_of_the_past() => Err(StartError::Ended),
         }
-        self.spawn(super::clock::watch_wall_clock());
     }
 
     /// Comes to where clients may come.
@@ -292,6 +313,11 @@ impl<H: Host> Node<H> {
     /// This node.
     pub fn this_node(&self) -> NodeId {
         self.settings.node
+    }
+
+    /// This start and those before it on its volume.
+    pub(super) fn lineage(&self) -> Lineage {
+        Lineage::of(self.settings.incarnation, &self.settings.starts)
     }
 
     pub(super) fn replace_after(&self) -> Duration {

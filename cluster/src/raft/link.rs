@@ -250,6 +250,7 @@ impl Link {
         let stream = futures_util::stream::poll_fn(move |context| requests.poll_recv(context));
         let greeting = async {
             let answers = client(wire).await?.exchange(stream).await;
+            let answers = answers.inspect_err(|status| transport.note_refusal(status));
             let mut answers = answers.map_err(|status| in_words(&status))?.into_inner();
             let first = answers.message().await.map_err(|status| in_words(&status))?;
             transport

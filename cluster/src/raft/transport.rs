@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_storage::log::GroupId;
+use tokio::sync::watch;
 use tonic::Status;
 use tonic::transport::{Endpoint, Server};
 
@@ -25,6 +26,7 @@ use super::snapshot::CHUNK_BYTES_MAX;
 use super::types::NodeAddress;
 use super::wire::proto::Hello;
 use super::wire::proto::raft_peer_server::RaftPeerServer;
+use crate::lineage::{Lineage, StartId};
 use crate::state::{NodeId, NodeIncarnation};
 
 /// Version of the messages between nodes.
@@ -35,6 +37,9 @@ const PROTOCOL_VERSION_MIN: u32 = 1;
 pub(super) const FRAME_BYTES_MAX: usize = 64 << 20;
 const _: () =
     assert!(READ_BYTES_MAX + BATCH_BYTES_MAX < FRAME_BYTES_MAX && CHUNK_BYTES_MAX < FRAME_BYTES_MAX);
+
+/// What a refusal carries where the caller's volume is a copy (R46).
+const COPY_KEY: &str = "quorate-volume-is-a-copy";
 
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
@@ -59,6 +64,8 @@ pub struct NodeIdentity {
 #[derive(Clone, Copy, Debug, Default)]
 struct Starts {
     recorded: u64,
+    /// Identifier of the recorded one, where it has one.
+    start: Option<StartId>,
     newest: u64,
 }
 
@@ -84,6 +91,10 @@ pub struct Transport {
     service: OnceLock<Arc<dyn Service>>,
     /// Starts of the members.
     starts: Mutex<HashMap<NodeId, Starts>>,
+    /// This start, and those before it on its volume.
+    lineage: OnceLock<Lineage>,
+    /// Another node has refused this one, whose volume is a copy.
+    called_a_copy: watch::Sender<bool>,
     /// Nodes that `failover` is looking after.
     looked_after: Mutex<HashSet<NodeId>>,
     tls: Option<Arc<PeerTls>>,
@@ -108,6 +119,8 @@ impl Transport {
             asked: Mutex::default(),
             service: OnceLock::new(),
             starts: Mutex::default(),
+            lineage: OnceLock::new(),
+            called_a_copy: watch::Sender::new(false),
             looked_after: Mutex::default(),
             tls,
             ways: Ways::default(),
@@ -154,6 +167,28 @@ impl Transport {
     /// When it is set twice.
     pub fn set_service(&self, service: Arc<dyn Service>) {
         assert!(self.service.set(service).is_ok(), "a node has one service");
+    }
+
+    /// Says in every hello which starts came before this one on its volume (R46). Set once, before the first connection.
+    ///
+    /// # Panics
+    /// When it is set twice.
+    pub fn set_lineage(&self, lineage: Lineage) {
+        assert!(self.lineage.set(lineage).is_ok(), "a start has one lineage");
+    }
+
+    /// Waits until another node refuses this one because its volume is a copy (R46).
+    pub async fn until_called_a_copy(&self) {
+        let mut called = self.called_a_copy.subscribe();
+        // The sender lives as long as this transport.
+        let _ = called.wait_for(|called| *called).await;
+    }
+
+    /// What a peer answered to a hello.
+    pub(super) fn note_refusal(&self, status: &Status) {
+        if status.metadata().contains_key(COPY_KEY) {
+            self.called_a_copy.send_replace(true);
+        }
     }
 
     pub(super) fn service_of_node(&self) -> Option<&Arc<dyn Service>> {
@@ -268,11 +303,13 @@ impl Transport {
         self.relays.count()
     }
 
-    /// The cluster has recorded this start of a member.
-    pub fn record_start(&self, node: NodeId, incarnation: NodeIncarnation) {
+    /// The cluster has recorded this start of a member, with its identifier.
+    pub fn record_start(&self, node: NodeId, incarnation: NodeIncarnation, start: Option<StartId>) {
         let mut starts = self.starts.lock();
         let starts = starts.entry(node).or_default();
-        starts.recorded = starts.recorded.max(incarnation.0);
+        if incarnation.0 >= starts.recorded {
+            (starts.recorded, starts.start) = (incarnation.0, start);
+        }
         starts.newest = starts.newest.max(incarnation.0);
     }
 
@@ -326,13 +363,37 @@ impl Transport {
     }
 
     pub(super) fn hello_to(&self, peer: NodeId) -> Hello {
+        let lineage = self.lineage.get();
+        let bytes = |start: &StartId| Bytes::copy_from_slice(start);
+        let accepted = lineage.and_then(|lineage| lineage.accepted.as_ref());
+        let offered = lineage.map_or(&[][..], |lineage| &lineage.offered);
         Hello {
             protocol_version: PROTOCOL_VERSION,
             cluster: self.identity.cluster.to_be_bytes().to_vec().into(),
             node: self.identity.node.0,
             incarnation: self.identity.incarnation.0,
             peer: peer.0,
+            start: lineage.map_or(Bytes::new(), |lineage| bytes(&lineage.start)),
+            accepted_incarnation: accepted.map_or(0, |(incarnation, _)| incarnation.0),
+            accepted: accepted.map_or(Bytes::new(), |(_, start)| bytes(start)),
+            offered: offered.iter().map(bytes).collect(),
         }
+    }
+
+    /// Whether whoever says to be a start of a member runs on a copy of its volume, as far as this node knows (R46).
+    fn is_of_a_copy(&self, hello: &Hello) -> bool {
+        let starts = self.starts.lock().get(&NodeId(hello.node)).copied();
+        let Some(Starts {
+            recorded,
+            start: Some(start),
+            ..
+        }) = starts
+        else {
+            return false;
+        };
+        let accepted = (hello.accepted_incarnation, &hello.accepted[..]);
+        Lineage::read(hello.incarnation, &hello.start, accepted, &hello.offered)
+            .is_none_or(|lineage| lineage.is_of_a_copy(NodeIncarnation(recorded), start))
     }
 
     /// Checks the hello of somebody who calls, and tells who is refused.
@@ -369,6 +430,17 @@ impl Transport {
         let node = NodeId(hello.node);
         if node == self.identity.node || expected.is_some_and(|expected| expected != node) {
             return refuse(format!("node {} is not who should be here", node.0));
+        }
+        if self.is_of_a_copy(&hello) {
+            let mut status = Status::failed_precondition(format!(
+                "start {} of node {} knows nothing of the last one: its volume is a copy of another, or was restored \
+                 from one",
+                hello.incarnation, node.0
+            ));
+            status
+                .metadata_mut()
+                .insert(COPY_KEY, tonic::metadata::AsciiMetadataValue::from_static("1"));
+            return Err(status);
         }
         match self.note_start(node, hello.incarnation) {
             Ok(()) => Ok(node),

@@ -250,3 +250,66 @@ fn r41_beginnings_are_kept_by_group() {
     assert!(!file.is_trusted(one).unwrap());
     assert_eq!((file.read(one).unwrap(), file.read(other).unwrap()), (11, 9));
 }
+
+/// R46: what was offered is known to the next start whether or not it heard of its acceptance, and whatever a crash leaves.
+#[test]
+fn r46_starts_are_noted_before_they_are_offered_and_until_a_later_one_is_accepted() {
+    let disk = FaultyDisk::new(1);
+    let starts = |disk: &FaultyDisk| open(disk).unwrap().starts_file().unwrap();
+    let first = starts(&disk);
+    assert_eq!((first.accepted(), first.offered()), (None, &[][..]));
+    let unoffered = starts(&disk);
+    assert_ne!(unoffered.start(), first.start(), "each start has its own");
+    first.note_offered().unwrap();
+    first.note_offered().unwrap();
+    disk.crash();
+    let second = starts(&disk);
+    assert_eq!(
+        (second.accepted(), second.offered()),
+        (None, &[first.start()][..])
+    );
+    second.note_offered().unwrap();
+    let third = starts(&disk);
+    assert_eq!(third.offered(), [first.start(), second.start()]);
+    third.note_offered().unwrap();
+    third.note_accepted(7).unwrap();
+    disk.crash();
+    let fourth = starts(&disk);
+    assert_eq!(fourth.accepted(), Some((7, third.start())));
+    assert_eq!(fourth.offered(), [[0; 16]; 0]);
+}
+
+#[test]
+fn r46_starts_without_end_that_are_never_accepted_take_no_room() {
+    let disk = FaultyDisk::new(1);
+    let mut last = [0; 16];
+    for start in 0..3 * OFFERED_STARTS_MAX {
+        let starts = open(&disk).unwrap().starts_file().unwrap();
+        assert!(starts.offered().len() <= OFFERED_STARTS_MAX);
+        assert_eq!(
+            starts.start() == last,
+            start >= OFFERED_STARTS_MAX,
+            "start {start}"
+        );
+        last = starts.start();
+        starts.note_offered().unwrap();
+    }
+}
+
+#[test]
+fn a_damaged_file_of_starts_is_named() {
+    let disk = FaultyDisk::new(1);
+    open(&disk)
+        .unwrap()
+        .starts_file()
+        .unwrap()
+        .note_offered()
+        .unwrap();
+    let path = Path::new(DIR).join(STARTS);
+    disk.flip_bit(&path, 20, 1).unwrap();
+    let error = open(&disk).unwrap().starts_file().unwrap_err();
+    assert!(
+        matches!(&error, VolumeError::Corrupt { file, .. } if *file == path),
+        "{error}"
+    );
+}

@@ -2,6 +2,7 @@
 //! groups are on different nodes, and when nodes end.
 
 mod addresses;
+mod copies;
 mod dev_cluster;
 mod disks;
 mod durability;
@@ -15,14 +16,14 @@ mod limits;
 mod load;
 mod membership;
 mod moves;
-mod operator;
 mod names;
+mod operator;
 mod partitions;
 mod power;
 mod recovery;
+mod replacement;
 mod replays;
 mod retained;
-mod replacement;
 mod routing;
 mod shares;
 mod slow_peers;

@@ -12,7 +12,7 @@ use super::three;
 
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 
-fn recover(node: &Broker, arguments: &[&str], crash_at: &str) -> Output {
+pub(super) fn recover(node: &Broker, arguments: &[&str], crash_at: &str) -> Output {
     let data = node.directory().join("data");
     Command::new(node.binary())
         .args(["recover", "--data-dir"])

@@ -54,6 +54,10 @@ fn commands() -> Vec<(&'static str, command::Body)> {
         }],
         feature_level: 2,
         time_by_wall: 1_700_000_000_001,
+        start: volume_of(6),
+        accepted_incarnation: 299,
+        accepted: volume_of(7),
+        offered: vec![volume_of(8), volume_of(9)],
     };
     let place = proto::Place {
         group: 3,
@@ -115,6 +119,7 @@ fn records() -> Vec<(&'static str, record::Body)> {
         lost_groups: vec![3, 4],
         feature_level: 2,
         time_by_wall: 1_700_000_000_002,
+        start: volume_of(6),
         ..node(1)
     };
     // Each of them alone: they are told apart by their numbers only.

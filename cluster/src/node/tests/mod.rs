@@ -147,6 +147,7 @@ impl TestNode {
             machine_restarted: false,
             beginnings: volume.beginnings_file(),
             clock: volume.clock_file(),
+            starts: volume.starts_file().unwrap(),
             queue_limits: QueueLimits {
                 messages_max: 100_000,
                 bytes_max: 1 << 30,

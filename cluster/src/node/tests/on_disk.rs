@@ -117,6 +117,7 @@ impl Running {
             machine_restarted: volume.machine_restarted(),
             beginnings: volume.beginnings_file(),
             clock: volume.clock_file(),
+            starts: volume.starts_file().unwrap(),
             queue_limits: QueueLimits {
                 messages_max: 1000,
                 bytes_max: 1 << 20,

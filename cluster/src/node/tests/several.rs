@@ -172,6 +172,7 @@ impl Member {
             machine_restarted: false,
             beginnings: volume.beginnings_file(),
             clock: volume.clock_file(),
+            starts: volume.starts_file().unwrap(),
             queue_limits: QueueLimits {
                 messages_max: 1_000,
                 bytes_max: 1 << 20,

@@ -7,6 +7,7 @@ use quorate_storage::log::{Log, SyncPolicy};
 
 use super::harness::{Cluster, Node};
 use super::{GROUP, within};
+use crate::lineage::Lineage;
 use crate::raft::transport::Transport;
 use crate::raft::{GroupSettings, MembershipError, NodeIdentity};
 use crate::state::{NodeId, NodeIncarnation};
@@ -351,7 +352,7 @@ fn only_the_right_hello_is_accepted() {
     };
     let (me, you) = (transport(7, 1, 1), NodeId(1));
     let hello = |cluster, node, incarnation| Some(transport(cluster, node, incarnation).hello_to(you));
-    me.record_start(NodeId(2), NodeIncarnation(4));
+    me.record_start(NodeId(2), NodeIncarnation(4), None);
     assert_eq!(me.check_hello(hello(7, 2, 5), None).unwrap(), NodeId(2));
     assert_eq!(
         me.check_hello(hello(7, 2, 6), Some(NodeId(2))).unwrap(),
@@ -390,6 +391,50 @@ fn only_the_right_hello_is_accepted() {
     );
 }
 
+/// R46: who runs on a copy of a member's volume is refused by all who know of its last start, and hears why.
+#[tokio::test]
+async fn r46_the_hello_of_a_copy_is_refused_and_it_hears_why() {
+    let transport = |node, incarnation| {
+        Transport::new(NodeIdentity {
+            cluster: 7,
+            node: NodeId(node),
+            incarnation: NodeIncarnation(incarnation),
+        })
+    };
+    let start = |number, start, accepted| {
+        let made = transport(2, number);
+        made.set_lineage(Lineage {
+            incarnation: NodeIncarnation(number),
+            start: [start; 16],
+            accepted: Some((NodeIncarnation(accepted), [u8::try_from(accepted).unwrap(); 16])),
+            offered: Vec::new(),
+        });
+        made
+    };
+    let me = transport(1, 1);
+    me.record_start(NodeId(2), NodeIncarnation(6), Some([6; 16]));
+    let says = |start: &Transport| me.check_hello(Some(start.hello_to(NodeId(1))), None);
+    for copy in [start(6, 60, 5), start(5, 5, 4), start(99, 99, 5)] {
+        let status = says(&copy).unwrap_err();
+        assert!(status.message().contains("its volume is a copy"), "{status}");
+        copy.note_refusal(&status);
+        let called = tokio::time::timeout(Duration::from_secs(5), copy.until_called_a_copy());
+        called.await.unwrap();
+    }
+    let same = start(6, 6, 5);
+    assert_eq!(says(&same).unwrap(), NodeId(2));
+    assert_eq!(
+        says(&start(7, 7, 6)).unwrap(),
+        NodeId(2),
+        "the claims of copies left nothing behind"
+    );
+    // Another reason is no verdict.
+    let status = says(&same).unwrap_err();
+    same.note_refusal(&status);
+    let called = tokio::time::timeout(Duration::ZERO, same.until_called_a_copy());
+    assert!(called.await.is_err(), "{status}");
+}
+
 /// What somebody says of a node's start does not keep the node out for good.
 #[test]
 fn only_starts_that_may_be_are_remembered_and_only_of_members() {
@@ -407,7 +452,7 @@ fn only_starts_that_may_be_are_remembered_and_only_of_members() {
     };
     assert!(!says(2, u64::MAX));
     assert!(says(2, 6) && says(2, 5), "it is not known as a member");
-    me.record_start(NodeId(2), NodeIncarnation(6));
+    me.record_start(NodeId(2), NodeIncarnation(6), None);
     assert!(!says(2, 5), "an earlier start than the recorded one");
     assert!(!says(2, u64::MAX) && says(2, 7) && !says(2, 6));
     assert!(me.may_be_at(NodeId(2), NodeIncarnation(8)));

@@ -19,6 +19,10 @@ fn hello() -> proto::Hello {
         node: 2,
         incarnation: 300,
         peer: 4,
+        start: Bytes::from_static(&[6; 16]),
+        accepted_incarnation: 299,
+        accepted: Bytes::from_static(&[7; 16]),
+        offered: vec![Bytes::from_static(&[8; 16]), Bytes::from_static(&[9; 16])],
     }
 }
 
