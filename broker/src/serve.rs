@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use quorate_cluster::node::{DATA_GROUPS, LIVE_GROUPS, Node, Placement};
+use quorate_cluster::node::{DATA_GROUPS, LIVE_GROUPS, Node, Placement, StartError};
 use quorate_cluster::state::{NodeId, SessionLimits};
 use quorate_proto::codec::ReasonCode;
 use quorate_proto::session::ConnectionSettings;
@@ -54,15 +54,15 @@ pub enum ServeError {
     #[error("{0}")]
     Unsupported(String),
     /// The data directory cannot be used.
-    #[error("{}{}", .0, loss_hint(.0.needs_other()))]
+    #[error("{0}")]
     Store(#[from] StoreError),
     /// A group did not start.
-    #[error("cannot start from what the data directory {} holds: {error}{}", dir.display(), loss_hint(.error.is_loss()))]
+    #[error("cannot start from what the data directory {} holds: {error}", dir.display())]
     Groups {
         /// The data directory.
         dir: PathBuf,
         /// Why not.
-        error: quorate_cluster::node::StartError,
+        error: StartError,
     },
     /// The cluster has gone on without this node while it started.
     #[error("the cluster has gone on without this node")]
@@ -90,15 +90,22 @@ impl ServeError {
             _ => false,
         }
     }
-}
 
-fn loss_hint(is_loss: bool) -> &'static str {
-    match is_loss {
-        true => {
-            "; restore the whole directory from a backup, or start with an empty one: \
-             a node of a cluster gets everything from the others"
-        }
-        false => "",
+    /// What to do where starting again does not help. A node that has others is refused with a backup of its directory
+    /// (R46), and gets everything from them.
+    pub fn advice(&self, config: &Config) -> Option<&'static str> {
+        let needs_other = match self {
+            Self::Store(error) => error.needs_other(),
+            Self::Groups { error, .. } => error.is_loss() && !matches!(error, StartError::CopiedVolume),
+            _ => false,
+        };
+        needs_other.then(|| match config.cluster.listen_address() {
+            Some(_) => {
+                "start with an empty data directory: the node gets everything from the others of its cluster, which \
+                 refuse a restored one"
+            }
+            None => "restore the whole data directory from a backup, or start with an empty one",
+        })
     }
 }
 

@@ -43,7 +43,7 @@ mod snapshot;
 mod tests;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::log::GroupId;
 pub use checkpointer::{Checkpointer, GroupCheckpoint};
@@ -61,9 +61,9 @@ pub use snapshot::{Chunk, SnapshotReader};
 pub enum StateError {
     /// The store is gone, went back in time, or cannot be opened: the volume is lost (R44). It must not be started
     /// over empty.
-    #[error("the state store in {} is lost: {reason}; rebuild this node from its replicas, or restore a backup", dir.display())]
+    #[error("the state store in {} is lost: {reason}", dir.display())]
     StateLost {
-        /// Directory of the store.
+        /// Directory of the store, or the file of it that is damaged.
         dir: PathBuf,
         /// What is wrong.
         reason: String,
@@ -110,6 +110,11 @@ pub type Entry = (Vec<u8>, Vec<u8>);
 /// An ordered key-value store. What a batch changed is visible at once; whether it survives a crash is open, for each
 /// batch as a whole, until [`StateStore::sync`] has returned.
 pub trait StateStore: Send + Sync + 'static {
+    /// Its main file, for whoever is told that it is damaged; `None` where it has none.
+    fn file(&self) -> Option<&Path> {
+        None
+    }
+
     /// Applies the changes in order, all or none.
     fn apply(&self, batch: Vec<Change>) -> Result<(), StateError>;
 

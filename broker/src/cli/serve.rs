@@ -148,10 +148,14 @@ fn start_anew() -> ExitCode {
 
 fn tell(config: &Config, error: &ServeError) -> ExitCode {
     // Whoever collects JSON looks there alone; on a terminal once is enough.
+    let text = match error.advice(config) {
+        Some(advice) => format!("{error}; {advice}"),
+        None => error.to_string(),
+    };
     if config.log.format == LogFormat::Json {
-        tracing::error!(%error, "the node ends");
+        tracing::error!(error = text, "the node ends");
     }
-    complain(error);
+    complain(&text);
     match error {
         ServeError::Unsupported(_) => ExitCode::from(USAGE),
         error if error.is_loss() => ExitCode::from(DATA_LOST),

@@ -51,6 +51,11 @@ fn lost(dir: &Path, reason: &str) -> StateError {
     }
 }
 
+/// What the store itself holds is not what was there.
+fn store_lost(dir: &Path, store: &dyn StateStore, reason: &str) -> StateError {
+    lost(store.file().unwrap_or(dir), reason)
+}
+
 fn read_store_record(dir: &Path, store: &dyn StateStore) -> Result<Option<StoreRecord>, StateError> {
     let Some(head) = store.read(STORE_KEY)? else {
         return Ok(None);
@@ -62,7 +67,7 @@ fn read_store_record(dir: &Path, store: &dyn StateStore) -> Result<Option<StoreR
             dir: dir.to_owned(),
             version,
         }),
-        None => Err(lost(dir, "its own record is damaged")),
+        None => Err(store_lost(dir, store, "its own record is damaged")),
     }
 }
 
@@ -76,12 +81,12 @@ pub(super) fn identify(
     let record = read_store_record(dir, store)?;
     match (marker, record) {
         (Some(None), _) => Err(lost(dir, "the file `initialised` is damaged")),
-        (Some(Some(_)), None) => Err(lost(dir, "it is empty")),
+        (Some(Some(_)), None) => Err(store_lost(dir, store, "it is empty")),
         (Some(Some(marker)), Some(record)) if marker.store != record.identity => {
-            Err(lost(dir, "it is not the store that was here"))
+            Err(store_lost(dir, store, "it is not the store that was here"))
         }
         (Some(Some(marker)), Some(record)) if marker.sequence > record.sequence => {
-            Err(lost(dir, "it went back to an older state"))
+            Err(store_lost(dir, store, "it went back to an older state"))
         }
         (Some(Some(_)), Some(record)) => Ok(record),
         (None, record) => {
@@ -121,7 +126,7 @@ pub(super) fn scan_groups(
     let mut from = Vec::new();
     while let Some((key, head)) = store.range(&from, STORE_KEY, 1)?.into_iter().next() {
         let Some((group, generation)) = layout::parse_prefix(&key) else {
-            return Err(lost(dir, "it holds keys that are not ours"));
+            return Err(store_lost(dir, store, "it holds keys that are not ours"));
         };
         from = layout::after_generation(group, generation);
         match layout::plain_generation(generation) {
@@ -129,8 +134,9 @@ pub(super) fn scan_groups(
                 let value = layout::decode_value(store, &key, head)?;
                 let record = value.as_deref().and_then(GroupRecord::decode);
                 let record = record.filter(|_| key == layout::record_key(group));
-                let record = record
-                    .ok_or_else(|| lost(dir, &format!("the record of group {} is damaged", group.0)))?;
+                let record = record.ok_or_else(|| {
+                    store_lost(dir, store, &format!("the record of group {} is damaged", group.0))
+                })?;
                 groups.insert(group, record);
             }
             0 => {}

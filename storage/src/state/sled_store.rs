@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -73,6 +73,8 @@ fn open_when_unlocked(config: &sled::Config) -> io::Result<sled::Db> {
     }
 }
 
+/// The file of sled's pages.
+const DATABASE: &str = "db";
 /// The file of sled's parameters, in which nothing stands that [`SyncedDatabase::open`] does not say.
 const PARAMETERS: &str = "conf";
 
@@ -105,7 +107,7 @@ impl SyncedDatabase {
             .flush_every_ms(None)
             .use_compression(false);
         let database = open_when_unlocked(&config)?;
-        let file = File::options().read(true).write(true).open(path.join("db"))?;
+        let file = File::options().read(true).write(true).open(path.join(DATABASE))?;
         let opened = Self {
             database,
             file,
@@ -158,6 +160,7 @@ impl Drop for SyncedDatabase {
 pub struct SledStore {
     tree: sled::Tree,
     database: SyncedDatabase,
+    path: PathBuf,
     /// Whether sled syncs what it writes. Where it does not, changes are counted and synced before they are too many.
     syncs_itself: bool,
     /// Bytes of changes since the last sync.
@@ -172,13 +175,14 @@ impl SledStore {
             Ok(Self {
                 tree: database.tree("state")?,
                 database,
+                path: path.join(DATABASE),
                 syncs_itself: sled_syncs::ensure(),
                 unsynced: AtomicU64::new(0),
             })
         });
         opened.map_err(|error| match error.kind() {
             io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => StateError::StateLost {
-                dir: path.to_owned(),
+                dir: path.join(DATABASE),
                 reason: format!("sled does not open: {error}"),
             },
             _ => StateError::Io(error),
@@ -194,6 +198,10 @@ impl SledStore {
 }
 
 impl StateStore for SledStore {
+    fn file(&self) -> Option<&Path> {
+        Some(&self.path)
+    }
+
     fn apply(&self, changes: Vec<Change>) -> Result<(), StateError> {
         sled_syncs::ensure();
         let mut batch = sled::Batch::default();

@@ -19,10 +19,7 @@ pub enum WalError {
         reason: &'static str,
     },
     /// Files of the log are gone, with what was acknowledged and the votes in them: the volume is lost (R44).
-    #[error(
-        "the log in {} is lost: {reason}; restore the whole data directory from a backup, or start with an empty one",
-        dir.display()
-    )]
+    #[error("the log in {} is lost: {reason}", dir.display())]
     Lost {
         /// The log's directory.
         dir: PathBuf,

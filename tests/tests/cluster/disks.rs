@@ -16,7 +16,7 @@ use super::{BINARY, three};
 /// Exit code of a node that cannot go on.
 const FAILED: i32 = 1;
 /// Exit code of a node that has lost something of its data directory.
-const DATA_LOST: i32 = 3;
+pub(super) const DATA_LOST: i32 = 3;
 
 /// Three nodes whose disks can be broken, and whose clocks can be set.
 pub(super) struct Breakable {
@@ -255,6 +255,15 @@ async fn r15_a_leader_whose_disk_stalls_holds_nobody_up() {
     assert!(log.contains("the disk of this node's log stalls"));
 }
 
+/// Whether a line names a file.
+fn names(line: &str, file: &Path) -> bool {
+    let directory = file.parent().expect("a file is in a directory");
+    let name = file.file_name().expect("it has a name");
+    line.contains(&file.display().to_string())
+        || (line.contains(&directory.display().to_string())
+            && line.contains(&format!("file {}", name.display())))
+}
+
 fn files(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).expect("it is there");
     let paths = entries.map(|entry| entry.expect("readable").path());
@@ -270,59 +279,106 @@ fn flip_bit(path: &Path, at: usize) {
 }
 
 /// In the first records of the log, which were synced long ago.
-fn flip_in_log(data: &Path) {
+fn flip_in_log(data: &Path) -> PathBuf {
     let mut segments = files(&data.join("wal"));
     segments.sort();
     flip_bit(&segments[0], 4_200);
+    segments.swap_remove(0)
+}
+
+fn cut(path: &Path, bytes: u64) {
+    let file = fs::OpenOptions::new().write(true).open(path);
+    file.expect("ours").set_len(bytes).expect("ours");
 }
 
 /// The log ends before what the stored state has.
-fn cut_log(data: &Path) {
-    let mut segments = files(&data.join("wal"));
-    segments.sort();
-    let newest = fs::OpenOptions::new()
-        .write(true)
-        .open(&segments[segments.len() - 1]);
-    newest.expect("ours").set_len(100).expect("ours");
+fn cut_log(data: &Path) -> PathBuf {
+    let newest = files(&data.join("wal"))
+        .into_iter()
+        .max()
+        .expect("a log has files");
+    cut(&newest, 100);
+    newest
 }
 
-fn flip_in_state(data: &Path) {
+fn largest_of_state(data: &Path) -> PathBuf {
     let largest = files(&data.join("state")).into_iter().max_by_key(|path| {
         let metadata = fs::metadata(path).expect("readable");
         metadata.len()
     });
-    let path = largest.expect("a state has files");
-    let mut bytes = fs::read(&path).expect("readable");
-    bytes.iter_mut().step_by(512).for_each(|byte| *byte ^= 0x10);
-    fs::write(path, bytes).expect("ours");
+    largest.expect("a state has files")
 }
 
-/// A node that finds its files damaged refuses to start, touches nothing, and names what to do: with an empty directory it
-/// gets everything from the others again (R44, R49).
+fn flip_in_state(data: &Path) -> PathBuf {
+    let path = largest_of_state(data);
+    let mut bytes = fs::read(&path).expect("readable");
+    bytes.iter_mut().step_by(512).for_each(|byte| *byte ^= 0x10);
+    fs::write(&path, bytes).expect("ours");
+    path
+}
+
+fn cut_state(data: &Path) -> PathBuf {
+    let path = largest_of_state(data);
+    let length = fs::metadata(&path).expect("readable").len();
+    cut(&path, length / 3);
+    path
+}
+
+fn flip_in_identity(data: &Path) -> PathBuf {
+    let path = data.join("identity");
+    flip_bit(&path, 10);
+    path
+}
+
+fn flip_in_starts(data: &Path) -> PathBuf {
+    let path = data.join("starts");
+    flip_bit(&path, 10);
+    path
+}
+
+/// A node that finds its files damaged refuses to start, touches nothing, and names the file and what to do: with an empty
+/// directory it gets everything from the others again (R44, R49). A backup, which they would refuse (R46), is not named.
 #[tokio::test(flavor = "multi_thread")]
 async fn r44_a_node_with_damaged_files_refuses_and_is_rebuilt_from_the_others() {
     let mut cluster = three();
     let mut expected = Vec::new();
-    for (victim, damage) in [flip_in_log, cut_log, flip_in_state].into_iter().enumerate() {
+    let damages: [fn(&Path) -> PathBuf; 6] = [
+        flip_in_log,
+        cut_log,
+        flip_in_state,
+        cut_state,
+        flip_in_identity,
+        flip_in_starts,
+    ];
+    for (round, damage) in damages.into_iter().enumerate() {
+        let victim = round % 3;
         let other = (victim + 1) % 3;
         let mut subscriber = cluster.nodes[other].durable(Version::V5, "s").await;
         subscriber.subscribe("a", 1).await;
         subscriber.disconnect().await;
         let begin = expected.len();
-        expected.extend(texts(&format!("for {victim}"), 50));
+        expected.extend(texts(&format!("for {round}"), 50));
         publish_all(&cluster.nodes[other], &expected[begin..]).await;
         assert!(cluster.nodes[victim].stop().success());
         let data = cluster.nodes[victim].directory().join("data");
-        damage(&data);
+        let damaged = damage(&data);
         for _ in 0..2 {
             let status = cluster.nodes[victim].restart_in_vain();
             assert_eq!(
                 status.code(),
                 Some(DATA_LOST),
-                "{victim}: {}",
+                "{round}: {}",
                 cluster.nodes[victim].log()
             );
-            cluster.nodes[victim].wait_for_log("or start with an empty one");
+            cluster.nodes[victim].wait_for_log("start with an empty data directory");
+            let log = cluster.nodes[victim].log();
+            let last = log
+                .lines()
+                .find(|line| line.contains("start with an empty data directory"))
+                .expect("it was waited for");
+            println!("{last}");
+            assert!(names(last, &damaged), "{}: {last}", damaged.display());
+            assert!(!last.contains("backup"), "{last}");
         }
         fs::remove_dir_all(&data).expect("ours");
         cluster.restart(victim);
