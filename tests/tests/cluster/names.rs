@@ -65,7 +65,7 @@ fn wait_until_ready(nodes: &mut [Broker]) {
 
 /// A message goes from one node to a session at another, each through a new connection.
 async fn assert_passes(from: &Broker, to: &Broker, text: &str) {
-    let mut subscriber = to.durable(Version::V5, "s").await;
+    let mut subscriber = to.durable(Version::V5, text).await;
     subscriber.subscribe("a", 1).await;
     let mut publisher = from.clean(Version::V5, "p").await;
     publisher.publish(publish("a", text).qos(1)).await;
