@@ -8,6 +8,7 @@ use prost::Message;
 use super::super::proto::{self, command, record};
 use super::*;
 use crate::frames::{Kind, kind};
+use crate::lineage::Lineage;
 
 fn volume_of(number: u8) -> Bytes {
     Bytes::copy_from_slice(&volume(number))
@@ -197,7 +198,14 @@ fn sampled_commands_are_what_is_sent() {
         stalled: true,
     };
     let lost_groups = [(GroupId(3), 4)].into();
+    let lineage = Lineage {
+        incarnation: NodeIncarnation(300),
+        start: volume(6),
+        accepted: Some((NodeIncarnation(299), volume(7))),
+        offered: vec![volume(8), volume(9)],
+    };
     let register = MetaCommand::register(NodeId(1), NodeIncarnation(300), "address:2", &lost_groups, 2);
+    let register = register.with_lineage(&lineage);
     for (case, body) in commands() {
         let sent = match case {
             "found" => {
