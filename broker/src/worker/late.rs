@@ -4,7 +4,8 @@
 //! matched, and its replay does not find the value yet. So a publish that sets a retained message is matched again when
 //! the value is there, if the routes have changed since, and the sessions that came get it as the retained message it
 //! is. It is acknowledged after that. A connection that is still going to look gets nothing; one that looked in the
-//! moment between the value's arrival and the second matching may get it twice.
+//! moment between the value's arrival and the second matching may get it twice. So may one at another node that was sent
+//! a QoS 2 message live while it subscribed: the publisher's node does not know whom the other one has found.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
