@@ -115,6 +115,11 @@ pub trait StateStore: Send + Sync + 'static {
         None
     }
 
+    /// Bytes of changes that one batch may have, or a little more.
+    fn batch_bytes_max(&self) -> usize {
+        usize::MAX
+    }
+
     /// Applies the changes in order, all or none.
     fn apply(&self, batch: Vec<Change>) -> Result<(), StateError>;
 

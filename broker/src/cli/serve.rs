@@ -121,11 +121,25 @@ pub(super) fn serve(arguments: &ServeArguments) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match crate::serve::run(&config) {
+    match run(&config) {
         Ok(Ended::Stopped | Ended::Left) => ExitCode::SUCCESS,
         Ok(Ended::Removed) => start_anew(),
         Err(error) => tell(&config, &error),
     }
+}
+
+/// Runs the node on a thread of its own. The state store changes what its threads may do for good, and the thread that
+/// [starts anew](start_anew) is to be as it was.
+fn run(config: &Config) -> Result<Ended, ServeError> {
+    std::thread::scope(|scope| {
+        let node = std::thread::Builder::new()
+            .name("quorate".to_owned())
+            .spawn_scoped(scope, || crate::serve::run(config));
+        match node.map_err(ServeError::System)?.join() {
+            Ok(ended) => ended,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
 }
 
 /// The same program with the same arguments and the same process number, so that nothing of this run is left.

@@ -10,6 +10,7 @@ pub(super) const BATCH_CHANGES_MAX: usize = 1024;
 /// Collects changes into batches of bounded size.
 pub(super) struct Batches<'a> {
     store: &'a dyn StateStore,
+    bytes_max: usize,
     batch: Vec<Change>,
     bytes: usize,
 }
@@ -18,6 +19,7 @@ impl<'a> Batches<'a> {
     pub(super) fn new(store: &'a dyn StateStore) -> Self {
         Self {
             store,
+            bytes_max: store.batch_bytes_max().min(BATCH_BYTES_MAX),
             batch: Vec::new(),
             bytes: 0,
         }
@@ -29,7 +31,7 @@ impl<'a> Batches<'a> {
     }
 
     fn flush_if_full(&mut self) -> Result<(), StateError> {
-        if self.bytes >= BATCH_BYTES_MAX || self.batch.len() >= BATCH_CHANGES_MAX {
+        if self.bytes >= self.bytes_max || self.batch.len() >= BATCH_CHANGES_MAX {
             self.flush()?;
         }
         Ok(())

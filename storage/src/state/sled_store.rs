@@ -203,7 +203,7 @@ impl StateStore for SledStore {
     }
 
     fn apply(&self, changes: Vec<Change>) -> Result<(), StateError> {
-        sled_syncs::ensure();
+        let syncs_itself = sled_syncs::ensure() && self.syncs_itself;
         let mut batch = sled::Batch::default();
         let mut bytes = 0;
         for (key, value) in changes {
@@ -213,11 +213,18 @@ impl StateStore for SledStore {
                 None => batch.remove(key),
             }
         }
-        self.tree.apply_batch(batch).map_err(io_error)?;
-        if !self.syncs_itself && self.unsynced.fetch_add(bytes, Ordering::Relaxed) + bytes > UNSYNCED_MAX {
+        if !syncs_itself && self.unsynced.fetch_add(bytes, Ordering::Relaxed) + bytes > UNSYNCED_MAX {
             self.sync()?;
+            self.unsynced.store(bytes, Ordering::Relaxed);
         }
-        Ok(())
+        Ok(self.tree.apply_batch(batch).map_err(io_error)?)
+    }
+
+    fn batch_bytes_max(&self) -> usize {
+        match self.syncs_itself {
+            true => usize::MAX,
+            false => UNSYNCED_MAX as usize,
+        }
     }
 
     fn read(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
@@ -264,7 +271,8 @@ mod tests {
         store.apply(change()).unwrap();
         assert_eq!(unsynced(&store), 30_003);
         store.apply(change()).unwrap();
+        assert_eq!(unsynced(&store), 60_006);
         store.apply(change()).unwrap();
-        assert_eq!(unsynced(&store), 0);
+        assert_eq!(unsynced(&store), 30_003, "the others are synced");
     }
 }

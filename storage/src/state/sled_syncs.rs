@@ -5,6 +5,9 @@
 //! memory: a power cut can take the newer segments and leave what was written over the older ones, and synced values are
 //! gone. Where the system does not know `sync_file_range`, sled calls fsync instead. So a filter of system calls says so,
 //! to the threads that use sled and those that sled starts from them; others pay nothing for it.
+//!
+//! Pages above 128 KiB are files of their own, whose names sled does not sync. The state store has none as long as its keys,
+//! topics most of all, are shorter than about 3.5 KiB: a power cut while longer ones are stored may still damage it.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
