@@ -12,6 +12,7 @@ use quorate_proto::codec::{PacketId, QoS};
 use quorate_proto::session::{
     DeliverResult, DeliveryPhase, DeliveryToken, DropReason, Instant, PacketIdSource, TrackedDelivery,
 };
+use smallvec::SmallVec;
 
 use super::Worker;
 use super::connection::Conn;
@@ -57,6 +58,9 @@ pub(super) struct DurableQueue {
     ready: u32,
     /// Slots that have references for which no identifier is free (R22).
     stopped: u32,
+    /// Slots whose groups have not answered since the session was continued. They wait for a barrier, and may have no
+    /// leader: what they were asked for takes no place from others.
+    unheard: u32,
     /// The slot that is asked first when there is room again.
     turn: u8,
     /// Until when the session's last connection may have been sent what an earlier start of the node stored; `None`
@@ -74,6 +78,7 @@ impl DurableQueue {
     pub(super) fn resumed(closed_at: Option<GroupTime>, window_max: u16) -> Self {
         Self {
             ready: (1 << SLOTS) - 1,
+            unheard: (1 << SLOTS) - 1,
             closed_at,
             unsure: [window_max; SLOTS],
             ..Self::default()
@@ -105,14 +110,33 @@ impl DurableQueue {
         self.pulled() + (self.ready | self.stopped).count_ones() as usize
     }
 
+    /// How many references are pulled, or asked of groups that answer.
+    fn expected(&self) -> usize {
+        let asked = self.asked.iter().enumerate();
+        let heard = asked.filter(|(slot, _)| self.unheard & (1 << slot) == 0);
+        self.held.len() + heard.map(|(_, asked)| usize::from(*asked)).sum::<usize>()
+    }
+
     /// Shares what the window has room for among the groups that have references (R29): slots, where to go on, and for how
-    /// many to ask. Where there is less room than groups, those whose turn it is get it.
+    /// many to ask. Where there is less room than groups, those whose turn it is get it. Groups that were not heard of yet
+    /// are asked for one each beside that.
     fn share_out(&mut self, window_free: usize) -> Vec<(u8, Sequence, usize)> {
-        let mut room = window_free.saturating_sub(self.pulled());
+        let mut room = window_free.saturating_sub(self.expected());
         let mut requests = Vec::new();
+        if room > 0 {
+            let asked_first = self.ready & self.unheard;
+            let slots = (0..SLOTS).filter(|slot| asked_first & (1 << slot) != 0 && self.asked[*slot] == 0);
+            for slot in slots.collect::<SmallVec<[usize; SLOTS]>>() {
+                self.ready &= !(1 << slot);
+                self.asked[slot] = 1;
+                let number = u8::try_from(slot).expect("few slots");
+                requests.push((number, self.next[slot], 1));
+            }
+        }
         while room > 0 {
             let from_turn = (0..SLOTS).map(|step| (usize::from(self.turn) + step) % SLOTS);
-            let mut idle = from_turn.filter(|slot| self.ready & (1 << slot) != 0 && self.asked[*slot] == 0);
+            let heard = self.ready & !self.unheard;
+            let mut idle = from_turn.filter(|slot| heard & (1 << slot) != 0 && self.asked[*slot] == 0);
             let Some(slot) = idle.next() else { break };
             let count = (room / (1 + idle.count())).max(1);
             self.ready &= !(1 << slot);
@@ -128,6 +152,7 @@ impl DurableQueue {
     /// The answer of a group: where its queue goes on, and whether there is more.
     fn answered(&mut self, slot: u8, next: Sequence, more: bool, window_stopped: bool) {
         self.asked[usize::from(slot)] = 0;
+        self.unheard &= !(1 << slot);
         self.next[usize::from(slot)] = next;
         if more {
             self.ready |= 1 << slot;

@@ -64,6 +64,26 @@ fn r29_a_window_is_shared_over_the_groups_with_references() {
     assert_eq!((asked[2], asked[5], asked[16]), (1, 1, 1));
 }
 
+/// R29, R19: groups without leader do not answer, and take nothing of a small window from those that do.
+#[test]
+fn r29_groups_that_do_not_answer_take_no_room() {
+    const ANSWERS: u8 = 5;
+    let mut queue = DurableQueue::resumed(None, 1);
+    let requests = queue.share_out(1);
+    assert_eq!(requests.len(), SLOTS, "each is asked");
+    assert!(requests.iter().all(|(.., count)| *count == 1));
+    assert!(queue.share_out(1).is_empty());
+    for round in 1..10 {
+        queue.answered(ANSWERS, Sequence(round), true, false);
+        assert_eq!(queue.share_out(1), [(ANSWERS, Sequence(round), 1)]);
+    }
+    queue.answered(ANSWERS, Sequence(10), false, false);
+    assert!(queue.is_drained(ANSWERS) && !queue.is_drained(ANSWERS + 1));
+    // One of the others has a leader again.
+    queue.answered(ANSWERS + 1, Sequence(1), true, false);
+    assert_eq!(queue.share_out(1), [(ANSWERS + 1, Sequence(1), 1)]);
+}
+
 /// R22: a queue whose identifiers are all in use has more than it shows.
 #[test]
 fn r22_r24_what_the_identifier_window_has_stopped_is_not_drained() {
