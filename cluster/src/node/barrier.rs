@@ -5,6 +5,7 @@
 //! meanwhile. From then on what this node has applied may be read: it is a beginning of the log that ends behind what
 //! the reader has to see.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::sync::{Notify, watch};
 
 use super::puller::WaitingPull;
 use super::{Group, Host};
+use crate::state::SessionId;
 
 /// Pause after a round that failed.
 const RETRY: Duration = Duration::from_millis(10);
@@ -28,7 +30,8 @@ pub(super) struct Barrier {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    pulls: Vec<WaitingPull>,
+    /// The newest of each session: those of earlier connections are answered to nobody.
+    pulls: BTreeMap<SessionId, WaitingPull>,
     /// Somebody has a turn in the next round.
     is_entered: bool,
     /// Number of the next round.
@@ -42,7 +45,7 @@ pub struct BarrierTurn(u64);
 impl Barrier {
     /// A pull that is answered behind the barrier.
     pub(super) fn enter(&self, pull: WaitingPull) {
-        self.waiting.lock().pulls.push(pull);
+        self.waiting.lock().pulls.insert(pull.request.session, pull);
         self.entered.notify_one();
     }
 }
@@ -92,7 +95,7 @@ impl<H: Host> Group<H> {
             }
             self.barrier.over.send_replace(round);
             if !pulls.is_empty() {
-                self.pulls.lock().extend(pulls);
+                self.pulls.lock().extend(pulls.into_values());
                 self.attend.notify_one();
             }
         }
