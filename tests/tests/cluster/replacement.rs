@@ -80,8 +80,13 @@ async fn r47_a_dead_node_is_replaced_after_its_time_and_may_come_back() {
     cluster.nodes[FIRST].kill();
     let died = Instant::now();
     publish_all(&cluster.nodes[0], &texts[20..40]).await;
+    // Groups that it led say nothing until they have another leader.
     while died.elapsed() < Duration::from_secs(GRACE - 3) {
-        assert_eq!(votes(&cluster, 0, &[FIRST]), held, "it may still come back");
+        let elsewhere = votes(&cluster, 0, &[0, 1, 2, SECOND]);
+        assert!(
+            elsewhere <= 3 * GROUPS - held,
+            "{elsewhere}: it may still come back"
+        );
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     wait_for_votes(&cluster, 0, &[0, 1, 2, SECOND], 3 * GROUPS);
