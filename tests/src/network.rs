@@ -20,7 +20,7 @@ const NAMESPACES: &str = "/run/netns";
 /// Where `ip netns exec` takes files from that stand in /etc within a namespace.
 const SETTINGS: &str = "/etc/netns";
 /// Set where tests run as root: those that need it fail without it.
-const EXPECT_ROOT: &str = "QUORATE_EXPECT_ROOT";
+const EXPECT_ROOT: &str = "TESTS_EXPECT_ROOT";
 
 /// A network of nodes, numbered from 0.
 pub struct Network {
@@ -37,7 +37,7 @@ impl Network {
     ///
     /// # Panics
     /// Where it is root and the system cannot do it: `ip` or `iptables` is missing, which `.ci/run` installs. Where it is not
-    /// root, and `QUORATE_EXPECT_ROOT` says that it is to be.
+    /// root, and `TESTS_EXPECT_ROOT` says that it is to be.
     pub fn new(nodes: usize) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         if !rustix::process::geteuid().is_root() {
