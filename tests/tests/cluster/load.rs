@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quorate_tests::broker::Config;
 use quorate_tests::cluster::{Cluster, cluster_port};
@@ -17,6 +17,9 @@ pub(crate) struct Verify {
     began: Instant,
     secs: u64,
 }
+
+/// The shortest load that is judged.
+const LOAD_MIN: Duration = Duration::from_secs(10);
 
 impl Verify {
     pub(crate) fn start(targets: &[SocketAddr], secs: u64) -> Self {
@@ -65,7 +68,15 @@ impl Verify {
         );
     }
 
+    /// Ends the load, and judges it.
     pub(crate) fn assert_held(mut self) {
+        if std::env::var_os("QUORATE_LONG_CLUSTER").is_none() {
+            std::thread::sleep(LOAD_MIN.saturating_sub(self.began.elapsed()));
+            let ended = Command::new("kill")
+                .args(["-INT", &self.child.id().to_string()])
+                .status();
+            assert!(ended.expect("kill runs").success());
+        }
         self.child.wait().expect("it is our child");
         let json = std::fs::read(self.result.path().join("result.json")).expect("a result");
         let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");

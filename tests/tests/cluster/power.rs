@@ -77,7 +77,7 @@ async fn power_cuts_of_all_machines_take_nothing_that_was_acknowledged() {
     let script = start_script(directory.path(), BINARY, "power", &[]);
     let (mut cluster, addresses) = three_at_known_addresses(script.to_str().expect("the path is UTF-8"));
     let long = std::env::var_os("QUORATE_LONG_CLUSTER").is_some();
-    let (rounds, secs) = if long { (10, 180) } else { (3, 45) };
+    let (rounds, secs) = if long { (10, 180) } else { (3, 30) };
     let verify = Verify::start(&addresses, secs);
     let mut random = Random::new(seed);
     let mut changes = 0;
