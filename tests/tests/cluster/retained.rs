@@ -268,7 +268,8 @@ async fn r33_a_subscriber_that_crosses_a_retained_message_gets_it() {
             let message = publish(&topic, "value").qos(1 + (round % 2) as u8).retain();
             let publishing = async {
                 tokio::time::sleep(Duration::from_millis(3)).await;
-                assert_eq!(publisher.publish(message).await, 0);
+                // Also where nobody is subscribed yet (0x10).
+                assert!(publisher.publish(message).await < 0x80);
             };
             let subscribing = subscribers.iter_mut().zip(0..).map(|(subscriber, place)| {
                 let topic = &topic;
