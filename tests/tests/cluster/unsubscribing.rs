@@ -27,10 +27,15 @@ async fn comes_and_goes(subscriber: &mut Client, publisher: &mut Client, name: &
         for qos in 0..3 {
             publisher.publish(publish(&marked, "marked").qos(qos)).await;
         }
+        let mut got = Vec::new();
         for _ in 0..3 {
             let message = subscriber.receive().await;
             assert_eq!(message.topic, marked, "{name}, round {round}: behind UNSUBACK");
+            got.push((message.qos, message.dup, message.id));
         }
+        got.sort_unstable();
+        let qos: Vec<u8> = got.iter().map(|(qos, ..)| *qos).collect();
+        assert_eq!(qos, [0, 1, 2], "{name}, round {round}: {got:?}");
     }
 }
 
@@ -43,8 +48,9 @@ async fn r1_nothing_published_at_another_node_after_unsuback_arrives() {
         let led = spread_leaders(&cluster).await;
         for leader in 0..3 {
             for [here, there] in [[1, 2], [2, 1]].map(|ways| ways.map(|way| (leader + way) % 3)) {
-                let subscriber = name_with(&led, "client", |_, at| at == leader);
-                let publisher = name_with(&led, "publisher", |_, at| at == there);
+                // Each its own: what the last one had not acknowledged at its end would come again.
+                let subscriber = name_with(&led, &format!("client{leader}{here}"), |_, at| at == leader);
+                let publisher = name_with(&led, &format!("publisher{leader}{here}"), |_, at| at == there);
                 let durable = |id: &str| connect(id).resume().expiry(600);
                 let name = format!("durable/{leader}{here}");
                 let mut subscriber = cluster.nodes[here]
@@ -62,7 +68,7 @@ async fn r1_nothing_published_at_another_node_after_unsuback_arrives() {
         let leader = led["live-0"];
         for [here, there] in [[1, 2], [2, 1]].map(|ways| ways.map(|way| (leader + way) % 3)) {
             let name = format!("live/{here}");
-            let mut subscriber = cluster.nodes[here].clean(Version::V5, "live").await;
+            let mut subscriber = cluster.nodes[here].clean(Version::V5, &name).await;
             let mut publisher = cluster.nodes[there].clean(Version::V5, "publisher").await;
             comes_and_goes(&mut subscriber, &mut publisher, &name).await;
             subscriber.disconnect().await;
