@@ -336,11 +336,17 @@ impl Sender {
             return;
         };
         self.accepted = sent.through;
-        if sent.gap {
-            self.lost = Lost::default();
+        if sent.gap && self.end_gap() {
+            close_members(&shared);
         }
         self.link.backlog.remove(sent.counted);
         release(&shared, sent.waiting);
+    }
+
+    /// The other node knows who has lost something. Whether members here are to be closed: those that have come since the news
+    /// of earlier ones was lost may have said something of messages that the lender now takes for sent.
+    fn end_gap(&mut self) -> bool {
+        std::mem::take(&mut self.lost).has_lost_news()
     }
 
     /// Lets `meta` forget a stall that is over. Until when to wait, where it is not long enough ago.

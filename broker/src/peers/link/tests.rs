@@ -160,3 +160,22 @@ fn r40_a_start_that_takes_nothing_is_known_and_a_later_one_is_not_it() {
     assert!(!peers.takes(node, start));
     assert!(peers.takes(node, NodeIncarnation(start.0 + 1)));
 }
+
+/// R40: where what lenders are told was too much, members that come before the other node knows that are told as well.
+#[test]
+fn r40_members_that_come_while_news_of_lenders_is_lost_are_closed_too() {
+    let mut sender = sender();
+    assert!(!sender.end_gap());
+    assert!(sender.link.send(batch(&[lent(1), returned(11)])).is_ok());
+    sender.send_next(Instant::now());
+    sender.give_up_now();
+    assert!(!sender.end_gap(), "nothing of it is lost");
+    let mut news = PeerBatch::default();
+    while news.items.len() <= 1 << 20 {
+        put_item(&mut news.items, &returned(12), &NO_MESSAGE);
+    }
+    assert!(sender.link.send(news).is_ok());
+    sender.give_up_now();
+    assert!(sender.end_gap());
+    assert!(!sender.end_gap(), "once");
+}
