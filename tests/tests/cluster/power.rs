@@ -108,7 +108,7 @@ async fn power_cuts_that_tear_what_is_being_stored_take_nothing_that_was_acknowl
     let rounds = if std::env::var_os("QUORATE_LONG_CLUSTER").is_some() {
         40
     } else {
-        5
+        6
     };
     let directory = tempfile::tempdir().expect("a temporary directory");
     let script = start_script(directory.path(), BINARY, "power", &[]);
