@@ -27,18 +27,30 @@ impl TestNode {
     /// Opens a session without expiry that leaves a will behind, and loses its connection.
     async fn lose_connection(&self, client: &str, will: Message) {
         let live = self.node.group(Placement::live_of_client(client));
+        let will = WillMessage {
+            message: will,
+            delay_secs: 0,
+        };
+        self.come_and_go(live, client, 0, Some(Box::new(will))).await;
+    }
+
+    /// Opens a session, and ends its connection without DISCONNECT.
+    async fn come_and_go(
+        &self,
+        home: &Group<Told>,
+        client: &str,
+        expiry_secs: u32,
+        will: Option<Box<WillMessage>>,
+    ) -> SessionId {
         let open = Command::OpenSession {
             client_id: client.into(),
             clean_start: true,
-            expiry_secs: 0,
-            will: Some(Box::new(WillMessage {
-                message: will,
-                delay_secs: 0,
-            })),
+            expiry_secs,
+            will,
             limits: LIMITS,
         };
         let Completion::Applied(Outcome::Opened { session, epoch, .. }) =
-            within(live.propose_and_wait(&open)).await
+            within(home.propose_and_wait(&open)).await
         else {
             panic!("not opened");
         };
@@ -48,7 +60,8 @@ impl TestNode {
             publish_will: true,
             expiry_secs: None,
         };
-        within(live.propose_and_wait(&close)).await;
+        within(home.propose_and_wait(&close)).await;
+        session
     }
 }
 
@@ -57,25 +70,7 @@ impl TestNode {
 async fn r32_a_stop_that_counts_late_wakes_what_waits_for_its_time() {
     let node = TestNode::start().await;
     let home = node.home();
-    let open = Command::OpenSession {
-        client_id: CLIENT.into(),
-        clean_start: true,
-        expiry_secs: 3_600,
-        will: None,
-        limits: LIMITS,
-    };
-    let Completion::Applied(Outcome::Opened { session, epoch, .. }) =
-        within(home.propose_and_wait(&open)).await
-    else {
-        panic!("not opened");
-    };
-    let close = Command::CloseConnection {
-        session,
-        epoch,
-        publish_will: false,
-        expiry_secs: None,
-    };
-    within(home.propose_and_wait(&close)).await;
+    let session = node.come_and_go(home, CLIENT, 3_600, None).await;
     let is_there = || home.state().session_exists(session);
     assert!(is_there());
     // Until the group's timer waits.
