@@ -10,7 +10,7 @@ use quorate_proto::session::{DeliverResult, Delivery, Instant};
 
 use super::Worker;
 use super::batch::LiveBatch;
-use super::connection::Conn;
+use super::connection::{Conn, ConnState};
 use super::counting::drop_reason;
 use crate::router::Terms;
 
@@ -41,14 +41,25 @@ impl Worker {
                 state
                     .protocol
                     .deliver(delivery, &mut || own_message(delivery, now), now, &mut state.out);
-            if let Some(rare) = &mut state.rare
-                && matches!(result, DeliverResult::Sent | DeliverResult::Queued)
-            {
-                rare.replays.note_live(delivery.topic);
+            if matches!(result, DeliverResult::Sent | DeliverResult::Queued) {
+                if let Some(rare) = &mut state.rare {
+                    rare.replays.note_live(delivery.topic);
+                }
+                self.note_sent(state, delivery.topic, delivery.payload);
             }
             result
         };
         self.count_delivery(conn, delivery.qos, result);
+    }
+
+    /// A connection was sent something that may come to it once more (R33).
+    pub(super) fn note_sent(&self, state: &ConnState, topic: &str, payload: &[u8]) {
+        let mut crossers = self.crossers.borrow_mut();
+        if !crossers.is_empty()
+            && let Some((session, _)) = state.session()
+        {
+            crossers.note_sent(session, topic, payload);
+        }
     }
 
     pub(super) fn count_delivery(&self, conn: &Rc<Conn>, qos: QoS, result: DeliverResult) {

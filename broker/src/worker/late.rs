@@ -3,9 +3,8 @@
 //! A publish is matched before its retained value has reached the topic's group. Who subscribes in between is not
 //! matched, and its replay does not find the value yet. So a publish that sets a retained message is matched again when
 //! the value is there, if the routes have changed since, and the sessions that came get it as the retained message it
-//! is. It is acknowledged after that. A connection that is still going to look gets nothing; one that looked in the
-//! moment between the value's arrival and the second matching may get it twice. So may one at another node that was sent
-//! a QoS 2 message live while it subscribed: the publisher's node does not know whom the other one has found.
+//! is. It is acknowledged after that. A connection that is still going to look gets nothing, nor does one that had it or
+//! found it already ([`super::crossers`]).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -20,6 +19,7 @@ use quorate_proto::session::Delivery;
 use quorate_storage::log::GroupId;
 use slab::Slab;
 
+use super::connection::ConnState;
 use super::publish::{Published, Targets};
 use super::ticket::{Answer, WaitsFor};
 use super::{Mail, Ticket, Worker};
@@ -331,7 +331,6 @@ impl Worker {
     /// A retained message for a connection here, unless it finds the value itself or had a newer one.
     pub(super) fn deliver_late_retained(self: &Rc<Self>, late: &LateRetained) {
         let (message, terms) = (&late.message, &late.terms);
-        let topic = message.topic();
         let qos = message.qos.min(terms.qos);
         let is_queued = qos > QoS::AtMostOnce && Placement::is_durable(late.session);
         let terms_of_queue = || (qos, terms.subscription_ids.to_vec());
@@ -350,8 +349,7 @@ impl Worker {
         };
         let needless = {
             let state = conn.state.borrow();
-            let rare = state.rare.as_ref();
-            rare.is_some_and(|rare| rare.replays.will_find(topic) || rare.replays.had_live(topic, 0))
+            self.will_find_or_had(&state, message)
         };
         if needless {
             late.answer.done();
@@ -370,6 +368,18 @@ impl Worker {
         late.answer.done();
     }
 
+    /// Whether a connection is still going to look for a message, had a live one of its topic, or was sent this one and
+    /// nothing else of its topic since.
+    fn will_find_or_had(&self, state: &ConnState, message: &Message) -> bool {
+        let topic = message.topic();
+        let rare = state.rare.as_ref();
+        rare.is_some_and(|rare| rare.replays.will_find(topic) || rare.replays.had_live(topic, 0))
+            || state.session().is_some_and(|(session, _)| {
+                let mut crossers = self.crossers.borrow_mut();
+                crossers.had(session, topic, message.payload())
+            })
+    }
+
     /// A retained message of another node for a connection here.
     pub(super) fn deliver_late_here(self: &Rc<Self>, location: Location, message: &Message, terms: &Terms) {
         let Some(conn) = self.open_connection(location) else {
@@ -377,9 +387,7 @@ impl Worker {
         };
         let needless = {
             let state = conn.state.borrow();
-            let rare = state.rare.as_ref();
-            let topic = message.topic();
-            rare.is_some_and(|rare| rare.replays.will_find(topic) || rare.replays.had_live(topic, 0))
+            self.will_find_or_had(&state, message)
         };
         if needless {
             return;

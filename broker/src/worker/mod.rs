@@ -15,6 +15,7 @@ mod batch;
 mod completions;
 mod connection;
 mod counting;
+mod crossers;
 mod deliver;
 mod forward;
 mod held;
@@ -54,6 +55,7 @@ use self::ack_waits::AckWaits;
 pub(crate) use self::authenticate::ExchangeInProgress;
 pub(crate) use self::batch::LiveBatch;
 use self::connection::Conn;
+use self::crossers::Crossers;
 use self::held::HeldShares;
 pub(crate) use self::held::{HeldBytes, Lender, LenderNews, Returned};
 use self::late::LateList;
@@ -90,6 +92,7 @@ pub(crate) struct Worker {
     withheld: Withheld,
     ack_waits: RefCell<AckWaits>,
     late: RefCell<LateList>,
+    crossers: RefCell<Crossers>,
     held: RefCell<HeldShares>,
     wheel: RefCell<Wheel>,
     stopping: Cell<bool>,
@@ -145,6 +148,7 @@ impl Worker {
             withheld: Withheld::default(),
             ack_waits: RefCell::default(),
             late: RefCell::default(),
+            crossers: RefCell::default(),
             held: RefCell::default(),
             wheel: RefCell::new(Wheel::new(shared.now())),
             stopping: Cell::new(false),

@@ -15,8 +15,9 @@ use quorate_proto::session::{
 use smallvec::SmallVec;
 
 use super::Worker;
-use super::connection::Conn;
+use super::connection::{Conn, ConnState};
 use super::counting::drop_reason;
+use super::crossers::Queued;
 use super::retained::Replays;
 
 /// Groups with queues, one bit each in the masks below.
@@ -167,6 +168,13 @@ impl DurableQueue {
         self.stopped &= !(1 << slot);
     }
 
+    /// Whether a reference is still to be sent.
+    pub(super) fn is_unsent(&self, slot: u8, sequence: Sequence) -> bool {
+        let is_it = |held: &Held| held.slot == slot && held.reference.sequence == sequence;
+        let next = self.next.get(usize::from(slot));
+        next.is_some_and(|next| sequence >= *next) || self.held.iter().any(is_it)
+    }
+
     /// Whether everything that is known to wait in a group has been sent.
     pub(super) fn is_drained(&self, slot: u8) -> bool {
         (self.ready | self.stopped) & (1 << slot) == 0
@@ -314,6 +322,14 @@ impl Worker {
                 self.propose_settled(session, held.slot, held.reference.sequence);
                 continue;
             }
+            let queued = self.judge(session, &held);
+            if queued == Some(Queued::Needless) {
+                if let Some(rare) = &mut state.rare {
+                    rare.replays.value_sent();
+                }
+                self.propose_settled(session, held.slot, held.reference.sequence);
+                continue;
+            }
             self.lend_buffer(&mut state.out);
             let result = state
                 .protocol
@@ -333,6 +349,9 @@ impl Worker {
                 if is_first && is_sent && !held.reference.replayed && !held.reference.shared {
                     rare.replays.note_live(held.reference.message.topic());
                 }
+            }
+            if matches!(result, DeliverResult::Sent | DeliverResult::Queued) {
+                self.note_queued_sent(state, session, &held, queued);
             }
             match result {
                 DeliverResult::Busy => {
@@ -358,6 +377,36 @@ impl Worker {
                     self.mark_dirty(conn);
                 }
             }
+        }
+    }
+}
+
+impl Worker {
+    /// What is to become of a retained message that the connection has not sent before; `None` for all others (R33).
+    fn judge(&self, session: SessionId, held: &Held) -> Option<Queued> {
+        let is_it = held.reference.replayed && held.phase == DeliveryPhase::Fresh;
+        is_it.then(|| {
+            let message = &held.reference.message;
+            let mut crossers = self.crossers.borrow_mut();
+            crossers.judge_queued(session, message.topic(), message.payload())
+        })
+    }
+
+    fn note_queued_sent(
+        &self,
+        state: &mut ConnState,
+        session: SessionId,
+        held: &Held,
+        queued: Option<Queued>,
+    ) {
+        let message = &held.reference.message;
+        let (topic, payload) = (message.topic(), message.payload());
+        if queued.is_none() {
+            return self.note_sent(state, topic, payload);
+        }
+        self.crossers.borrow_mut().queued_sent(session, topic, payload);
+        if let Some(rare) = state.rare.as_mut().filter(|_| queued == Some(Queued::Given)) {
+            rare.replays.note_given(topic);
         }
     }
 }

@@ -71,6 +71,8 @@ impl Worker {
             .map(|(_, filter, _)| filter.clone())
             .collect();
         if !replayed.is_empty() {
+            let mut crossers = self.crossers.borrow_mut();
+            crossers.subscribes(session, &replayed, self.now());
             subscribing.replay = Some(conn.state.borrow_mut().rare().replays.expect(replayed));
         }
         self.route_early(session, &subscriptions);

@@ -68,6 +68,7 @@ impl Worker {
             }
             self.close_overdue_publishers(&mut due);
             self.look_at_held();
+            self.crossers.borrow_mut().expire(now);
         }
     }
 

@@ -58,6 +58,7 @@ pub(super) fn group_of(body: &RequestBody) -> Option<GroupId> {
         RequestBody::Locate(ask) => ask.group,
         RequestBody::ReadDueWills(ask) => ask.group,
         RequestBody::ReadReplays(ask) => ask.group,
+        RequestBody::FindCrossing(ask) => ask.group,
         RequestBody::ReportShared(ask) => ask.group,
         // What is confirmed is asked only by nodes that serve: those that know of an older beginning do so no more.
         RequestBody::Renew(_)

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quorate_proto::codec::QoS;
+use quorate_storage::log::GroupId;
 
 use super::group::Standing;
 use super::peers::{AnswerBody, AskError, RequestBody, proto};
 use super::puller::{NODE_PULL_COUNT, PulledPart, SLOT_SIZE, WaitingPull};
-use super::{Group, Host, PullRequest};
+use super::{Group, Host, Placement, PullRequest};
 use crate::raft::{LargeAnswer, PeerStart, Reply};
 use crate::state::codec::{decode_message, encode_message};
 use crate::state::{
-    CodecError, Epoch, GroupTime, PulledReference, RetainedPage, RetainedView, Sequence, SessionId,
-    TargetQueue,
+    CodecError, Epoch, GroupTime, PulledReference, RetainedPage, RetainedSource, RetainedView, Sequence,
+    SessionId, TargetQueue,
 };
 
 /// How long a read may take before another replica is asked.
@@ -193,6 +194,32 @@ impl<H: Host> Group<H> {
         }
     }
 
+    /// As [`GroupState::crossing`], of a session's queue and a message of this group, as of when the message came, or later.
+    /// `None`, too, where that cannot be told within the time that one attempt takes.
+    ///
+    /// [`GroupState::crossing`]: crate::state::GroupState::crossing
+    pub async fn find_crossing(&self, session: SessionId, source: RetainedSource) -> Option<Sequence> {
+        if self.standing() == Standing::Replica {
+            self.reach_here(source.index).await?;
+            return self.state().crossing(&TargetQueue::Session(session), source);
+        }
+        let ask = |after: u64| {
+            RequestBody::FindCrossing(proto::FindCrossing {
+                group: self.number(),
+                after: after.max(source.index),
+                session: session.0,
+                index: source.index,
+                position: source.position,
+            })
+        };
+        let read = |answer| match answer {
+            AnswerBody::CrossingFound(found) => Ok(found.sequence.map(Sequence)),
+            _ => Err(AskError::Malformed),
+        };
+        let asking = self.read_elsewhere(ask, read);
+        tokio::time::timeout(READ_MAX, asking).await.ok()??
+    }
+
     /// As [`Self::locate`], where this node has a replica.
     pub fn locate_here(&self, session: SessionId, number: u64) -> Option<Sequence> {
         let queue = TargetQueue::Session(session);
@@ -307,6 +334,7 @@ impl<H: Host> Group<H> {
             message: encode_message(&value.message),
             received_at: value.received_at.0,
             expires_at: value.expires_at.map(|at| at.0),
+            source: value.source.map(put_source),
         });
         Some(proto::RetainedRead {
             values: values.collect(),
@@ -318,6 +346,23 @@ impl<H: Host> Group<H> {
         self.reach_here(ask.after).await?;
         let sequence = self.locate_here(SessionId(ask.session), u64::from(ask.number));
         Some(proto::Located {
+            sequence: sequence.map(|sequence| sequence.0),
+        })
+    }
+
+    pub(super) async fn answer_find_crossing(
+        &self,
+        ask: proto::FindCrossing,
+    ) -> Option<proto::CrossingFound> {
+        self.reach_here(ask.after).await?;
+        let source = RetainedSource {
+            group: self.id(),
+            index: ask.index,
+            position: ask.position,
+        };
+        let queue = TargetQueue::Session(SessionId(ask.session));
+        let sequence = self.state().crossing(&queue, source);
+        Some(proto::CrossingFound {
             sequence: sequence.map(|sequence| sequence.0),
         })
     }
@@ -392,6 +437,24 @@ fn read_pulled(answer: AnswerBody) -> Result<(PulledPart, u64), AskError> {
     Ok((part, pulled.applied))
 }
 
+fn put_source(source: RetainedSource) -> proto::RetainedSource {
+    proto::RetainedSource {
+        group: u32::from(source.group.0),
+        index: source.index,
+        position: source.position,
+    }
+}
+
+fn read_source(source: proto::RetainedSource) -> Result<RetainedSource, AskError> {
+    let group = u16::try_from(source.group).ok().map(GroupId);
+    let is_data = |group: &GroupId| Placement::data_groups().any(|data| data == *group);
+    Ok(RetainedSource {
+        group: group.filter(is_data).ok_or(AskError::Malformed)?,
+        index: source.index,
+        position: source.position,
+    })
+}
+
 fn read_page(answer: AnswerBody) -> Result<RetainedPage, AskError> {
     let AnswerBody::RetainedRead(read) = answer else {
         return Err(AskError::Malformed);
@@ -401,6 +464,7 @@ fn read_page(answer: AnswerBody) -> Result<RetainedPage, AskError> {
             message: decode_message(&value.message).map_err(|_| AskError::Malformed)?,
             received_at: GroupTime(value.received_at),
             expires_at: value.expires_at.map(GroupTime),
+            source: value.source.map(read_source).transpose()?,
         })
     });
     Ok(RetainedPage {

@@ -133,6 +133,9 @@ impl<H: Host> Node<H> {
             RequestBody::ReadReplays(ask) => {
                 AnswerBody::ReplaysRead(find(ask.group)?.answer_read_replays(ask, reply).await?)
             }
+            RequestBody::FindCrossing(ask) => {
+                AnswerBody::CrossingFound(find(ask.group)?.answer_find_crossing(ask).await?)
+            }
             _ => return None,
         })
     }

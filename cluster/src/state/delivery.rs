@@ -142,7 +142,7 @@ impl GroupState {
             Arrival::Refused => return Outcome::Refused(RefusedReason::LimitReached),
             Arrival::Forgotten => return Outcome::Refused(RefusedReason::Fenced),
         }
-        let Some(change) = self.retained.set(message, self.time, limits) else {
+        let Some(change) = self.retained.set((source, message), self.time, limits) else {
             self.retained.refuse(source);
             return Outcome::Refused(RefusedReason::LimitReached);
         };

@@ -377,8 +377,8 @@ impl GroupState {
                 timers.schedule(at, Timer::WillDelay(id));
             }
         }
-        for (topic, stored) in self.retained.iter() {
-            if let Some(at) = stored.expires_at {
+        for (topic, retained) in self.retained.iter() {
+            if let Some(at) = retained.stored.expires_at {
                 timers.schedule(at, Timer::RetainedExpiry(topic.into()));
             }
         }

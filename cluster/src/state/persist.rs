@@ -11,7 +11,7 @@ use super::proposers::Proposer;
 use super::queue::read_reference;
 use super::records::{Changes, Digest, Key, KeyReader, Kind, Nowhere, RecordSink, SealError, open, parse};
 use super::replays::Replay;
-use super::retained::Mark;
+use super::retained::{Mark, RetainedMessage};
 use super::sessions::Session;
 use super::subscriptions::Terms;
 use super::wills::StoredWill;
@@ -277,7 +277,9 @@ impl Loader {
             }
             Kind::Reference => self.load_reference(&mut key, fields)?,
             Kind::Retained => {
-                let loaded = state.retained.load(key.rest()?, parse(fields, Stored::read)?);
+                let loaded = state
+                    .retained
+                    .load(key.rest()?, parse(fields, RetainedMessage::read)?);
                 require(loaded, "the message is of another topic, or empty")?;
             }
             Kind::Mark => {

@@ -339,7 +339,7 @@ impl Queue {
     }
 
     /// References from `sequence` on.
-    pub(super) fn iter_from(&self, sequence: u64) -> impl Iterator<Item = &Reference> {
+    pub(super) fn iter_from(&self, sequence: u64) -> impl DoubleEndedIterator<Item = &Reference> {
         let references = self.active.as_ref().map(|active| &active.references);
         references.into_iter().flat_map(move |references| {
             let start = references.partition_point(|reference| reference.sequence < sequence);

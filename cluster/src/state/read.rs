@@ -12,6 +12,7 @@ use quorate_storage::log::GroupId;
 
 use super::messages::{MessageKey, Slot, Stored, StoredMessage};
 use super::queue::Queue;
+use super::retained::RetainedMessage;
 use super::sessions::Session;
 use super::{
     ClientId, Epoch, GroupState, GroupTime, NodeId, NodeIncarnation, Owner, RetainedSource, Sequence,
@@ -109,6 +110,9 @@ pub struct OutboxWrite {
     pub expires_at: Option<GroupTime>,
 }
 
+/// How far what one queue got is out of the order of its group's log at most, as far as [`GroupState::crossing`] looks.
+const CROSSING_ENTRIES_MAX: u64 = 4_096;
+
 /// A retained message.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RetainedView {
@@ -118,6 +122,8 @@ pub struct RetainedView {
     pub received_at: GroupTime,
     /// When it expires.
     pub expires_at: Option<GroupTime>,
+    /// Where the publish stands that set it, if that is known.
+    pub source: Option<RetainedSource>,
 }
 
 /// A part of the retained messages that match a filter.
@@ -309,6 +315,19 @@ impl GroupState {
         reference.is_some_and(|reference| reference.sequence == sequence.0)
     }
 
+    /// The reference of a queue to the message that stands at `source`, unless the client has had it (R33). Found as long as not
+    /// more than [`CROSSING_ENTRIES_MAX`] entries lie between that and what the queue got later.
+    pub fn crossing(&self, queue: &TargetQueue, source: RetainedSource) -> Option<Sequence> {
+        let key = message_key(source);
+        let newest = self.queues.get(queue)?.iter_from(0).rev();
+        // The parts of a message come one after the other, and others between them.
+        let mut near = newest
+            .map(|reference| (self.messages.key(reference.slot), reference))
+            .take_while(|(of, _)| of.index.saturating_add(CROSSING_ENTRIES_MAX) >= key.index);
+        let (_, found) = near.find(|(of, _)| *of == key)?;
+        (!found.delivery.received()).then_some(Sequence(found.sequence))
+    }
+
     /// References whose message has expired, at most `count_max`: for the leader to settle those that no owner can have
     /// sent (R22, R23), which `unsent` tells from their sequence and when they came. Looks at the whole queue.
     pub fn expired(
@@ -441,8 +460,8 @@ impl GroupState {
 
     /// The retained message of a topic, unless it has expired.
     pub fn retained(&self, topic: &str) -> Option<RetainedView> {
-        let stored = self.retained.get(topic)?;
-        self.is_alive(stored).then(|| retained_view(stored))
+        let retained = self.retained.get(topic)?;
+        self.is_alive(&retained.stored).then(|| retained_view(retained))
     }
 
     /// A page of the retained messages that a filter matches and that have not expired, from behind `after` on, at
@@ -453,9 +472,9 @@ impl GroupState {
         let alive = page
             .matches
             .into_iter()
-            .filter(|(_, stored)| self.is_alive(stored));
+            .filter(|(_, retained)| self.is_alive(&retained.stored));
         let mut page = RetainedPage {
-            matches: alive.map(|(_, stored)| retained_view(stored)).collect(),
+            matches: alive.map(|(_, retained)| retained_view(retained)).collect(),
             resume_after: page.resume_after,
         };
         page.limit_bytes();
@@ -544,11 +563,13 @@ fn oldest(queue: &Queue) -> Option<Sequence> {
         .map(|reference| Sequence(reference.sequence))
 }
 
-fn retained_view(stored: &Stored) -> RetainedView {
+fn retained_view(retained: &RetainedMessage) -> RetainedView {
+    let RetainedMessage { stored, source } = retained;
     RetainedView {
         message: stored.message.clone(),
         received_at: stored.received_at,
         expires_at: stored.expires_at,
+        source: *source,
     }
 }
 

@@ -13,7 +13,7 @@ use quorate_proto::message::Message;
 use quorate_proto::topic::{Page, RetainedIndex};
 use quorate_storage::log::GroupId;
 
-use super::codec::{CodecError, Reader, put_varint};
+use super::codec::{CodecError, Reader, put_source, put_varint, read_source};
 use super::messages::{MessageKey, Stored, compact, counted_bytes};
 use super::records::{Dirty, Key, Kind, RecordSink};
 use super::{GroupTime, RetainedPage, RetainedSource};
@@ -110,10 +110,34 @@ impl Mark {
     }
 }
 
+/// A topic's message, and where its publish stands; older records do not say that.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct RetainedMessage {
+    pub(super) stored: Stored,
+    pub(super) source: Option<RetainedSource>,
+}
+
+impl RetainedMessage {
+    fn write(&self, out: &mut Vec<u8>) {
+        self.stored.write(out);
+        if let Some(source) = &self.source {
+            put_source(out, source);
+        }
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, CodecError> {
+        let stored = Stored::read(reader)?;
+        let source = (reader.remaining() > 0)
+            .then(|| read_source(reader))
+            .transpose()?;
+        Ok(Self { stored, source })
+    }
+}
+
 /// The retained messages of a group.
 #[derive(Debug, Default)]
 pub(super) struct RetainedStore {
-    topics: RetainedIndex<Stored>,
+    topics: RetainedIndex<RetainedMessage>,
     bytes: u64,
     marks: BTreeMap<GroupId, Mark>,
     dirty: Dirty<Arc<str>>,
@@ -129,7 +153,7 @@ impl RetainedStore {
         self.bytes
     }
 
-    pub(super) fn get(&self, topic: &str) -> Option<&Stored> {
+    pub(super) fn get(&self, topic: &str) -> Option<&RetainedMessage> {
         self.topics.get(topic)
     }
 
@@ -144,7 +168,12 @@ impl RetainedStore {
     }
 
     /// The first messages behind `after` whose topic matches, in level order, and where to go on.
-    pub(super) fn matching(&self, filter: &str, after: Option<&str>, limit: usize) -> Page<'_, Stored> {
+    pub(super) fn matching(
+        &self,
+        filter: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Page<'_, RetainedMessage> {
         self.topics.matching(filter, after, limit)
     }
 
@@ -170,19 +199,19 @@ impl RetainedStore {
     /// what the topic has stays then. A write that makes nothing larger is never refused.
     pub(super) fn set(
         &mut self,
-        message: &Message,
+        (source, message): (&RetainedSource, &Message),
         now: GroupTime,
         limits: RetainedLimits,
     ) -> Option<DeadlineChange> {
         let topic = message.topic();
         if message.payload().is_empty() {
             return Some(DeadlineChange {
-                off: self.remove(topic).and_then(|old| old.expires_at),
+                off: self.remove(topic).and_then(|old| old.stored.expires_at),
                 on: None,
             });
         }
         let (count, old_size) = match self.topics.get(topic) {
-            Some(old) => (self.topics.len(), counted_bytes(&old.message)),
+            Some(old) => (self.topics.len(), counted_bytes(&old.stored.message)),
             None => (self.topics.len() + 1, 0),
         };
         let size = counted_bytes(message);
@@ -194,20 +223,22 @@ impl RetainedStore {
         let on = stored.expires_at;
         self.bytes = self.bytes - old_size + size;
         self.dirty.insert(Arc::from(topic));
-        let off = self.topics.insert(topic, stored).and_then(|old| old.expires_at);
+        let source = Some(*source);
+        let old = self.topics.insert(topic, RetainedMessage { stored, source });
+        let off = old.and_then(|old| old.stored.expires_at);
         Some(DeadlineChange { off, on })
     }
 
     /// Removes a topic's message.
-    pub(super) fn remove(&mut self, topic: &str) -> Option<Stored> {
-        let stored = self.topics.remove(topic)?;
-        self.bytes -= counted_bytes(&stored.message);
+    pub(super) fn remove(&mut self, topic: &str) -> Option<RetainedMessage> {
+        let removed = self.topics.remove(topic)?;
+        self.bytes -= counted_bytes(&removed.stored.message);
         self.dirty.insert(Arc::from(topic));
-        Some(stored)
+        Some(removed)
     }
 
     /// All messages in level order of their topics.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Stored)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &RetainedMessage)> {
         self.topics.iter()
     }
 
@@ -215,7 +246,7 @@ impl RetainedStore {
         for topic in self.dirty.take() {
             let key = Key::new(Kind::Retained).rest(&topic);
             match self.topics.get(&topic) {
-                Some(stored) => sink.put(key, |out| stored.write(out)),
+                Some(retained) => sink.put(key, |out| retained.write(out)),
                 None => sink.delete(key),
             }
         }
@@ -227,8 +258,8 @@ impl RetainedStore {
     }
 
     pub(super) fn write_all(&self, sink: &mut impl RecordSink) {
-        for (topic, stored) in self.topics.iter() {
-            sink.put(Key::new(Kind::Retained).rest(topic), |out| stored.write(out));
+        for (topic, retained) in self.topics.iter() {
+            sink.put(Key::new(Kind::Retained).rest(topic), |out| retained.write(out));
         }
         for (group, mark) in &self.marks {
             sink.put(mark_key(*group), |out| mark.write(out));
@@ -236,13 +267,14 @@ impl RetainedStore {
     }
 
     /// Adds a stored message; false when it is not what its key says.
-    pub(super) fn load(&mut self, topic: &str, mut stored: Stored) -> bool {
+    pub(super) fn load(&mut self, topic: &str, mut retained: RetainedMessage) -> bool {
+        let stored = &mut retained.stored;
         if stored.message.topic() != topic || stored.message.payload().is_empty() {
             return false;
         }
         stored.message = compact(&stored.message);
         self.bytes += counted_bytes(&stored.message);
-        self.topics.insert(topic, stored);
+        self.topics.insert(topic, retained);
         true
     }
 
@@ -254,7 +286,7 @@ impl RetainedStore {
         let bytes: u64 = self
             .topics
             .iter()
-            .map(|(_, stored)| counted_bytes(&stored.message))
+            .map(|(_, retained)| counted_bytes(&retained.stored.message))
             .sum();
         if bytes != self.bytes {
             return Err(format!("retained: {bytes} bytes, counted {}", self.bytes));
@@ -273,7 +305,7 @@ impl RetainedStore {
         match self
             .topics
             .iter()
-            .find(|(topic, stored)| stored.message.topic() != *topic)
+            .find(|(topic, retained)| retained.stored.message.topic() != *topic)
         {
             Some((topic, _)) => Err(format!("retained: {topic:?} holds another topic's message")),
             None => Ok(()),

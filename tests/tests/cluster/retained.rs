@@ -8,7 +8,7 @@ use quorate_cluster::node::Placement;
 use quorate_tests::Version;
 use quorate_tests::client::Event;
 use quorate_tests::cluster::Cluster;
-use quorate_tests::wire::{Packet, Will, connect, filter, publish, pubrel};
+use quorate_tests::wire::{Packet, Publish, Will, connect, filter, publish, pubrel};
 use tokio::time::Instant;
 
 use super::{BINARY, REPLICAS, nodes};
@@ -245,8 +245,15 @@ async fn r33_retained_messages_that_are_sent_again_reach_nobody_twice() {
     }
 }
 
+/// How a message came.
+fn seen(message: &Publish) -> String {
+    let kind = if message.retain { "retained" } else { "live" };
+    let again = if message.dup { ", again" } else { "" };
+    format!("{kind} at QoS {}{again}", message.qos)
+}
+
 /// R33: whoever subscribes while a retained message is published gets it, live or retained, at whichever node: the
-/// publisher, those who subscribe, and the leader of the topic's group are at different ones.
+/// publisher, those who subscribe, and the leader of the topic's group are at different ones. It comes once.
 #[tokio::test(flavor = "multi_thread")]
 async fn r33_a_subscriber_that_crosses_a_retained_message_gets_it() {
     const ROUNDS: u64 = 90;
@@ -260,6 +267,7 @@ async fn r33_a_subscriber_that_crosses_a_retained_message_gets_it() {
             publishers.push(node.clean(Version::V5, &format!("p{place}")).await);
             publishers.push(node.durable(Version::V5, &format!("q{place}")).await);
         }
+        let mut copies = vec![BTreeMap::<String, Vec<String>>::new(); subscribers.len()];
         for round in 0..ROUNDS {
             let kind = format!("crossed{replicas}{round}");
             let topic = name_with(&led, &kind, |_, leader| leader == round as usize % 3);
@@ -282,8 +290,18 @@ async fn r33_a_subscriber_that_crosses_a_retained_message_gets_it() {
             });
             tokio::join!(publishing, futures_util::future::join_all(subscribing));
             for (place, subscriber) in subscribers.iter_mut().enumerate() {
-                // One that looked in the very moment may get it twice.
-                let receiving = async { while subscriber.receive().await.topic != topic {} };
+                let receiving = async {
+                    loop {
+                        let message = subscriber.receive().await;
+                        copies[place]
+                            .entry(message.topic.clone())
+                            .or_default()
+                            .push(seen(&message));
+                        if message.topic == topic {
+                            break;
+                        }
+                    }
+                };
                 let received = tokio::time::timeout(VALUE_WAIT_MAX, receiving).await;
                 assert!(
                     received.is_ok(),
@@ -291,6 +309,21 @@ async fn r33_a_subscriber_that_crosses_a_retained_message_gets_it() {
                 );
             }
         }
+        let mut twice = Vec::new();
+        for (place, subscriber) in subscribers.iter_mut().enumerate() {
+            // A second copy would have come with what follows it, or right behind.
+            while let Ok(message) = tokio::time::timeout(SILENCE, subscriber.receive()).await {
+                let seen = seen(&message);
+                copies[place].entry(message.topic).or_default().push(seen);
+            }
+            copies[place].retain(|_, copies| copies.len() > 1);
+            twice.extend(
+                copies[place]
+                    .iter()
+                    .map(|(topic, copies)| format!("{place} {topic} {copies:?}")),
+            );
+        }
+        assert!(twice.is_empty(), "{replicas} replicas, more than once: {twice:?}");
     }
 }
 

@@ -25,6 +25,10 @@ impl Worker {
     /// Has a value of a replay appended.
     pub(super) fn append_value(&self, conn: &Conn, replay: &mut Replay, value: &Value, is_last: bool) {
         self.counters.retained_sent.increment();
+        if let Some((session, _)) = conn.session() {
+            let (topic, payload) = (value.message.topic(), value.message.payload());
+            self.crossers.borrow_mut().note_found(session, topic, payload);
+        }
         let cursor = match is_last {
             // Behind everything that was looked at with it.
             true => replay.place.cursor(),
@@ -168,7 +172,12 @@ impl Worker {
         terms: (QoS, Vec<u32>),
         late: Option<Arc<Joint>>,
     ) {
-        conn.state.borrow_mut().rare().replays.append_found();
+        {
+            let mut state = conn.state.borrow_mut();
+            let (topic, payload) = (message.topic(), message.payload());
+            self.crossers.borrow_mut().note_found(session, topic, payload);
+            state.rare().replays.append_found(message.topic());
+        }
         let ticket = Ticket {
             location: conn.location,
             waits_for: WaitsFor::RetainedAppended(late),

@@ -17,7 +17,7 @@ use quorate_proto::session::{DeliverResult, Delivery};
 
 pub(super) use replays::Replays;
 
-use self::place::{Found, PIECE, Place, Value};
+use self::place::{Crosser, Found, PIECE, Place, Value};
 use self::replays::{ReadingTask, Replay};
 use super::Worker;
 use super::connection::Conn;
@@ -107,8 +107,8 @@ impl Worker {
                     return;
                 }
                 if !self.shared.node().is_alone() {
-                    if let Some(place) = replays.read_first() {
-                        self.read_behind_barrier(conn, replays, place);
+                    if let Some((place, crosser)) = replays.read_first(session) {
+                        self.read_behind_barrier(conn, replays, place, crosser);
                     }
                     return;
                 }
@@ -119,7 +119,8 @@ impl Worker {
                 let Some(mut replay) = replays.take_first() else {
                     return;
                 };
-                let values = replay.place.read_here(self.shared.node(), &mut pages);
+                let crosser = replay.crosser(session);
+                let values = replay.place.read_here(self.shared.node(), &mut pages, crosser);
                 (replay, values)
             };
             self.send_piece(conn, replay, &values);
@@ -149,10 +150,19 @@ impl Worker {
     }
 
     /// Reads the next piece where other nodes may know more, or have it.
-    fn read_behind_barrier(self: &Rc<Self>, conn: &Conn, replays: &mut Replays, place: Place) {
+    fn read_behind_barrier(
+        self: &Rc<Self>,
+        conn: &Conn,
+        replays: &mut Replays,
+        place: Place,
+        crosser: Option<Crosser>,
+    ) {
         let (worker, location) = (self.clone(), conn.location);
         let node = self.shared.node().clone();
-        let reading = self.shared.control.spawn(async move { place.read(&node).await });
+        let reading = self
+            .shared
+            .control
+            .spawn(async move { place.read(&node, crosser).await });
         replays.reading_task = Some(ReadingTask(reading.abort_handle()));
         tokio::task::spawn_local(async move {
             // The connection is gone, or the runtime is, and the node stops.
@@ -214,10 +224,10 @@ impl Worker {
         for (at, value) in values.iter().enumerate() {
             let had_live = {
                 let mut state = conn.state.borrow_mut();
-                state
-                    .rare()
-                    .replays
-                    .had_live(value.message.topic(), replay.number)
+                let queue = state.queue.as_ref().zip(value.queued);
+                let comes_live = queue.is_some_and(|(queue, (slot, at))| queue.is_unsent(slot, at));
+                let replays = &state.rare().replays;
+                comes_live || replays.had(value.message.topic(), replay.number)
             };
             if had_live {
                 (is_noted, is_overtaken) = (false, true);
@@ -263,9 +273,13 @@ impl Worker {
         let result = {
             let state = &mut *conn.state.borrow_mut();
             self.lend_buffer(&mut state.out);
-            state
+            let result = state
                 .protocol
-                .deliver(&delivery, &mut || message.clone(), now, &mut state.out)
+                .deliver(&delivery, &mut || message.clone(), now, &mut state.out);
+            if matches!(result, DeliverResult::Sent | DeliverResult::Queued) {
+                self.note_sent(state, delivery.topic, delivery.payload);
+            }
+            result
         };
         match result {
             DeliverResult::Sent => {

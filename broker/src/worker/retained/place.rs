@@ -9,7 +9,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::select_all;
 use quorate_cluster::node::{BarrierTurn, Node, Placement};
-use quorate_cluster::state::{GroupTime, ReplayCursor, RetainedView};
+use quorate_cluster::state::{
+    GroupTime, ReplayCursor, RetainedSource, RetainedView, Sequence, SessionId, TargetQueue,
+};
 use quorate_proto::message::Message;
 
 use crate::node::Shared;
@@ -20,6 +22,8 @@ pub(super) const PIECE: usize = 64;
 const SLOTS: u8 = 16;
 /// How long a group's barrier is waited for before others have their turn, unless they have passed it earlier.
 const PASS_WAIT: Duration = Duration::from_millis(300);
+/// How much older than its SUBSCRIBE, as groups and this node tell time, a value may be that was published behind that.
+const CLOCKS_DIFFER_MAX_MS: u64 = 10_000;
 
 /// Without a wildcard there is one topic, in one group.
 fn is_exact(filter: &str) -> bool {
@@ -46,6 +50,21 @@ pub(super) enum Found {
     Values(Vec<Value>),
     /// Nothing, and none of the groups that are left lets anybody pass its barrier.
     Held,
+}
+
+/// A durable session that may get by its queue what a replay finds (R33).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Crosser {
+    pub(super) session: SessionId,
+    pub(super) subscribed_at: std::time::Instant,
+}
+
+impl Crosser {
+    /// Whether a value may have been published since the session subscribed; what is older need not be asked for.
+    fn may_cross(&self, value: &Value) -> bool {
+        let since = u64::try_from(self.subscribed_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        value.now.0.saturating_sub(value.received_at.0) <= since.saturating_add(CLOCKS_DIFFER_MAX_MS)
+    }
 }
 
 /// Where a replay goes on reading.
@@ -154,7 +173,7 @@ impl Place {
 
     /// Reads on, in whatever group and at whatever node, until something is found or there is no more: as the groups were
     /// when they were begun with, or later (R36).
-    pub(super) async fn read(mut self, node: &Node<Shared>) -> (Self, Found) {
+    pub(super) async fn read(mut self, node: &Node<Shared>, crosser: Option<Crosser>) -> (Self, Found) {
         while !self.is_end() {
             if !self.is_begun && !self.pass_barrier(node).await {
                 return (self, Found::Held);
@@ -163,9 +182,12 @@ impl Place {
             let page = group
                 .read_retained(&self.filter, self.after.as_deref(), PIECE)
                 .await;
-            let values = values(page.matches, group.now());
+            let mut values = values(page.matches, group.now());
             self.advance(page.resume_after);
             if !values.is_empty() {
+                if let Some(crosser) = crosser {
+                    find_queued(node, crosser, &mut values).await;
+                }
                 return (self, Found::Values(values));
             }
         }
@@ -214,16 +236,27 @@ impl Place {
     }
 
     /// Reads on at a node that is alone, at most `pages` of the index.
-    pub(super) fn read_here(&mut self, node: &Node<Shared>, pages: &mut usize) -> Vec<Value> {
+    pub(super) fn read_here(
+        &mut self,
+        node: &Node<Shared>,
+        pages: &mut usize,
+        crosser: Option<Crosser>,
+    ) -> Vec<Value> {
         while !self.is_end() && *pages > 0 {
             *pages -= 1;
             let group = node.group_of_slot(self.slot);
             let page = group
                 .state()
                 .retained_page(&self.filter, self.after.as_deref(), PIECE);
-            let values = values(page.matches, group.now());
+            let mut values = values(page.matches, group.now());
             self.advance(page.resume_after);
             if !values.is_empty() {
+                for (value, source, session) in crossing(&mut values, crosser) {
+                    let from = node.group(source.group);
+                    let queue = TargetQueue::Session(session);
+                    let found = from.state().crossing(&queue, source);
+                    value.note_queued(source, found);
+                }
                 return values;
             }
         }
@@ -238,9 +271,18 @@ pub(super) struct Value {
     pub(super) expires_at: Option<GroupTime>,
     /// Group time when it was read.
     pub(super) now: GroupTime,
+    received_at: GroupTime,
+    source: Option<RetainedSource>,
+    /// The session's queue has it, or had when this was read: slot and sequence.
+    pub(super) queued: Option<(u8, Sequence)>,
 }
 
 impl Value {
+    fn note_queued(&mut self, source: RetainedSource, sequence: Option<Sequence>) {
+        let slot = Placement::packet_id_slot(source.group);
+        self.queued = sequence.map(|sequence| (slot, sequence));
+    }
+
     /// The message, with the expiry interval that it has left.
     pub(super) fn to_append(&self) -> Message {
         let left = |at: GroupTime| at.0.saturating_sub(self.now.0).div_ceil(1000);
@@ -262,8 +304,32 @@ fn values(read: Vec<RetainedView>, now: GroupTime) -> Vec<Value> {
             message: value.message,
             expires_at: value.expires_at,
             now,
+            received_at: value.received_at,
+            source: value.source,
+            queued: None,
         })
         .collect()
+}
+
+/// The values that a session's queue may have as well.
+fn crossing(
+    values: &mut [Value],
+    crosser: Option<Crosser>,
+) -> impl Iterator<Item = (&mut Value, RetainedSource, SessionId)> {
+    values.iter_mut().filter_map(move |value| {
+        let crosser = crosser.filter(|crosser| crosser.may_cross(value))?;
+        let source = value.source?;
+        Some((value, source, crosser.session))
+    })
+}
+
+/// Asks the groups of their publishers for what a session's queue has of these values.
+async fn find_queued(node: &Node<Shared>, crosser: Crosser, values: &mut [Value]) {
+    let asking = crossing(values, Some(crosser)).map(|(value, source, session)| async move {
+        let from = node.group(source.group);
+        value.note_queued(source, from.find_crossing(session, source).await);
+    });
+    futures_util::future::join_all(asking).await;
 }
 
 #[cfg(test)]

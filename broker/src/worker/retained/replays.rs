@@ -2,17 +2,21 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use hashbrown::HashMap;
-use quorate_cluster::state::{Epoch, GroupTime, PendingReplay, ReplayId};
+use quorate_cluster::state::{Epoch, GroupTime, PendingReplay, ReplayId, SessionId};
 use quorate_proto::codec::QoS;
 use quorate_proto::topic;
 use tokio::task::AbortHandle;
 
-use super::place::Place;
+use super::place::{Crosser, Place};
 
 /// Live topics remembered while a replay goes on; more end the skipping, not the replay.
 const LIVE_TOPICS_MAX: usize = 4_096;
+
+/// Topics, and the number of the SUBSCRIBE that was the last when they were noted.
+type Topics = HashMap<Box<str>, u32, foldhash::fast::RandomState>;
 
 /// A read in the control runtime, which ends with the connection: it may wait for a leader that does not come.
 #[derive(Debug)]
@@ -34,6 +38,8 @@ pub(super) struct Replay {
     pub(super) qos: QoS,
     pub(super) subscription_id: Option<u32>,
     pub(super) place: Place,
+    /// When it was subscribed to, by this connection.
+    pub(super) subscribed_at: Option<Instant>,
     /// What the session's state has of it, where values at QoS 1 and 2 are appended to the session's queue.
     pub(super) kept: Option<Kept>,
     /// Pieces since the state was told where it is.
@@ -52,6 +58,15 @@ pub(super) struct Kept {
     pub(super) is_resumed: bool,
 }
 
+/// A SUBSCRIBE that was not answered yet.
+#[derive(Debug)]
+struct Expected {
+    number: u32,
+    at: Instant,
+    /// Those that may have retained messages.
+    filters: Vec<Arc<str>>,
+}
+
 /// The replays of a connection, one after the other. They are numbered in the order of their SUBSCRIBEs.
 #[derive(Debug, Default)]
 pub(in crate::worker) struct Replays {
@@ -60,10 +75,12 @@ pub(in crate::worker) struct Replays {
     last: u32,
     /// Serial number of the replay that came last.
     serial: u32,
-    /// SUBSCRIBEs that were not answered yet: their numbers, and the filters that may have retained messages.
-    expected: Vec<(u32, Vec<Arc<str>>)>,
+    /// SUBSCRIBEs that were not answered yet.
+    expected: Vec<Expected>,
     /// Topics that had a live message while replays went on, with the number that was the last then.
-    live_topics: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
+    live_topics: Topics,
+    /// Topics of retained messages that came to it by another way, with the same number (R33).
+    given_topics: Topics,
     /// Values of a piece on their way into the session's home group.
     pub(super) appending: usize,
     /// Moves of cursors alone on their way there: nobody waits for them.
@@ -115,13 +132,17 @@ impl Replays {
     /// A SUBSCRIBE was taken whose subscriptions may have retained messages: from now on live messages are noted.
     pub(in crate::worker) fn expect(&mut self, filters: Vec<Arc<str>>) -> u32 {
         self.last += 1;
-        self.expected.push((self.last, filters));
+        self.expected.push(Expected {
+            number: self.last,
+            at: Instant::now(),
+            filters,
+        });
         self.last
     }
 
     /// The SUBSCRIBE is answered.
     pub(in crate::worker) fn answered(&mut self, number: u32) {
-        self.expected.retain(|(expected, _)| *expected != number);
+        self.expected.retain(|expected| expected.number != number);
     }
 
     /// Subscriptions were removed, so nothing more is read for them [MQTT-3.10.4-2].
@@ -165,7 +186,11 @@ impl Replays {
         self.is_outdated = self.is_resuming;
         self.waiting
             .retain(|replay| replay.place.filter != filter || replay.number > number);
-        self.push(number, Place::before(filter), terms, kept);
+        let mut expected = self.expected.iter();
+        let at = expected
+            .find(|expected| expected.number == number)
+            .map(|expected| expected.at);
+        self.push((number, at), Place::before(filter), terms, kept);
     }
 
     /// A page of what earlier connections have left is there; false where it is to be asked for again.
@@ -194,13 +219,18 @@ impl Replays {
                 step,
                 is_resumed: true,
             };
-            self.push(0, Place::at(filter, cursor), (qos, subscription_id), Some(kept));
+            self.push(
+                (0, None),
+                Place::at(filter, cursor),
+                (qos, subscription_id),
+                Some(kept),
+            );
         }
     }
 
     fn push(
         &mut self,
-        number: u32,
+        (number, subscribed_at): (u32, Option<Instant>),
         place: Place,
         (qos, subscription_id): (QoS, Option<u32>),
         kept: Option<Kept>,
@@ -212,6 +242,7 @@ impl Replays {
             qos,
             subscription_id,
             place,
+            subscribed_at,
             kept,
             unnoted: 0,
             held: None,
@@ -234,11 +265,12 @@ impl Replays {
     }
 
     /// The first replay is going to be read by a task.
-    pub(super) fn read_first(&mut self) -> Option<Place> {
+    pub(super) fn read_first(&mut self, session: SessionId) -> Option<(Place, Option<Crosser>)> {
         let first = self.first()?;
         let (serial, place) = (first.serial, first.place.clone());
+        let crosser = first.crosser(session);
         self.reading = Some(serial);
-        Some(place)
+        Some((place, crosser))
     }
 
     /// The task is done; takes its replay out, unless it has ended meanwhile.
@@ -279,7 +311,7 @@ impl Replays {
 
     /// Whether a replay is still going to read the topic.
     pub(in crate::worker) fn will_find(&self, topic: &str) -> bool {
-        let mut expected = self.expected.iter().flat_map(|(_, filters)| filters);
+        let mut expected = self.expected.iter().flat_map(|expected| &expected.filters);
         // What is being read may have been looked for already: better twice than not at all.
         let mut waiting = (self.waiting.iter())
             .filter(|replay| self.reading != Some(replay.serial) && replay.place.is_before(topic));
@@ -292,24 +324,26 @@ impl Replays {
         if self.is_idle() {
             return;
         }
-        if let Some(number) = self.live_topics.get_mut(topic) {
-            *number = self.last;
-        } else if self.live_topics.len() < LIVE_TOPICS_MAX {
-            self.live_topics.insert(topic.into(), self.last);
-        }
+        note(&mut self.live_topics, topic, self.last);
     }
 
     /// Nothing is to be sent any more: no live message is to be remembered.
     pub(super) fn forget_live(&mut self) {
-        self.live_topics = HashMap::default();
+        self.live_topics = Topics::default();
+        self.given_topics = Topics::default();
         self.waiting = VecDeque::new();
     }
 
     /// Whether a live message of this topic was sent since a replay's SUBSCRIBE (R34).
     pub(in crate::worker) fn had_live(&self, topic: &str, replay: u32) -> bool {
-        self.live_topics
-            .get(topic)
-            .is_some_and(|number| *number >= replay)
+        let last = self.live_topics.get(topic);
+        last.is_some_and(|number| *number >= replay)
+    }
+
+    /// As [`Self::had_live`], or the retained message of this topic was found by another way.
+    pub(in crate::worker) fn had(&self, topic: &str, replay: u32) -> bool {
+        let found = self.given_topics.get(topic);
+        self.had_live(topic, replay) || found.is_some_and(|number| *number >= replay)
     }
 
     /// Whether a value that was appended to a queue has been overtaken.
@@ -325,9 +359,15 @@ impl Replays {
     }
 
     /// A value that somebody else found is appended. Until it has been sent live messages are noted.
-    pub(super) fn append_found(&mut self) {
+    pub(super) fn append_found(&mut self, topic: &str) {
+        self.note_given(topic);
         self.appending += 1;
         self.appended.get_or_insert(self.last);
+    }
+
+    /// A retained message comes to the connection that it has not found itself.
+    pub(in crate::worker) fn note_given(&mut self, topic: &str) {
+        note(&mut self.given_topics, topic, self.last);
     }
 
     /// A command leaves for the home group that moves a cursor alone.
@@ -358,7 +398,24 @@ impl Replays {
     }
 }
 
+fn note(topics: &mut Topics, topic: &str, last: u32) {
+    if let Some(number) = topics.get_mut(topic) {
+        *number = last;
+    } else if topics.len() < LIVE_TOPICS_MAX {
+        topics.insert(topic.into(), last);
+    }
+}
+
 impl Replay {
+    /// The session, where its queues may have what this finds (R33).
+    pub(super) fn crosser(&self, session: SessionId) -> Option<Crosser> {
+        let subscribed_at = self.subscribed_at.filter(|_| self.kept.is_some())?;
+        Some(Crosser {
+            session,
+            subscribed_at,
+        })
+    }
+
     /// Names it where it may have ended meanwhile.
     pub(super) fn serial(&self) -> u32 {
         self.serial
@@ -372,6 +429,7 @@ mod tests {
     use super::*;
 
     const EPOCH: Epoch = Epoch(7);
+    const SESSION: SessionId = SessionId(1);
 
     /// Replays that were subscribed to in this order; at QoS 1, of a durable session.
     fn of(filters: &[&str]) -> Replays {
@@ -440,7 +498,7 @@ mod tests {
     #[test]
     fn r24_numbers_begin_again_only_when_nobody_comes_back_with_an_old_one() {
         let mut replays = of(&["#"]);
-        assert!(replays.read_first().is_some());
+        assert!(replays.read_first(SESSION).is_some());
         replays.unsubscribed(&["#".into()]);
         assert!(!replays.is_idle(), "it is being read");
         subscribe(&mut replays, "a");
@@ -492,8 +550,8 @@ mod tests {
         let mut replays = of(&["a", "b", "c"]);
         let mut waiting = Vec::new();
         for filter in ["a", "b"] {
-            let place = replays.read_first();
-            assert_eq!(place.map(|place| place.filter).as_deref(), Some(filter));
+            let place = replays.read_first(SESSION);
+            assert_eq!(place.map(|(place, _)| place.filter).as_deref(), Some(filter));
             let replay = replays.was_read().unwrap();
             let task = tokio::spawn(std::future::pending::<()>());
             replays.hold(replay, ReadingTask(task.abort_handle()));
@@ -502,7 +560,7 @@ mod tests {
         assert_eq!(left(&replays), [("c", 3), ("a", 1), ("b", 2)]);
         assert_eq!(replays.take_first().map(|replay| replay.number), Some(3));
         assert!(replays.is_held() && !replays.is_empty() && !replays.is_idle());
-        assert!(replays.read_first().is_none() && !replays.proposes());
+        assert!(replays.read_first(SESSION).is_none() && !replays.proposes());
         let [held, ended] = [0, 1].map(|at| replays.waiting[at].serial());
         replays.unsubscribed(&["b".into()]);
         let ended_wait = tokio::time::timeout(Duration::from_secs(10), waiting.remove(1)).await;
@@ -512,7 +570,10 @@ mod tests {
             replays.release(serial);
         }
         assert_eq!(
-            replays.read_first().map(|place| place.filter).as_deref(),
+            replays
+                .read_first(SESSION)
+                .map(|(place, _)| place.filter)
+                .as_deref(),
             Some("a")
         );
     }

@@ -111,6 +111,16 @@ fn requests() -> Vec<(&'static str, request::Body)> {
                 after: Some("a/+".to_owned()),
             }),
         ),
+        (
+            "find_crossing",
+            Body::FindCrossing(proto::FindCrossing {
+                group,
+                after,
+                session: SESSION,
+                index: 313,
+                position: 1,
+            }),
+        ),
     ]
 }
 
@@ -256,6 +266,11 @@ fn answers() -> Vec<(&'static str, answer::Body)> {
         message: Bytes::from_static(b"message"),
         received_at: 303,
         expires_at: Some(304),
+        source: Some(proto::RetainedSource {
+            group: 16,
+            index: 305,
+            position: 1,
+        }),
     };
     let shared = proto::SharedReference {
         name: "g".to_owned(),
@@ -315,6 +330,10 @@ fn answers() -> Vec<(&'static str, answer::Body)> {
             Body::ReplaysRead(proto::ReplaysRead {
                 replays: vec![Bytes::from_static(b"replay")],
             }),
+        ),
+        (
+            "crossing_found",
+            Body::CrossingFound(proto::CrossingFound { sequence: Some(307) }),
         ),
     ]
 }

@@ -585,3 +585,44 @@ fn r30_the_outbox_is_bounded_in_bytes() {
     });
     assert!(!group.state.outbox_is_full());
 }
+
+/// R33: what a subscriber gets by its queue is found by where it stands, as long as the client has not had it.
+#[test]
+fn r33_the_reference_to_a_retained_message_is_found_in_a_queue() {
+    let mut group = Harness::new();
+    let client = group.open("client");
+    let queue = client.queue();
+    group.publish("earlier", vec![client.target()]);
+    group.one(publish(
+        Origin::Server,
+        on("topic", "value", None),
+        vec![client.target()],
+    ));
+    let source = source(GROUP.0, group.index, 0);
+    for payload in ["later", "last"] {
+        group.publish(payload, vec![client.target()]);
+    }
+    assert_eq!(group.state.crossing(&queue, source), Some(Sequence(1)));
+    let others = [
+        RetainedSource {
+            index: source.index + 9,
+            ..source
+        },
+        RetainedSource {
+            position: 1,
+            ..source
+        },
+    ];
+    for other in others {
+        assert_eq!(group.state.crossing(&queue, other), None);
+    }
+    assert_eq!(group.state.crossing(&share_queue("g"), source), None);
+    assert_eq!(reloaded(&group).state.crossing(&queue, source), Some(Sequence(1)));
+    group.one(Command::Received {
+        session: client.session,
+        sequences: vec![Sequence(1)],
+    });
+    assert_eq!(group.state.crossing(&queue, source), None, "the client had it");
+    group.one(settle(queue.clone(), &[0, 1, 2]));
+    assert_eq!(group.state.crossing(&queue, source), None);
+}
