@@ -8,28 +8,46 @@
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use hashbrown::HashMap;
 use quorate_cluster::state::SessionId;
+use quorate_proto::message::Message;
 use quorate_proto::session::Instant;
 use quorate_proto::topic;
 
 /// How long a retained message may take to come after its subscriber, in milliseconds: as long as publishers wait.
 const CROSSING_MS: u64 = 10_000;
-/// Bounds of what a worker remembers; the oldest is forgotten.
-const SESSIONS_MAX: usize = 16_384;
-const TOPICS_MAX: usize = 64;
+/// Bounds of what a worker remembers; the oldest is forgotten. Together 50 MiB.
+const SESSIONS_MAX: usize = 4_096;
+const TOPICS_MAX: usize = 32;
+/// Longer topics are not remembered.
+const TOPIC_BYTES_MAX: usize = 256;
 
 type Hasher = foldhash::fast::RandomState;
+
+/// What a message says of its topic, by its hash, which is made anew in each process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Content(u64);
+
+impl Content {
+    pub(super) fn new(forwardable: &[u8], payload: &[u8]) -> Self {
+        static HASHER: LazyLock<Hasher> = LazyLock::new(Hasher::default);
+        Self(HASHER.hash_one((forwardable, payload)))
+    }
+
+    pub(super) fn of(message: &Message) -> Self {
+        Self::new(message.forwardable(), message.payload())
+    }
+}
 
 /// What a connection had of a topic.
 #[derive(Debug)]
 struct Noted {
     topic: Box<str>,
     hash: u64,
-    /// The payload that was sent last, by its hash.
-    sent: Option<u64>,
+    /// What was sent last.
+    sent: Option<Content>,
     /// Values that its own replays have found and that come by its queue.
     found: u32,
 }
@@ -47,24 +65,25 @@ impl Crosser {
         topics.find(|noted| noted.hash == hash && *noted.topic == *topic)
     }
 
-    fn note(&mut self, hash: u64, topic: &str) -> &mut Noted {
-        let known = self
-            .topics
-            .iter()
-            .position(|noted| noted.hash == hash && *noted.topic == *topic);
-        let at = known.unwrap_or_else(|| {
-            if self.topics.len() == TOPICS_MAX {
-                self.topics.pop_front();
+    fn note(&mut self, hash: u64, topic: &str) -> Option<&mut Noted> {
+        let is_it = |noted: &Noted| noted.hash == hash && *noted.topic == *topic;
+        let at = match self.topics.iter().position(is_it) {
+            Some(at) => at,
+            None if topic.len() > TOPIC_BYTES_MAX => return None,
+            None => {
+                if self.topics.len() == TOPICS_MAX {
+                    self.topics.pop_front();
+                }
+                self.topics.push_back(Noted {
+                    topic: topic.into(),
+                    hash,
+                    sent: None,
+                    found: 0,
+                });
+                self.topics.len() - 1
             }
-            self.topics.push_back(Noted {
-                topic: topic.into(),
-                hash,
-                sent: None,
-                found: 0,
-            });
-            self.topics.len() - 1
-        });
-        &mut self.topics[at]
+        };
+        self.topics.get_mut(at)
     }
 }
 
@@ -131,82 +150,94 @@ impl Crossers {
     }
 
     /// A connection was sent a message.
-    pub(super) fn note_sent(&mut self, session: SessionId, topic: &str, payload: &[u8]) {
-        if let Some(crosser) = self.sessions.get_mut(&session) {
-            let noted = crosser.note(self.hasher.hash_one(topic), topic);
-            noted.sent = Some(self.hasher.hash_one(payload));
+    pub(super) fn note_sent(&mut self, session: SessionId, topic: &str, content: Content) {
+        if let Some(noted) = self.note(session, topic) {
+            noted.sent = Some(content);
         }
     }
 
     /// A connection found a value that comes by its queue.
-    pub(super) fn note_found(&mut self, session: SessionId, topic: &str, payload: &[u8]) {
-        if let Some(crosser) = self.sessions.get_mut(&session) {
-            let noted = crosser.note(self.hasher.hash_one(topic), topic);
-            noted.sent = Some(self.hasher.hash_one(payload));
+    pub(super) fn note_found(&mut self, session: SessionId, message: &Message) {
+        if let Some(noted) = self.note(session, message.topic()) {
+            noted.sent = Some(Content::of(message));
             noted.found = noted.found.saturating_add(1);
         }
     }
 
+    /// A retained message of its queue was sent.
+    pub(super) fn queued_sent(&mut self, session: SessionId, message: &Message) {
+        if let Some(noted) = self.note(session, message.topic()) {
+            noted.sent = Some(Content::of(message));
+            noted.found = noted.found.saturating_sub(1);
+        }
+    }
+
     /// Whether this is what a session was sent last of the topic, or has found.
-    pub(super) fn had(&mut self, session: SessionId, topic: &str, payload: &[u8]) -> bool {
-        let Some(crosser) = self.sessions.get_mut(&session) else {
-            return false;
-        };
-        let noted = crosser.find(self.hasher.hash_one(topic), topic);
-        noted.is_some_and(|noted| noted.sent == Some(self.hasher.hash_one(payload)))
+    pub(super) fn had(&mut self, session: SessionId, message: &Message) -> bool {
+        let noted = self.find(session, message.topic());
+        noted.is_some_and(|noted| noted.sent == Some(Content::of(message)))
     }
 
     /// What is to become of a retained message that comes out of a session's queue for the first time.
-    pub(super) fn judge_queued(&mut self, session: SessionId, topic: &str, payload: &[u8]) -> Queued {
-        let Some(crosser) = self.sessions.get_mut(&session) else {
-            return Queued::Given;
-        };
-        let Some(noted) = crosser.find(self.hasher.hash_one(topic), topic) else {
-            return Queued::Given;
-        };
-        match noted.sent == Some(self.hasher.hash_one(payload)) {
+    pub(super) fn judge_queued(&mut self, session: SessionId, message: &Message) -> Queued {
+        match self.find(session, message.topic()) {
             // Of two that are equal it does not matter which one is sent.
-            _ if noted.found > 0 => Queued::Found,
-            true => Queued::Needless,
-            false => Queued::Given,
+            Some(noted) if noted.found > 0 => Queued::Found,
+            Some(noted) if noted.sent == Some(Content::of(message)) => Queued::Needless,
+            _ => Queued::Given,
         }
     }
 
-    /// A retained message of its queue was sent.
-    pub(super) fn queued_sent(&mut self, session: SessionId, topic: &str, payload: &[u8]) {
-        if let Some(crosser) = self.sessions.get_mut(&session) {
-            let noted = crosser.note(self.hasher.hash_one(topic), topic);
-            noted.sent = Some(self.hasher.hash_one(payload));
-            noted.found = noted.found.saturating_sub(1);
-        }
+    fn note(&mut self, session: SessionId, topic: &str) -> Option<&mut Noted> {
+        let crosser = self.sessions.get_mut(&session)?;
+        crosser.note(self.hasher.hash_one(topic), topic)
+    }
+
+    fn find(&mut self, session: SessionId, topic: &str) -> Option<&mut Noted> {
+        let crosser = self.sessions.get_mut(&session)?;
+        crosser.find(self.hasher.hash_one(topic), topic)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use quorate_proto::codec::QoS;
+
     use super::*;
 
     const SESSION: SessionId = SessionId(7);
 
+    fn message(topic: &str, payload: &str) -> Message {
+        Message::new(topic, &[], payload.as_bytes(), QoS::AtLeastOnce, true, None)
+    }
+
+    fn send(crossers: &mut Crossers, topic: &str, payload: &str) {
+        crossers.note_sent(SESSION, topic, Content::new(&[], payload.as_bytes()));
+    }
+
+    fn had(crossers: &mut Crossers, topic: &str, payload: &str) -> bool {
+        crossers.had(SESSION, &message(topic, payload))
+    }
+
     #[test]
     fn r33_what_was_sent_last_of_a_topic_is_known_for_a_while() {
         let mut crossers = Crossers::default();
-        crossers.note_sent(SESSION, "a", b"1");
-        assert!(!crossers.had(SESSION, "a", b"1"), "it has not subscribed");
+        send(&mut crossers, "a", "1");
+        assert!(!had(&mut crossers, "a", "1"), "it has not subscribed");
         crossers.subscribes(SESSION, &["a".into()], Instant(1_000));
-        crossers.note_sent(SESSION, "a", b"1");
-        assert!(crossers.had(SESSION, "a", b"1"));
-        assert!(!crossers.had(SESSION, "b", b"1") && !crossers.had(SessionId(8), "a", b"1"));
-        crossers.note_sent(SESSION, "a", b"2");
-        assert!(!crossers.had(SESSION, "a", b"1"), "another one came behind it");
+        send(&mut crossers, "a", "1");
+        assert!(had(&mut crossers, "a", "1"));
+        assert!(!had(&mut crossers, "b", "1") && !crossers.had(SessionId(8), &message("a", "1")));
+        send(&mut crossers, "a", "2");
+        assert!(!had(&mut crossers, "a", "1"), "another one came behind it");
         // Subscribing again lengthens the time, and asks for what there is of these topics once more.
-        crossers.note_sent(SESSION, "b", b"2");
+        send(&mut crossers, "b", "2");
         crossers.subscribes(SESSION, &["b".into()], Instant(9_000));
-        assert!(!crossers.had(SESSION, "b", b"2"));
+        assert!(!had(&mut crossers, "b", "2"));
         crossers.expire(Instant(11_000));
-        assert!(crossers.had(SESSION, "a", b"2"));
+        assert!(had(&mut crossers, "a", "2"));
         crossers.expire(Instant(19_000));
-        assert!(!crossers.had(SESSION, "a", b"2"));
+        assert!(!had(&mut crossers, "a", "2"));
         assert!(crossers.sessions.is_empty() && crossers.ends.is_empty());
     }
 
@@ -214,26 +245,27 @@ mod tests {
     #[test]
     fn r33_of_copies_in_queues_one_is_sent() {
         let mut crossers = Crossers::default();
-        let take = |crossers: &mut Crossers, payload: &[u8]| {
-            let judged = crossers.judge_queued(SESSION, "a", payload);
+        let take = |crossers: &mut Crossers, payload: &str| {
+            let message = message("a", payload);
+            let judged = crossers.judge_queued(SESSION, &message);
             if judged != Queued::Needless {
-                crossers.queued_sent(SESSION, "a", payload);
+                crossers.queued_sent(SESSION, &message);
             }
             judged
         };
-        assert_eq!(take(&mut crossers, b"1"), Queued::Given, "nothing is known");
+        assert_eq!(take(&mut crossers, "1"), Queued::Given, "nothing is known");
         crossers.subscribes(SESSION, &["a".into()], Instant(1_000));
-        crossers.note_found(SESSION, "a", b"1");
-        assert!(crossers.had(SESSION, "a", b"1"));
-        assert_eq!(take(&mut crossers, b"1"), Queued::Found);
-        assert_eq!(take(&mut crossers, b"1"), Queued::Needless);
-        assert_eq!(take(&mut crossers, b"2"), Queued::Given, "another value");
+        crossers.note_found(SESSION, &message("a", "1"));
+        assert!(had(&mut crossers, "a", "1"));
+        assert_eq!(take(&mut crossers, "1"), Queued::Found);
+        assert_eq!(take(&mut crossers, "1"), Queued::Needless);
+        assert_eq!(take(&mut crossers, "2"), Queued::Given, "another value");
         // Two subscriptions find it, and each gets it.
-        crossers.note_found(SESSION, "a", b"1");
+        crossers.note_found(SESSION, &message("a", "1"));
         crossers.subscribes(SESSION, &["#".into()], Instant(1_000));
-        crossers.note_found(SESSION, "a", b"1");
+        crossers.note_found(SESSION, &message("a", "1"));
         assert_eq!(
-            [(); 3].map(|()| take(&mut crossers, b"1")),
+            [(); 3].map(|()| take(&mut crossers, "1")),
             [Queued::Found, Queued::Found, Queued::Needless]
         );
     }
@@ -248,10 +280,13 @@ mod tests {
         assert_eq!(sessions, (SESSIONS_MAX, SESSIONS_MAX));
         let last = SessionId(SESSIONS_MAX as u64);
         for number in 0..TOPICS_MAX + 10 {
-            crossers.note_sent(last, &number.to_string(), b"x");
+            crossers.note_sent(last, &number.to_string(), Content::new(&[], b"x"));
         }
         assert_eq!(crossers.sessions[&last].topics.len(), TOPICS_MAX);
-        let newest = (TOPICS_MAX + 9).to_string();
-        assert!(crossers.had(last, &newest, b"x") && !crossers.had(last, "0", b"x"));
+        let newest = message(&(TOPICS_MAX + 9).to_string(), "x");
+        assert!(crossers.had(last, &newest) && !crossers.had(last, &message("0", "x")));
+        let long = "x".repeat(TOPIC_BYTES_MAX + 1);
+        crossers.note_sent(last, &long, Content::new(&[], b"x"));
+        assert!(!crossers.had(last, &message(&long, "x")));
     }
 }

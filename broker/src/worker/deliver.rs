@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use quorate_cluster::node::Location;
+use quorate_cluster::node::{Location, Placement};
 use quorate_proto::codec::QoS;
 use quorate_proto::message::Message;
 use quorate_proto::session::{DeliverResult, Delivery, Instant};
@@ -12,6 +12,7 @@ use super::Worker;
 use super::batch::LiveBatch;
 use super::connection::{Conn, ConnState};
 use super::counting::drop_reason;
+use super::crossers::Content;
 use crate::router::Terms;
 
 /// Copies a delivery for a connection that cannot send it yet.
@@ -45,20 +46,23 @@ impl Worker {
                 if let Some(rare) = &mut state.rare {
                     rare.replays.note_live(delivery.topic);
                 }
-                self.note_sent(state, delivery.topic, delivery.payload);
+                self.note_sent(state, delivery);
             }
             result
         };
         self.count_delivery(conn, delivery.qos, result);
     }
 
-    /// A connection was sent something that may come to it once more (R33).
-    pub(super) fn note_sent(&self, state: &ConnState, topic: &str, payload: &[u8]) {
+    /// A connection was sent something that may come to it once more (R33). What a durable session is sent at QoS 0 is no
+    /// more than that.
+    pub(super) fn note_sent(&self, state: &ConnState, delivery: &Delivery<'_>) {
         let mut crossers = self.crossers.borrow_mut();
         if !crossers.is_empty()
             && let Some((session, _)) = state.session()
+            && !(Placement::is_durable(session) && delivery.qos == QoS::AtMostOnce)
         {
-            crossers.note_sent(session, topic, payload);
+            let content = Content::new(delivery.forwardable, delivery.payload);
+            crossers.note_sent(session, delivery.topic, content);
         }
     }
 

@@ -376,7 +376,7 @@ impl Worker {
         rare.is_some_and(|rare| rare.replays.will_find(topic) || rare.replays.had_live(topic, 0))
             || state.session().is_some_and(|(session, _)| {
                 let mut crossers = self.crossers.borrow_mut();
-                crossers.had(session, topic, message.payload())
+                crossers.had(session, message)
             })
     }
 

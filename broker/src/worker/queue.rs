@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use super::Worker;
 use super::connection::{Conn, ConnState};
 use super::counting::drop_reason;
-use super::crossers::Queued;
+use super::crossers::{Content, Queued};
 use super::retained::Replays;
 
 /// Groups with queues, one bit each in the masks below.
@@ -168,8 +168,12 @@ impl DurableQueue {
         self.stopped &= !(1 << slot);
     }
 
-    /// Whether a reference is still to be sent.
+    /// Whether a reference is still to be sent. Of a group that was not heard of yet it is not known: the session's last
+    /// connection may have been sent it.
     pub(super) fn is_unsent(&self, slot: u8, sequence: Sequence) -> bool {
+        if self.unheard & (1u32.checked_shl(u32::from(slot)).unwrap_or(0)) != 0 {
+            return false;
+        }
         let is_it = |held: &Held| held.slot == slot && held.reference.sequence == sequence;
         let next = self.next.get(usize::from(slot));
         next.is_some_and(|next| sequence >= *next) || self.held.iter().any(is_it)
@@ -350,7 +354,9 @@ impl Worker {
                     rare.replays.note_live(held.reference.message.topic());
                 }
             }
-            if matches!(result, DeliverResult::Sent | DeliverResult::Queued) {
+            let is_sent = matches!(result, DeliverResult::Sent | DeliverResult::Queued);
+            // What a share had belongs to another subscription, and of what the client had there is PUBREL alone.
+            if is_sent && !held.reference.shared && held.phase != DeliveryPhase::Received {
                 self.note_queued_sent(state, session, &held, queued);
             }
             match result {
@@ -386,9 +392,8 @@ impl Worker {
     fn judge(&self, session: SessionId, held: &Held) -> Option<Queued> {
         let is_it = held.reference.replayed && held.phase == DeliveryPhase::Fresh;
         is_it.then(|| {
-            let message = &held.reference.message;
             let mut crossers = self.crossers.borrow_mut();
-            crossers.judge_queued(session, message.topic(), message.payload())
+            crossers.judge_queued(session, &held.reference.message)
         })
     }
 
@@ -400,13 +405,13 @@ impl Worker {
         queued: Option<Queued>,
     ) {
         let message = &held.reference.message;
-        let (topic, payload) = (message.topic(), message.payload());
+        let mut crossers = self.crossers.borrow_mut();
         if queued.is_none() {
-            return self.note_sent(state, topic, payload);
+            return crossers.note_sent(session, message.topic(), Content::of(message));
         }
-        self.crossers.borrow_mut().queued_sent(session, topic, payload);
+        crossers.queued_sent(session, message);
         if let Some(rare) = state.rare.as_mut().filter(|_| queued == Some(Queued::Given)) {
-            rare.replays.note_given(topic);
+            rare.replays.note_given(message);
         }
     }
 }

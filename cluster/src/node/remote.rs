@@ -195,7 +195,7 @@ impl<H: Host> Group<H> {
     }
 
     /// As [`GroupState::crossing`], of a session's queue and a message of this group, as of when the message came, or later.
-    /// `None`, too, where that cannot be told within the time that one attempt takes.
+    /// `None`, too, where that cannot be told. It may take long.
     ///
     /// [`GroupState::crossing`]: crate::state::GroupState::crossing
     pub async fn find_crossing(&self, session: SessionId, source: RetainedSource) -> Option<Sequence> {
@@ -216,8 +216,7 @@ impl<H: Host> Group<H> {
             AnswerBody::CrossingFound(found) => Ok(found.sequence.map(Sequence)),
             _ => Err(AskError::Malformed),
         };
-        let asking = self.read_elsewhere(ask, read);
-        tokio::time::timeout(READ_MAX, asking).await.ok()??
+        self.read_much_elsewhere(ask, read).await?
     }
 
     /// As [`Self::locate`], where this node has a replica.
@@ -445,11 +444,12 @@ fn put_source(source: RetainedSource) -> proto::RetainedSource {
     }
 }
 
-fn read_source(source: proto::RetainedSource) -> Result<RetainedSource, AskError> {
+/// `None` where no message can stand.
+fn read_source(source: proto::RetainedSource) -> Option<RetainedSource> {
     let group = u16::try_from(source.group).ok().map(GroupId);
     let is_data = |group: &GroupId| Placement::data_groups().any(|data| data == *group);
-    Ok(RetainedSource {
-        group: group.filter(is_data).ok_or(AskError::Malformed)?,
+    Some(RetainedSource {
+        group: group.filter(is_data)?,
         index: source.index,
         position: source.position,
     })
@@ -464,7 +464,7 @@ fn read_page(answer: AnswerBody) -> Result<RetainedPage, AskError> {
             message: decode_message(&value.message).map_err(|_| AskError::Malformed)?,
             received_at: GroupTime(value.received_at),
             expires_at: value.expires_at.map(GroupTime),
-            source: value.source.map(read_source).transpose()?,
+            source: value.source.and_then(read_source),
         })
     });
     Ok(RetainedPage {

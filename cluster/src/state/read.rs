@@ -110,8 +110,9 @@ pub struct OutboxWrite {
     pub expires_at: Option<GroupTime>,
 }
 
-/// How far what one queue got is out of the order of its group's log at most, as far as [`GroupState::crossing`] looks.
-const CROSSING_ENTRIES_MAX: u64 = 4_096;
+/// How many references of a queue [`GroupState::crossing`] looks at: whoever subscribes and is behind by more gets a message
+/// twice.
+const CROSSING_REFERENCES_MAX: usize = 1_024;
 
 /// A retained message.
 #[derive(Clone, Debug, PartialEq)]
@@ -315,17 +316,15 @@ impl GroupState {
         reference.is_some_and(|reference| reference.sequence == sequence.0)
     }
 
-    /// The reference of a queue to the message that stands at `source`, unless the client has had it (R33). Found as long as not
-    /// more than [`CROSSING_ENTRIES_MAX`] entries lie between that and what the queue got later.
+    /// The reference of a queue to the message that stands at `source`, unless the client has had it or it was a share's (R33).
+    /// Found as long as it is among the last [`CROSSING_REFERENCES_MAX`].
     pub fn crossing(&self, queue: &TargetQueue, source: RetainedSource) -> Option<Sequence> {
         let key = message_key(source);
         let newest = self.queues.get(queue)?.iter_from(0).rev();
-        // The parts of a message come one after the other, and others between them.
-        let mut near = newest
-            .map(|reference| (self.messages.key(reference.slot), reference))
-            .take_while(|(of, _)| of.index.saturating_add(CROSSING_ENTRIES_MAX) >= key.index);
-        let (_, found) = near.find(|(of, _)| *of == key)?;
-        (!found.delivery.received()).then_some(Sequence(found.sequence))
+        let mut newest = newest.take(CROSSING_REFERENCES_MAX);
+        let found = newest.find(|reference| self.messages.key(reference.slot) == key)?;
+        let is_told = found.delivery.received() || found.delivery.is_shared();
+        (!is_told).then_some(Sequence(found.sequence))
     }
 
     /// References whose message has expired, at most `count_max`: for the leader to settle those that no owner can have

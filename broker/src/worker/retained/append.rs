@@ -26,8 +26,7 @@ impl Worker {
     pub(super) fn append_value(&self, conn: &Conn, replay: &mut Replay, value: &Value, is_last: bool) {
         self.counters.retained_sent.increment();
         if let Some((session, _)) = conn.session() {
-            let (topic, payload) = (value.message.topic(), value.message.payload());
-            self.crossers.borrow_mut().note_found(session, topic, payload);
+            self.crossers.borrow_mut().note_found(session, &value.message);
         }
         let cursor = match is_last {
             // Behind everything that was looked at with it.
@@ -174,9 +173,8 @@ impl Worker {
     ) {
         {
             let mut state = conn.state.borrow_mut();
-            let (topic, payload) = (message.topic(), message.payload());
-            self.crossers.borrow_mut().note_found(session, topic, payload);
-            state.rare().replays.append_found(message.topic());
+            self.crossers.borrow_mut().note_found(session, message);
+            state.rare().replays.append_found(message);
         }
         let ticket = Ticket {
             location: conn.location,

@@ -227,7 +227,7 @@ impl Worker {
                 let queue = state.queue.as_ref().zip(value.queued);
                 let comes_live = queue.is_some_and(|(queue, (slot, at))| queue.is_unsent(slot, at));
                 let replays = &state.rare().replays;
-                comes_live || replays.had(value.message.topic(), replay.number)
+                comes_live || replays.had(&value.message, replay.number)
             };
             if had_live {
                 (is_noted, is_overtaken) = (false, true);
@@ -277,7 +277,7 @@ impl Worker {
                 .protocol
                 .deliver(&delivery, &mut || message.clone(), now, &mut state.out);
             if matches!(result, DeliverResult::Sent | DeliverResult::Queued) {
-                self.note_sent(state, delivery.topic, delivery.payload);
+                self.note_sent(state, &delivery);
             }
             result
         };

@@ -329,7 +329,9 @@ async fn find_queued(node: &Node<Shared>, crosser: Crosser, values: &mut [Value]
         let from = node.group(source.group);
         value.note_queued(source, from.find_crossing(session, source).await);
     });
-    futures_util::future::join_all(asking).await;
+    let asking = futures_util::future::join_all(asking);
+    // Where a group cannot tell the others are not to wait for it: its value may come twice.
+    let _ = tokio::time::timeout(PASS_WAIT, asking).await;
 }
 
 #[cfg(test)]

@@ -7,16 +7,15 @@ use std::time::Instant;
 use hashbrown::HashMap;
 use quorate_cluster::state::{Epoch, GroupTime, PendingReplay, ReplayId, SessionId};
 use quorate_proto::codec::QoS;
+use quorate_proto::message::Message;
 use quorate_proto::topic;
 use tokio::task::AbortHandle;
 
 use super::place::{Crosser, Place};
+use crate::worker::crossers::Content;
 
 /// Live topics remembered while a replay goes on; more end the skipping, not the replay.
 const LIVE_TOPICS_MAX: usize = 4_096;
-
-/// Topics, and the number of the SUBSCRIBE that was the last when they were noted.
-type Topics = HashMap<Box<str>, u32, foldhash::fast::RandomState>;
 
 /// A read in the control runtime, which ends with the connection: it may wait for a leader that does not come.
 #[derive(Debug)]
@@ -78,9 +77,9 @@ pub(in crate::worker) struct Replays {
     /// SUBSCRIBEs that were not answered yet.
     expected: Vec<Expected>,
     /// Topics that had a live message while replays went on, with the number that was the last then.
-    live_topics: Topics,
-    /// Topics of retained messages that came to it by another way, with the same number (R33).
-    given_topics: Topics,
+    live_topics: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
+    /// Topics of retained messages that came to it by another way, with the same number, and their contents (R33).
+    given_topics: HashMap<Box<str>, (u32, Content), foldhash::fast::RandomState>,
     /// Values of a piece on their way into the session's home group.
     pub(super) appending: usize,
     /// Moves of cursors alone on their way there: nobody waits for them.
@@ -324,13 +323,17 @@ impl Replays {
         if self.is_idle() {
             return;
         }
-        note(&mut self.live_topics, topic, self.last);
+        if let Some(number) = self.live_topics.get_mut(topic) {
+            *number = self.last;
+        } else if self.live_topics.len() < LIVE_TOPICS_MAX {
+            self.live_topics.insert(topic.into(), self.last);
+        }
     }
 
     /// Nothing is to be sent any more: no live message is to be remembered.
     pub(super) fn forget_live(&mut self) {
-        self.live_topics = Topics::default();
-        self.given_topics = Topics::default();
+        self.live_topics = HashMap::default();
+        self.given_topics = HashMap::default();
         self.waiting = VecDeque::new();
     }
 
@@ -340,10 +343,11 @@ impl Replays {
         last.is_some_and(|number| *number >= replay)
     }
 
-    /// As [`Self::had_live`], or the retained message of this topic was found by another way.
-    pub(in crate::worker) fn had(&self, topic: &str, replay: u32) -> bool {
-        let found = self.given_topics.get(topic);
-        self.had_live(topic, replay) || found.is_some_and(|number| *number >= replay)
+    /// As [`Self::had_live`], or this retained message came by another way.
+    pub(in crate::worker) fn had(&self, message: &Message, replay: u32) -> bool {
+        let given = self.given_topics.get(message.topic());
+        self.had_live(message.topic(), replay)
+            || given.is_some_and(|(number, content)| *number >= replay && *content == Content::of(message))
     }
 
     /// Whether a value that was appended to a queue has been overtaken.
@@ -359,15 +363,20 @@ impl Replays {
     }
 
     /// A value that somebody else found is appended. Until it has been sent live messages are noted.
-    pub(super) fn append_found(&mut self, topic: &str) {
-        self.note_given(topic);
+    pub(super) fn append_found(&mut self, message: &Message) {
+        self.note_given(message);
         self.appending += 1;
         self.appended.get_or_insert(self.last);
     }
 
     /// A retained message comes to the connection that it has not found itself.
-    pub(in crate::worker) fn note_given(&mut self, topic: &str) {
-        note(&mut self.given_topics, topic, self.last);
+    pub(in crate::worker) fn note_given(&mut self, message: &Message) {
+        let given = (self.last, Content::of(message));
+        if let Some(known) = self.given_topics.get_mut(message.topic()) {
+            *known = given;
+        } else if self.given_topics.len() < LIVE_TOPICS_MAX {
+            self.given_topics.insert(message.topic().into(), given);
+        }
     }
 
     /// A command leaves for the home group that moves a cursor alone.
@@ -395,14 +404,6 @@ impl Replays {
     /// A value that was appended is done with.
     pub(in crate::worker) fn value_sent(&mut self) {
         self.unsent = self.unsent.saturating_sub(1);
-    }
-}
-
-fn note(topics: &mut Topics, topic: &str, last: u32) {
-    if let Some(number) = topics.get_mut(topic) {
-        *number = last;
-    } else if topics.len() < LIVE_TOPICS_MAX {
-        topics.insert(topic.into(), last);
     }
 }
 
@@ -467,6 +468,20 @@ mod tests {
             step: 3,
             cursor: None,
         }
+    }
+
+    /// R33: a copy of an older value says nothing of the one that a later replay finds.
+    #[test]
+    fn r33_a_value_that_came_by_another_way_is_left_out_and_no_other() {
+        let mut replays = of(&["#"]);
+        let message = |payload: &[u8]| Message::new("a", &[], payload, QoS::AtLeastOnce, true, None);
+        assert!(!replays.had(&message(b"old"), 1));
+        replays.note_given(&message(b"old"));
+        assert!(replays.had(&message(b"old"), 1) && !replays.had(&message(b"new"), 1));
+        subscribe(&mut replays, "a");
+        assert!(!replays.had(&message(b"old"), 2), "it is asked for once more");
+        replays.note_live("a");
+        assert!(replays.had(&message(b"new"), 2));
     }
 
     /// [MQTT-3.10.4-2]; and a value that is on its way to its topic's group is not left to one that looks for nothing (R33).
