@@ -90,6 +90,12 @@ pub trait Log: Send + Sync + 'static {
     /// than about `bytes_max` bytes of payload. Missing indexes inside the held range are an error.
     fn read(&self, group: GroupId, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<LogEntry>>;
 
+    /// Whether [`Self::read`] of the first such entry has to read a file now, and may take as long as a disk does.
+    fn reads_file(&self, group: GroupId, start: u64) -> bool {
+        let _ = (group, start);
+        true
+    }
+
     /// Index up to which the group's entries are synced to this node's disk (0 for none).
     fn synced_index(&self, group: GroupId) -> u64;
 

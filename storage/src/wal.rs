@@ -448,6 +448,12 @@ impl Log for Wal {
             .unwrap_or_default()
     }
 
+    fn reads_file(&self, group: GroupId, start: u64) -> bool {
+        let state = self.shared.state.lock();
+        let slot = state.groups.get(&group).and_then(|held| held.slot(start));
+        slot.is_some_and(|slot| slot.payload.is_none())
+    }
+
     fn read(&self, group: GroupId, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<LogEntry>> {
         enum Source {
             Memory(Bytes),

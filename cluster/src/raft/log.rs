@@ -13,7 +13,8 @@ use std::sync::Arc;
 use futures_util::stream::{self, Stream, TryStreamExt};
 use openraft::RaftLogReader;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
-use quorate_storage::log::{GroupId, Log};
+use quorate_storage::log::{GroupId, Log, LogEntry};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{mpsc, oneshot};
 
 use super::codec;
@@ -50,7 +51,7 @@ impl GroupLog {
         if start >= end {
             return Ok(Vec::new());
         }
-        let stored = self.log.read(self.group, start, end, bytes_max)?;
+        let stored = self.read_stored(start, end, bytes_max)?;
         let mut entries = Vec::with_capacity(stored.len());
         let first = stored.first().map_or(start, |entry| entry.position.index);
         for (expected, entry) in (first..).zip(stored) {
@@ -61,6 +62,18 @@ impl GroupLog {
             entries.push(entry_of(entry)?);
         }
         Ok(entries)
+    }
+
+    /// Reads, beside the runtime's threads where that may take as long as a disk does: what waits behind this task would
+    /// wait as long, the heartbeats of the same group first.
+    fn read_stored(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<LogEntry>> {
+        let read = || self.log.read(self.group, start, end, bytes_max);
+        let has_threads =
+            Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+        match has_threads && self.log.reads_file(self.group, start) {
+            true => tokio::task::block_in_place(read),
+            false => read(),
+        }
     }
 
     fn report(group: GroupId, operation: &'static str) -> quorate_storage::log::Completion {

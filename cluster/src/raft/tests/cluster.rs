@@ -177,6 +177,37 @@ async fn r15_r18_a_leader_without_a_quorum_takes_nothing_and_reads_nothing() {
     cluster.check_same().await;
 }
 
+/// Pre-vote: who hears nobody asks whether it would be elected, again and again, and its term stays: when it hears the
+/// others again it deposes nobody. Nor does who asks beside a leader that lives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_would_not_be_elected_raises_no_term() {
+    let mut cluster = Cluster::start(3, &settings()).await;
+    cluster.propose("key=value").await;
+    let leader = cluster.leader().await;
+    let (alone, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let term = cluster.nodes[leader].group().status().term;
+    cluster.nodes[alone].group().elect().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(cluster.leader().await, leader);
+    let terms: Vec<u64> = cluster
+        .nodes
+        .iter()
+        .map(|node| node.group().status().term)
+        .collect();
+    assert_eq!(terms, [term; 3]);
+    for node in [leader, other] {
+        cluster.nodes[node].kill().await;
+    }
+    // Several elections long.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(cluster.nodes[alone].group().status().term, term);
+    for node in [leader, other] {
+        cluster.nodes[node].start().await;
+    }
+    cluster.propose("key=again").await;
+    cluster.check_same().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_come_as_learners_and_go() {
     let mut cluster = Cluster::start(1, &forgetful()).await;
