@@ -150,10 +150,22 @@ impl Crossers {
     }
 
     /// A connection was sent a message.
-    pub(super) fn note_sent(&mut self, session: SessionId, topic: &str, content: Content) {
+    pub(super) fn note_sent(&mut self, session: SessionId, topic: &str, content: impl FnOnce() -> Content) {
         if let Some(noted) = self.note(session, topic) {
-            noted.sent = Some(content);
+            noted.sent = Some(content());
         }
+    }
+
+    /// A connection was sent a message that may be lost on its way: a copy of what came before is not needless.
+    pub(super) fn note_sent_once(&mut self, session: SessionId, topic: &str) {
+        if let Some(noted) = self.find(session, topic) {
+            noted.sent = None;
+        }
+    }
+
+    /// A session has another connection: what came to it meanwhile is not known here.
+    pub(super) fn forget(&mut self, session: SessionId) {
+        self.sessions.remove(&session);
     }
 
     /// A connection found a value that comes by its queue.
@@ -168,6 +180,14 @@ impl Crossers {
     pub(super) fn queued_sent(&mut self, session: SessionId, message: &Message) {
         if let Some(noted) = self.note(session, message.topic()) {
             noted.sent = Some(Content::of(message));
+            noted.found = noted.found.saturating_sub(1);
+        }
+    }
+
+    /// A retained message of its queue will not be sent.
+    pub(super) fn queued_dropped(&mut self, session: SessionId, topic: &str) {
+        if let Some(noted) = self.find(session, topic) {
+            noted.sent = None;
             noted.found = noted.found.saturating_sub(1);
         }
     }
@@ -212,7 +232,7 @@ mod tests {
     }
 
     fn send(crossers: &mut Crossers, topic: &str, payload: &str) {
-        crossers.note_sent(SESSION, topic, Content::new(&[], payload.as_bytes()));
+        crossers.note_sent(SESSION, topic, || Content::new(&[], payload.as_bytes()));
     }
 
     fn had(crossers: &mut Crossers, topic: &str, payload: &str) -> bool {
@@ -270,6 +290,23 @@ mod tests {
         );
     }
 
+    /// What was not sent for certain makes no copy needless.
+    #[test]
+    fn r33_what_may_not_have_come_counts_for_nothing() {
+        let mut crossers = Crossers::default();
+        crossers.subscribes(SESSION, &["a".into()], Instant(1_000));
+        crossers.note_found(SESSION, &message("a", "1"));
+        crossers.queued_dropped(SESSION, "a");
+        assert!(!had(&mut crossers, "a", "1"));
+        assert_eq!(crossers.judge_queued(SESSION, &message("a", "1")), Queued::Given);
+        send(&mut crossers, "a", "1");
+        crossers.note_sent_once(SESSION, "a");
+        assert!(!had(&mut crossers, "a", "1"));
+        send(&mut crossers, "a", "1");
+        crossers.forget(SESSION);
+        assert!(!had(&mut crossers, "a", "1"));
+    }
+
     #[test]
     fn what_is_remembered_is_bounded() {
         let mut crossers = Crossers::default();
@@ -280,13 +317,13 @@ mod tests {
         assert_eq!(sessions, (SESSIONS_MAX, SESSIONS_MAX));
         let last = SessionId(SESSIONS_MAX as u64);
         for number in 0..TOPICS_MAX + 10 {
-            crossers.note_sent(last, &number.to_string(), Content::new(&[], b"x"));
+            crossers.note_sent(last, &number.to_string(), || Content::new(&[], b"x"));
         }
         assert_eq!(crossers.sessions[&last].topics.len(), TOPICS_MAX);
         let newest = message(&(TOPICS_MAX + 9).to_string(), "x");
         assert!(crossers.had(last, &newest) && !crossers.had(last, &message("0", "x")));
         let long = "x".repeat(TOPIC_BYTES_MAX + 1);
-        crossers.note_sent(last, &long, Content::new(&[], b"x"));
+        crossers.note_sent(last, &long, || Content::new(&[], b"x"));
         assert!(!crossers.had(last, &message(&long, "x")));
     }
 }

@@ -57,12 +57,17 @@ impl Worker {
     /// more than that.
     pub(super) fn note_sent(&self, state: &ConnState, delivery: &Delivery<'_>) {
         let mut crossers = self.crossers.borrow_mut();
-        if !crossers.is_empty()
-            && let Some((session, _)) = state.session()
-            && !(Placement::is_durable(session) && delivery.qos == QoS::AtMostOnce)
-        {
-            let content = Content::new(delivery.forwardable, delivery.payload);
-            crossers.note_sent(session, delivery.topic, content);
+        if crossers.is_empty() {
+            return;
+        }
+        let Some((session, _)) = state.session() else {
+            return;
+        };
+        match Placement::is_durable(session) && delivery.qos == QoS::AtMostOnce {
+            true => crossers.note_sent_once(session, delivery.topic),
+            false => crossers.note_sent(session, delivery.topic, || {
+                Content::new(delivery.forwardable, delivery.payload)
+            }),
         }
     }
 

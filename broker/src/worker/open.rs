@@ -307,6 +307,7 @@ impl Worker {
         {
             let state = &mut *conn.state.borrow_mut();
             state.open_session(session, epoch);
+            self.crossers.borrow_mut().forget(session);
             self.shared.client_came();
             if request.durable {
                 // Group times of groups with different leaders differ a little.

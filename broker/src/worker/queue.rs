@@ -70,6 +70,8 @@ pub(super) struct DurableQueue {
     /// References of each group that are still judged by `closed_at`.
     unsure: [u16; SLOTS],
     held: VecDeque<Held>,
+    /// The session had a connection before.
+    is_resumed: bool,
 }
 
 impl DurableQueue {
@@ -82,6 +84,7 @@ impl DurableQueue {
             unheard: (1 << SLOTS) - 1,
             closed_at,
             unsure: [window_max; SLOTS],
+            is_resumed: true,
             ..Self::default()
         }
     }
@@ -168,15 +171,14 @@ impl DurableQueue {
         self.stopped &= !(1 << slot);
     }
 
-    /// Whether a reference is still to be sent. Of a group that was not heard of yet it is not known: the session's last
-    /// connection may have been sent it.
+    /// Whether a reference is certain to be sent for the first time. Of a session that is continued only what was pulled is
+    /// known: its last connection may have been sent the rest.
     pub(super) fn is_unsent(&self, slot: u8, sequence: Sequence) -> bool {
-        if self.unheard & (1u32.checked_shl(u32::from(slot)).unwrap_or(0)) != 0 {
-            return false;
-        }
         let is_it = |held: &Held| held.slot == slot && held.reference.sequence == sequence;
+        let is_fresh = |held: &Held| held.phase == DeliveryPhase::Fresh;
         let next = self.next.get(usize::from(slot));
-        next.is_some_and(|next| sequence >= *next) || self.held.iter().any(is_it)
+        (!self.is_resumed && next.is_some_and(|next| sequence >= *next))
+            || self.held.iter().any(|held| is_it(held) && is_fresh(held))
     }
 
     /// Whether everything that is known to wait in a group has been sent.
@@ -323,6 +325,7 @@ impl Worker {
                 && rare.replays.is_overtaken(held.reference.message.topic())
             {
                 rare.replays.value_sent();
+                self.note_queued_dropped(session, &held);
                 self.propose_settled(session, held.slot, held.reference.sequence);
                 continue;
             }
@@ -369,6 +372,7 @@ impl Worker {
                 DeliverResult::Dropped(DropReason::NotConnected) => return,
                 DeliverResult::Dropped(reason) => {
                     self.counters.messages_dropped.of(drop_reason(reason)).increment();
+                    self.note_queued_dropped(session, &held);
                     self.propose_settled(session, held.slot, held.reference.sequence);
                 }
                 DeliverResult::Sent | DeliverResult::Queued if !is_first => {
@@ -407,11 +411,21 @@ impl Worker {
         let message = &held.reference.message;
         let mut crossers = self.crossers.borrow_mut();
         if queued.is_none() {
-            return crossers.note_sent(session, message.topic(), Content::of(message));
+            return crossers.note_sent(session, message.topic(), || Content::of(message));
         }
         crossers.queued_sent(session, message);
         if let Some(rare) = state.rare.as_mut().filter(|_| queued == Some(Queued::Given)) {
             rare.replays.note_given(message);
+        }
+    }
+}
+
+impl Worker {
+    /// A retained message of a queue will not be sent.
+    fn note_queued_dropped(&self, session: SessionId, held: &Held) {
+        if held.reference.replayed && held.phase == DeliveryPhase::Fresh {
+            let topic = held.reference.message.topic();
+            self.crossers.borrow_mut().queued_dropped(session, topic);
         }
     }
 }

@@ -182,6 +182,10 @@ impl Worker {
                 (Some(replay), _) if replay.kept.is_some() && worker.full_log().is_some() => {
                     conn.state.borrow_mut().rare().replays.waiting.push_front(replay);
                 }
+                // A newer value came by another way meanwhile.
+                (Some(replay), Found::Values(values)) if may_be_older(&conn, &replay, &values) => {
+                    conn.state.borrow_mut().rare().replays.waiting.push_front(replay);
+                }
                 (Some(mut replay), Found::Values(values)) => {
                     replay.place = place;
                     worker.send_piece(&conn, replay, &values);
@@ -295,4 +299,11 @@ impl Worker {
         }
         false
     }
+}
+
+/// Whether a value that was read for a durable session is to be read again: it would be appended behind a newer one.
+fn may_be_older(conn: &Conn, replay: &Replay, values: &[Value]) -> bool {
+    let mut state = conn.state.borrow_mut();
+    let replays = &state.rare().replays;
+    replay.kept.is_some() && values.iter().any(|value| replays.may_be_older(&value.message))
 }

@@ -74,6 +74,9 @@ pub(in crate::worker) struct Replays {
     last: u32,
     /// Serial number of the replay that came last.
     serial: u32,
+    /// How many came by another way, and how many had when the piece that is being read was begun.
+    given: u64,
+    given_before: u64,
     /// SUBSCRIBEs that were not answered yet.
     expected: Vec<Expected>,
     /// Topics that had a live message while replays went on, with the number that was the last then.
@@ -269,6 +272,7 @@ impl Replays {
         let (serial, place) = (first.serial, first.place.clone());
         let crosser = first.crosser(session);
         self.reading = Some(serial);
+        self.given_before = self.given;
         Some((place, crosser))
     }
 
@@ -337,6 +341,12 @@ impl Replays {
         self.waiting = VecDeque::new();
     }
 
+    /// Whether the connection was given another value of a topic while this one was read, which may be the newer one.
+    pub(super) fn may_be_older(&self, message: &Message) -> bool {
+        let given = self.given_topics.get(message.topic());
+        self.given != self.given_before && given.is_some_and(|(_, content)| *content != Content::of(message))
+    }
+
     /// Whether a live message of this topic was sent since a replay's SUBSCRIBE (R34).
     pub(in crate::worker) fn had_live(&self, topic: &str, replay: u32) -> bool {
         let last = self.live_topics.get(topic);
@@ -371,6 +381,7 @@ impl Replays {
 
     /// A retained message comes to the connection that it has not found itself.
     pub(in crate::worker) fn note_given(&mut self, message: &Message) {
+        self.given += 1;
         let given = (self.last, Content::of(message));
         if let Some(known) = self.given_topics.get_mut(message.topic()) {
             *known = given;
@@ -478,6 +489,10 @@ mod tests {
         assert!(!replays.had(&message(b"old"), 1));
         replays.note_given(&message(b"old"));
         assert!(replays.had(&message(b"old"), 1) && !replays.had(&message(b"new"), 1));
+        // What was read before it came may be older than it.
+        assert!(replays.may_be_older(&message(b"new")) && !replays.may_be_older(&message(b"old")));
+        assert!(replays.read_first(SESSION).is_some());
+        assert!(!replays.may_be_older(&message(b"new")));
         subscribe(&mut replays, "a");
         assert!(!replays.had(&message(b"old"), 2), "it is asked for once more");
         replays.note_live("a");
