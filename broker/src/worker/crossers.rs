@@ -176,6 +176,14 @@ impl Crossers {
         }
     }
 
+    /// A value that was found for a connection is on its way to its queue. Nobody may rely on that before it is there: who
+    /// published an equal one waits for its own.
+    pub(super) fn note_coming(&mut self, session: SessionId, topic: &str) {
+        if let Some(noted) = self.note(session, topic) {
+            noted.found = noted.found.saturating_add(1);
+        }
+    }
+
     /// A retained message of its queue was sent.
     pub(super) fn queued_sent(&mut self, session: SessionId, message: &Message) {
         if let Some(noted) = self.note(session, message.topic()) {
@@ -305,6 +313,12 @@ mod tests {
         send(&mut crossers, "a", "1");
         crossers.forget(SESSION);
         assert!(!had(&mut crossers, "a", "1"));
+        crossers.subscribes(SESSION, &["a".into()], Instant(1_000));
+        crossers.note_coming(SESSION, "a");
+        assert!(!had(&mut crossers, "a", "1"), "it is in no queue yet");
+        assert_eq!(crossers.judge_queued(SESSION, &message("a", "1")), Queued::Found);
+        crossers.queued_sent(SESSION, &message("a", "1"));
+        assert!(had(&mut crossers, "a", "1"));
     }
 
     #[test]

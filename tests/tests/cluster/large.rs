@@ -181,7 +181,7 @@ const LARGE_BYTES: usize = 8 << 20;
 /// Bytes of memory that a node may have while such messages are on their way and wait.
 const RESIDENT_MAX: usize = 512 << 20;
 /// Above what it had before they came, when they are gone.
-const RESIDENT_MORE_MAX: usize = 256 << 20;
+const RESIDENT_MORE_MAX: usize = 150 << 20;
 
 fn for_large(config: Config) -> Config {
     config.toml("[limits]\nmaximum_packet_size = 9437184\n[session]\nqueue_bytes_max = 17179869184\n")

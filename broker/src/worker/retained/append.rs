@@ -173,7 +173,7 @@ impl Worker {
     ) {
         {
             let mut state = conn.state.borrow_mut();
-            self.crossers.borrow_mut().note_found(session, message);
+            self.crossers.borrow_mut().note_coming(session, message.topic());
             state.rare().replays.append_found(message);
         }
         let ticket = Ticket {
