@@ -123,6 +123,9 @@ impl CheckpointSettings {
 /// How often a request that has to wait for the log's sync or for a snapshot stream is looked at again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(2);
 
+/// How far the thread that writes checkpoints stands back, as nice(1) counts.
+const CHECKPOINT_NICENESS: i32 = 5;
+
 /// The node's checkpoint writer.
 pub struct CheckpointService {
     store: Arc<dyn CheckpointStore>,
@@ -198,7 +201,10 @@ impl CheckpointService {
         };
         let thread = std::thread::Builder::new()
             .name("checkpoint".to_owned())
-            .spawn(move || writer.run(&receiver))?;
+            .spawn(move || {
+                yield_to_others();
+                writer.run(&receiver);
+            })?;
         Ok(Arc::new(Self {
             store,
             settings,
@@ -276,6 +282,15 @@ impl CheckpointService {
             drop(requests.send(Request { leases, work, done }));
         }
         Written(answer)
+    }
+}
+
+/// Nobody waits for a checkpoint as for a heartbeat: this thread, and those that the store starts from it, give way to
+/// the others where processors are short.
+fn yield_to_others() {
+    // On Linux a priority is that of the thread, and threads have that of the one that starts them.
+    if let Err(error) = rustix::process::setpriority_process(None, CHECKPOINT_NICENESS) {
+        tracing::debug!(%error, "checkpoints are written at the usual priority");
     }
 }
 
