@@ -7,6 +7,7 @@
 mod config;
 mod ctl;
 mod dev_cluster;
+mod memory;
 mod recover;
 mod reload;
 mod serve;

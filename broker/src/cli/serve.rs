@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{DATA_LOST, USAGE, complain};
+use super::{DATA_LOST, USAGE, complain, memory};
 use crate::config::{self, Config, Flag, LogFormat, Sources};
 use crate::logging;
 use crate::serve::{Ended, ServeError};
@@ -121,6 +121,9 @@ pub(super) fn serve(arguments: &ServeArguments) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Err(error) = memory::give_back() {
+        tracing::warn!(%error, "no thread gives memory back that is not used");
+    }
     match run(&config) {
         Ok(Ended::Stopped | Ended::Left) => ExitCode::SUCCESS,
         Ok(Ended::Removed) => start_anew(),
