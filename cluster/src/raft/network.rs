@@ -44,13 +44,15 @@ impl PeerFactory {
         Self { transport, group }
     }
 
-    fn client(&self, target: u64, address: &NodeAddress, in_order: bool) -> GroupPeer {
+    fn client(&self, target: u64, address: &NodeAddress, appends: Lane) -> GroupPeer {
+        let node = NodeId(target);
         GroupPeer {
             transport: Arc::clone(&self.transport),
-            peer: self.transport.peer(NodeId(target), address, Lane::Raft),
-            node: NodeId(target),
+            prompt: self.transport.peer(node, address, Lane::Prompt),
+            peer: self.transport.peer(node, address, appends),
+            node,
             group: self.group,
-            in_order,
+            in_order: appends == Lane::Raft,
         }
     }
 }
@@ -59,17 +61,20 @@ impl RaftNetworkFactory<TypeConfig> for PeerFactory {
     type Network = GroupPeer;
 
     async fn new_client(&mut self, target: u64, address: &NodeAddress) -> GroupPeer {
-        self.client(target, address, true)
+        self.client(target, address, Lane::Raft)
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, address: &NodeAddress) -> GroupPeer {
-        self.client(target, address, false)
+        self.client(target, address, Lane::Prompt)
     }
 }
 
 /// One group's way to one of its members.
 pub(super) struct GroupPeer {
     transport: Arc<Transport>,
+    /// For votes: they do not wait behind entries.
+    prompt: Arc<Peer>,
+    /// For appends: entries and heartbeats go different ways.
     peer: Arc<Peer>,
     node: NodeId,
     group: GroupLife,
@@ -103,7 +108,7 @@ impl GroupPeer {
         option: &RPCOption,
         decode: impl FnOnce(AnswerBody) -> Result<T, WireError>,
     ) -> Result<T, RPCError<TypeConfig>> {
-        let answer = self.peer.call(self.group, body, None);
+        let answer = self.prompt.call(self.group, body, None);
         let answer = tokio::time::timeout(option.soft_ttl(), answer.wait()).await;
         let answer = answer
             .map_err(|elapsed| unreachable(&elapsed))?

@@ -33,15 +33,20 @@ const WAITING_BYTES_MAX: usize = 64 << 20;
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Lane {
-    /// Raft's messages.
+    /// Heartbeats, votes and other small requests that must not be late: nothing large stands in their way.
+    Prompt,
+    /// Entries of Raft's logs.
     Raft,
     /// Requests to the node's service.
     Service,
 }
 
 impl Lane {
+    pub(super) const ALL: [Self; 3] = [Self::Prompt, Self::Raft, Self::Service];
+
     pub(super) fn used_for(self) -> ConnectionUse {
         match self {
+            Self::Prompt => ConnectionUse::Prompt,
             Self::Raft => ConnectionUse::Raft,
             Self::Service => ConnectionUse::Service,
         }

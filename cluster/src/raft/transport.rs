@@ -215,7 +215,7 @@ impl Transport {
         addresses.insert(node, (incarnation, address.clone()));
         drop(addresses);
         let peers = self.peers.lock();
-        for lane in [Lane::Raft, Lane::Service] {
+        for lane in Lane::ALL {
             if let Some(peer) = peers.get(&(node, lane)).and_then(Weak::upgrade) {
                 peer.set_address(address);
             }
@@ -251,10 +251,10 @@ impl Transport {
         self.ask_over(Lane::Service, node, request)
     }
 
-    /// As [`Self::ask`], for a small request that must not be late: it goes with Raft's own messages, where no large
-    /// answer stands in its way.
+    /// As [`Self::ask`], for a small request that must not be late: it goes with Raft's heartbeats, where neither entries
+    /// nor large answers stand in its way.
     pub fn ask_promptly(self: &Arc<Self>, node: NodeId, request: Bytes) -> Answered {
-        self.ask_over(Lane::Raft, node, request)
+        self.ask_over(Lane::Prompt, node, request)
     }
 
     fn ask_over(self: &Arc<Self>, lane: Lane, node: NodeId, request: Bytes) -> Answered {

@@ -309,15 +309,27 @@ fn check_leaders(before: &Leaders, after: &Leaders, dies: &str) {
     assert!(changed.is_empty(), "{changed:?}, now {after:?}");
 }
 
-/// They are spread over the nodes after a start.
+/// Whether no node leads two groups more than another.
+fn are_spread(leaders: &Leaders, nodes: usize) -> bool {
+    let mut led: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, leader) in leaders.values().filter(|(_, leader)| !leader.is_empty()) {
+        *led.entry(leader).or_default() += 1;
+    }
+    let (least, most) = (led.values().min(), led.values().max());
+    led.len() == nodes && least.zip(most).is_some_and(|(least, most)| most - least <= 1)
+}
+
+/// They are spread over the nodes after a start: until then, groups are handed over.
 async fn settled_leaders(cluster: &Cluster) -> Leaders {
+    let began = Instant::now();
     let mut before = leaders(cluster, 0);
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let now = leaders(cluster, 0);
-        if now == before && now.values().all(|(_, leader)| !leader.is_empty()) {
+        if now == before && are_spread(&now, cluster.nodes.len()) {
             return now;
         }
+        assert!(began.elapsed() < Duration::from_secs(60), "not spread: {now:?}");
         before = now;
     }
 }

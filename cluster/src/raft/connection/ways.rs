@@ -35,7 +35,9 @@ pub(in crate::raft) enum Way {
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ConnectionUse {
-    /// Raft's messages.
+    /// Heartbeats, votes and other small requests that must not be late.
+    Prompt,
+    /// Entries of Raft's logs.
     Raft,
     /// Everything else that nodes ask each other.
     Service,
@@ -44,11 +46,12 @@ pub enum ConnectionUse {
 }
 
 impl ConnectionUse {
-    const ALL: [Self; 3] = [Self::Raft, Self::Service, Self::Snapshot];
+    const ALL: [Self; 4] = [Self::Prompt, Self::Raft, Self::Service, Self::Snapshot];
 
     /// In a word.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Prompt => "prompt",
             Self::Raft => "raft",
             Self::Service => "service",
             Self::Snapshot => "snapshot",
@@ -67,7 +70,7 @@ pub struct ConnectionCount {
     pub count: u64,
 }
 
-type Counts = [[AtomicU64; 2]; 3];
+type Counts = [[AtomicU64; 2]; ConnectionUse::ALL.len()];
 
 /// Counts a connection while it stands.
 pub(in crate::raft) struct Counted {

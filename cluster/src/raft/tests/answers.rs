@@ -114,7 +114,7 @@ async fn what_a_caller_does_not_read_is_not_made_for_it() {
 
 /// Requests that must not be late have no large answers before them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn prompt_requests_go_with_rafts_messages() {
+async fn prompt_requests_go_with_heartbeats() {
     let (one, two) = (Node::start(1).await, Node::start(2).await);
     one.knows(2, two.address);
     let connections = |used_for: ConnectionUse| {
@@ -125,7 +125,8 @@ async fn prompt_requests_go_with_rafts_messages() {
     for _ in 0..2 {
         let answered = one.transport.ask_promptly(NodeId(2), Bytes::from_static(b"a"));
         assert_eq!(within(answered.wait()).await.unwrap(), &b"\x02a"[..]);
-        assert_eq!(connections(ConnectionUse::Raft), 1);
+        assert_eq!(connections(ConnectionUse::Prompt), 1);
+        assert_eq!(connections(ConnectionUse::Raft), 0);
         assert_eq!(connections(ConnectionUse::Service), 0);
     }
     assert_eq!(one.ask(2, "b").await.unwrap(), &b"\x02b"[..]);
