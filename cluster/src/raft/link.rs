@@ -4,6 +4,9 @@
 //! way is tried beside it; when that stands, nothing more is sent over the relay, what is on the way there has a moment
 //! to be answered, and then everything goes directly. So requests stay in order, and no more is lost than when a
 //! connection breaks.
+//!
+//! gRPC's buffers stay as long as the longest frame they held, at both ends. So a connection that carried large frames, and
+//! then has been quiet for a while, is replaced in the same way.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -36,6 +39,10 @@ const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
 const HELLO_MAX: Duration = Duration::from_secs(1);
 /// Time for what is on the way through a relay, when a direct connection stands.
 const MOVE_MAX: Duration = Duration::from_millis(100);
+/// A frame from this size on is large: buffers that held it are not kept for long.
+const LARGE_FRAME_BYTES: usize = 1 << 20;
+/// A connection that carried large frames, the last one so long ago, is replaced when nobody waits for an answer.
+const LARGE_KEPT_FOR: Duration = Duration::from_secs(2);
 /// A peer that cannot be reached for so long is told of, and again after each [`TELL_INTERVAL`].
 const TELL_AFTER: Duration = Duration::from_secs(1);
 const TELL_INTERVAL: Duration = Duration::from_secs(30);
@@ -50,6 +57,34 @@ pub(super) struct Link {
 
 /// Who waits for the answers of one connection, by the numbers of their requests.
 type Waiting = Mutex<HashMap<u64, oneshot::Sender<AnswerBody>>>;
+
+/// When the last large frame went over a connection, in either direction.
+#[derive(Default)]
+struct Large {
+    last: Mutex<Option<Instant>>,
+    noted: Notify,
+}
+
+impl Large {
+    fn note(&self, frame_bytes: usize) {
+        if frame_bytes >= LARGE_FRAME_BYTES {
+            *self.last.lock() = Some(Instant::now());
+            self.noted.notify_one();
+        }
+    }
+
+    /// Waits until there was one, and none for [`LARGE_KEPT_FOR`].
+    async fn is_over(&self) {
+        loop {
+            let last = *self.last.lock();
+            match last.map(|at| LARGE_KEPT_FOR.saturating_sub(at.elapsed())) {
+                None => self.noted.notified().await,
+                Some(Duration::ZERO) => return,
+                Some(rest) => tokio::time::sleep(rest).await,
+            }
+        }
+    }
+}
 
 /// A connection whose ends know each other.
 struct Connection {
@@ -180,14 +215,23 @@ impl Link {
         requests: &mut mpsc::UnboundedReceiver<Outgoing>,
     ) -> Ended {
         let waiting = Waiting::default();
+        let large = Large::default();
         let (stop, answered) = (Notify::new(), Notify::new());
-        let mut writer = pin!(write(requests, batch, &connection.frames, &waiting, &stop));
-        let mut reader = pin!(read(&mut connection.answers, &waiting, &answered));
+        let mut writer = pin!(write(
+            requests,
+            batch,
+            &connection.frames,
+            &waiting,
+            &large,
+            &stop
+        ));
+        let mut reader = pin!(read(&mut connection.answers, &waiting, &large, &answered));
         let no_more = || Ended::Broken("the peer takes no more requests".to_owned());
         let moved = tokio::select! {
             () = &mut writer => return no_more(),
             reason = &mut reader => return Ended::Broken(reason),
             moved = self.direct_way_back(connection.way) => moved,
+            fresh = self.fresh_after_large(&large, &waiting) => fresh,
         };
         stop.notify_one();
         let settled = async {
@@ -220,6 +264,24 @@ impl Link {
                     tracing::debug!(node = self.node.0, lane = ?self.lane, reason, "the direct way is still cut");
                 }
             }
+        }
+    }
+
+    /// Waits until what is large has gone over the connection and everything is answered; a fresh connection.
+    async fn fresh_after_large(&self, large: &Large, waiting: &Waiting) -> Connection {
+        loop {
+            large.is_over().await;
+            if waiting.lock().is_empty() {
+                let address = self.address.lock().clone();
+                match self.connect(&address).await {
+                    Ok(connection) if waiting.lock().is_empty() => return connection,
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::debug!(node = self.node.0, lane = ?self.lane, %error, "no fresh connection");
+                    }
+                }
+            }
+            tokio::time::sleep(LARGE_KEPT_FOR).await;
         }
     }
 
@@ -284,6 +346,7 @@ async fn write(
     mut batch: Vec<Outgoing>,
     frames: &mpsc::Sender<RequestFrame>,
     waiting: &Waiting,
+    large: &Large,
     stop: &Notify,
 ) {
     loop {
@@ -300,7 +363,7 @@ async fn write(
             }
             frame.requests.push(request);
             if bytes >= FRAME_BYTES {
-                bytes = 0;
+                large.note(std::mem::take(&mut bytes));
                 if frames.send(std::mem::take(&mut frame)).await.is_err() {
                     return;
                 }
@@ -320,16 +383,26 @@ async fn write(
 }
 
 /// Hands out answers until the connection breaks; says why it did.
-async fn read(answers: &mut Streaming<AnswerFrame>, waiting: &Waiting, answered: &Notify) -> String {
+async fn read(
+    answers: &mut Streaming<AnswerFrame>,
+    waiting: &Waiting,
+    large: &Large,
+    answered: &Notify,
+) -> String {
     loop {
         match answers.message().await {
             Ok(Some(frame)) => {
+                let mut bytes = 0;
                 for answer in frame.answers {
+                    if let Some(AnswerBody::Service(body)) = &answer.body {
+                        bytes += body.len();
+                    }
                     let waiter = waiting.lock().remove(&answer.number);
                     if let (Some(waiter), Some(body)) = (waiter, answer.body) {
                         drop(waiter.send(body));
                     }
                 }
+                large.note(bytes);
                 answered.notify_one();
             }
             Ok(None) => return "closed by the peer".to_owned(),

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -122,6 +123,8 @@ pub(super) async fn nowhere() -> SocketAddr {
 struct Cable {
     address: SocketAddr,
     whole: watch::Sender<bool>,
+    /// Connections over it so far.
+    connections: Arc<AtomicUsize>,
 }
 
 impl Cable {
@@ -129,8 +132,11 @@ impl Cable {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (whole, is_whole) = watch::channel(true);
+        let connections = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&connections);
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
                 let is_whole = is_whole.clone();
                 tokio::spawn(async move {
                     let far = TcpStream::connect(target).await.unwrap();
@@ -142,7 +148,11 @@ impl Cable {
                 });
             }
         });
-        Self { address, whole }
+        Self {
+            address,
+            whole,
+            connections,
+        }
     }
 
     fn cut(&self) {
@@ -243,6 +253,34 @@ async fn r5_a_cut_link_goes_over_to_a_relay_and_comes_back() {
         }
     })
     .await;
+}
+
+/// The buffers of a connection are as long as what it carried: after something large there is a fresh one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_carried_something_large_is_replaced_once() {
+    let (one, two) = (Node::start(1).await, Node::start(2).await);
+    let cable = Cable::to(two.address).await;
+    one.knows(2, cable.address);
+    let ask = async |request: Bytes| {
+        let length = request.len();
+        let answered = within(one.transport.ask(NodeId(2), request).wait()).await;
+        assert_eq!(answered.unwrap().len(), length + 1, "nothing is lost on the way");
+    };
+    let connections = || cable.connections.load(Ordering::SeqCst);
+    ask(vec![7; 4 << 20].into()).await;
+    assert_eq!(connections(), 1);
+    within(async {
+        while connections() == 1 || one.ways() != (1, 0) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let replaced = std::time::Instant::now();
+    while replaced.elapsed() < Duration::from_secs(5) {
+        ask(Bytes::from_static(b"small")).await;
+    }
+    assert_eq!(connections(), 2);
+    assert_eq!(one.ways(), (1, 0));
 }
 
 /// A peer that is not the one is not called dozens of times a second; a new address is tried at once.
