@@ -177,8 +177,16 @@ impl<H: Host> Node<H> {
         let mut ticks = tokio::time::interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let before = Instant::now();
             ticks.tick().await;
             let Some(node) = node.upgrade() else { return };
+            let stood_still = before.elapsed().saturating_sub(LOOK_INTERVAL);
+            if stood_still >= STALL_MAX {
+                tracing::warn!(
+                    ?stood_still,
+                    "this node stood still: its processors were busy, or its machine was stopped; others may lead its groups now"
+                );
+            }
             node.look_at_fitness().await;
         }
     }
