@@ -285,8 +285,8 @@ impl CheckpointService {
     }
 }
 
-/// Nobody waits for a checkpoint as for a heartbeat: this thread, and those that the store starts from it, give way to
-/// the others where processors are short.
+/// A checkpoint is less urgent than a heartbeat, though memory may wait for it: this thread, and those that the store
+/// starts from it, give way to the others where processors are short.
 fn yield_to_others() {
     // On Linux a priority is that of the thread, and threads have that of the one that starts them.
     if let Err(error) = rustix::process::setpriority_process(None, CHECKPOINT_NICENESS) {

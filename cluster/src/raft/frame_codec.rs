@@ -12,7 +12,7 @@ use prost::Message;
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
-/// Bytes of a field from which on it may share the buffer, if it is also most of its frame.
+/// Bytes of a field from which on it may share the buffer, if it is also most of it.
 const SHARED_BYTES_MIN: usize = 256 << 10;
 
 /// Encodes `T`, decodes `U`.
@@ -40,7 +40,10 @@ where
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        FrameDecoder(PhantomData)
+        FrameDecoder {
+            longest: 0,
+            decoded: PhantomData,
+        }
     }
 }
 
@@ -62,30 +65,32 @@ impl<T: Message> Encoder for FrameEncoder<T> {
 
 /// Decodes `T`, whose fields keep little more memory than they need.
 #[derive(Debug)]
-pub(crate) struct FrameDecoder<T>(PhantomData<T>);
+pub(crate) struct FrameDecoder<T> {
+    /// Bytes of the longest frame so far: the buffer may be as long, whatever it holds.
+    longest: usize,
+    decoded: PhantomData<T>,
+}
 
 impl<T: Message + Default> Decoder for FrameDecoder<T> {
     type Item = T;
     type Error = Status;
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<T>, Status> {
-        decode(buffer)
+        self.longest = self.longest.max(buffer.remaining());
+        decode(buffer, self.longest)
             .map(Some)
             .map_err(|error| Status::internal(error.to_string()))
     }
 }
 
-fn decode<T: Message + Default>(frame: &mut impl Buf) -> Result<T, prost::DecodeError> {
-    T::decode(FrameReader {
-        frame_bytes: frame.remaining(),
-        frame,
-    })
+fn decode<T: Message + Default>(frame: &mut impl Buf, buffer_bytes: usize) -> Result<T, prost::DecodeError> {
+    T::decode(FrameReader { frame, buffer_bytes })
 }
 
-/// Reads a frame; byte fields that are not most of it are copied.
+/// Reads a frame; byte fields that are not most of its buffer are copied.
 struct FrameReader<'a, B> {
     frame: &'a mut B,
-    frame_bytes: usize,
+    buffer_bytes: usize,
 }
 
 impl<B: Buf> Buf for FrameReader<'_, B> {
@@ -102,7 +107,7 @@ impl<B: Buf> Buf for FrameReader<'_, B> {
     }
 
     fn copy_to_bytes(&mut self, len: usize) -> Bytes {
-        if len >= SHARED_BYTES_MIN && len >= self.frame_bytes / 2 {
+        if len >= SHARED_BYTES_MIN && len >= self.buffer_bytes / 2 {
             return self.frame.copy_to_bytes(len);
         }
         let mut copy = BytesMut::with_capacity(len);
@@ -132,9 +137,10 @@ mod tests {
     }
 
     /// The decoded bodies, and which of them lie in the buffer they came in.
-    fn decoded(mut frame: BytesMut) -> Vec<(usize, bool)> {
+    fn decoded(mut frame: BytesMut, earlier: usize) -> Vec<(usize, bool)> {
         let buffer = frame.as_ptr_range();
-        let decoded: AnswerFrame = decode(&mut frame).expect("it is whole");
+        let longest = frame.len().max(earlier);
+        let decoded: AnswerFrame = decode(&mut frame, longest).expect("it is whole");
         let body = |answer: Answer| match answer.body {
             Some(AnswerBody::Service(body)) => {
                 assert!(body.iter().all(|byte| *byte == 7));
@@ -148,10 +154,17 @@ mod tests {
     #[test]
     fn only_what_is_most_of_a_large_frame_shares_its_memory() {
         const LARGE: usize = 8 << 20;
-        assert_eq!(decoded(frame_of(&[LARGE, 50])), [(LARGE, true), (50, false)]);
-        assert_eq!(decoded(frame_of(&[50])), [(50, false)]);
+        assert_eq!(decoded(frame_of(&[LARGE, 50]), 0), [(LARGE, true), (50, false)]);
+        assert_eq!(decoded(frame_of(&[50]), 0), [(50, false)]);
         let third = SHARED_BYTES_MIN;
-        assert_eq!(decoded(frame_of(&[third; 3])), [(third, false); 3]);
+        assert_eq!(decoded(frame_of(&[third; 3]), 0), [(third, false); 3]);
+        assert_eq!(decoded(frame_of(&[third]), 0), [(third, true)]);
+        let reused = decoded(frame_of(&[third]), LARGE);
+        assert_eq!(
+            reused,
+            [(third, false)],
+            "the buffer may still be that of the large one"
+        );
     }
 
     #[test]
@@ -159,7 +172,7 @@ mod tests {
         let whole = frame_of(&[300, 40]);
         for len in 1..whole.len() {
             let mut cut = BytesMut::from(&whole[..len]);
-            if let Ok(frame) = decode::<AnswerFrame>(&mut cut) {
+            if let Ok(frame) = decode::<AnswerFrame>(&mut cut, 0) {
                 // A frame that ends between two answers is a shorter frame.
                 assert_eq!(frame.answers.len(), 1, "cut at {len}");
             }

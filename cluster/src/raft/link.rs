@@ -231,7 +231,7 @@ impl Link {
             () = &mut writer => return no_more(),
             reason = &mut reader => return Ended::Broken(reason),
             moved = self.direct_way_back(connection.way) => moved,
-            fresh = self.fresh_after_large(&large, &waiting) => fresh,
+            fresh = self.fresh_after_large(connection.way, &large, &waiting) => fresh,
         };
         stop.notify_one();
         let settled = async {
@@ -267,17 +267,20 @@ impl Link {
         }
     }
 
-    /// Waits until what is large has gone over the connection and everything is answered; a fresh connection.
-    async fn fresh_after_large(&self, large: &Large, waiting: &Waiting) -> Connection {
+    /// Waits until what is large has gone over the connection and everything is answered; a fresh one. A connection
+    /// through a relay is left as it is, and none through a relay comes in place of a direct one.
+    async fn fresh_after_large(&self, way: Way, large: &Large, waiting: &Waiting) -> Connection {
+        if way != Way::Direct {
+            return std::future::pending().await;
+        }
         loop {
             large.is_over().await;
             if waiting.lock().is_empty() {
-                let address = self.address.lock().clone();
-                match self.connect(&address).await {
+                match self.connect_directly().await {
                     Ok(connection) if waiting.lock().is_empty() => return connection,
                     Ok(_) => {}
-                    Err(error) => {
-                        tracing::debug!(node = self.node.0, lane = ?self.lane, %error, "no fresh connection");
+                    Err(reason) => {
+                        tracing::debug!(node = self.node.0, lane = ?self.lane, reason, "no fresh connection");
                     }
                 }
             }

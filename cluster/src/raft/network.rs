@@ -72,9 +72,9 @@ impl RaftNetworkFactory<TypeConfig> for PeerFactory {
 /// One group's way to one of its members.
 pub(super) struct GroupPeer {
     transport: Arc<Transport>,
-    /// For votes: they do not wait behind entries.
+    /// For votes, which do not wait behind entries.
     prompt: Arc<Peer>,
-    /// For appends: entries and heartbeats go different ways.
+    /// For appends, entries one way and heartbeats another, and what has to keep its order behind entries.
     peer: Arc<Peer>,
     node: NodeId,
     group: GroupLife,
@@ -108,7 +108,14 @@ impl GroupPeer {
         option: &RPCOption,
         decode: impl FnOnce(AnswerBody) -> Result<T, WireError>,
     ) -> Result<T, RPCError<TypeConfig>> {
-        let answer = self.prompt.call(self.group, body, None);
+        Self::answer(self.prompt.call(self.group, body, None), option, decode).await
+    }
+
+    async fn answer<T>(
+        answer: Answer,
+        option: &RPCOption,
+        decode: impl FnOnce(AnswerBody) -> Result<T, WireError>,
+    ) -> Result<T, RPCError<TypeConfig>> {
         let answer = tokio::time::timeout(option.soft_ttl(), answer.wait()).await;
         let answer = answer
             .map_err(|elapsed| unreachable(&elapsed))?
@@ -228,7 +235,9 @@ impl RaftNetworkV2<TypeConfig> for GroupPeer {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
         let body = RequestBody::TransferLeader(wire::transfer_to_wire(&request));
-        self.ask(body, &option, wire::transfer_answer_from_wire).await
+        // Behind the entries that it speaks of: its receiver waits for them, but not for long.
+        let answer = self.peer.call(self.group, body, None);
+        Self::answer(answer, &option, wire::transfer_answer_from_wire).await
     }
 
     async fn full_snapshot(

@@ -1,5 +1,5 @@
-//! The sending side of one pair of nodes: one call that carries the requests of all groups, and one on a connection of
-//! its own for the requests to the node's service, so that those never stand in the way of heartbeats.
+//! The sending side of one pair of nodes: a call for heartbeats and votes, one for the entries of all groups, and one for the
+//! requests to the node's service, each on a connection of its own, so that nothing large stands in the way of heartbeats.
 //!
 //! Requests are numbered; whoever sent one waits for the answer with its number, whatever order they come in. `link`
 //! keeps the connection; what was on the way when it broke is answered as unreachable, and openraft decides what to

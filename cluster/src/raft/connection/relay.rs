@@ -22,8 +22,8 @@ use crate::state::NodeId;
 
 /// The first bytes of a request; those of HTTP/2 begin with "PRI", those of TLS with 22.
 pub(super) const MAGIC: &[u8; 8] = b"QRTRELAY";
-/// Connections passed on at once: both lanes of both directions, and a snapshot, of a dozen links.
-pub(in crate::raft) const RELAYED_MAX: usize = 64;
+/// Connections passed on at once: the three lanes of both directions, and a snapshot, of a dozen links.
+pub(in crate::raft) const RELAYED_MAX: usize = 96;
 /// Bytes of a request or an answer.
 const MESSAGE_BYTES_MAX: usize = 1024;
 /// Time for the connection that is made for another.
