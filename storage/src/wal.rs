@@ -31,6 +31,7 @@ mod collect;
 mod error;
 mod flusher;
 mod group;
+mod pieces;
 mod record;
 mod replay;
 mod segment;

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::group::Place;
+use super::pieces::Pieces;
 use crate::disk::DiskFile;
 use crate::log::{Completion, GroupId};
 
@@ -47,7 +48,7 @@ pub(crate) struct Move {
 pub(crate) struct Batch {
     pub(crate) file: Option<Arc<dyn DiskFile>>,
     pub(crate) start: Place,
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: Pieces,
     pub(crate) waiting: Vec<Waiting>,
     pub(crate) moves: Vec<Move>,
     pub(crate) sync: bool,

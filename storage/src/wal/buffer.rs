@@ -13,14 +13,12 @@ use bytes::Bytes;
 use super::WalOptions;
 use super::batch::{Batch, Failure, Move, Removal, Waiting};
 use super::group::{GroupState, Place, Slot};
+use super::pieces::Pieces;
 use super::record::{INDEX_MAX, Kind, PAYLOAD_BYTES_MAX, RECORD_HEADER_BYTES, RecordHeader, SegmentMask};
 use super::segment::{SEGMENT_HEADER_BYTES, Segment};
 use crate::disk::DiskFile;
 use crate::log::{Completion, GroupId, LogEntry, LogPosition, SyncPolicy};
 use crate::volume::VolumeId;
-
-/// Buffers above this size are freed after use.
-const BUFFER_BYTES_KEPT: usize = 1 << 20;
 
 pub(crate) struct State {
     pub(crate) groups: BTreeMap<GroupId, GroupState>,
@@ -29,8 +27,8 @@ pub(crate) struct State {
     pub(crate) active: u64,
     base: u64,
     mask: SegmentMask,
-    buffer: Vec<u8>,
-    spare: Vec<u8>,
+    buffer: Pieces,
+    spare: Pieces,
     waiting: Vec<Waiting>,
     moves: Vec<Move>,
     flush: u64,
@@ -77,8 +75,8 @@ impl State {
             active,
             base: SEGMENT_HEADER_BYTES,
             mask: SegmentMask::new(volume, active),
-            buffer: Vec::new(),
-            spare: Vec::new(),
+            buffer: Pieces::default(),
+            spare: Pieces::default(),
             waiting: Vec::new(),
             moves: Vec::new(),
             flush: 1,
@@ -137,19 +135,18 @@ impl State {
     }
 
     /// Puts a record into the buffer.
-    pub(crate) fn push_record(&mut self, header: RecordHeader, payload: &[u8]) -> Place {
+    pub(crate) fn push_record(&mut self, header: RecordHeader, payload: &Bytes) -> Place {
         if self.buffer.is_empty() {
-            self.buffer.resize(RECORD_HEADER_BYTES, 0);
+            self.buffer.put(&[0; RECORD_HEADER_BYTES]);
         }
         let place = self.end();
-        self.buffer
-            .extend_from_slice(&header.sealed(self.mask.at(place.offset)));
-        self.buffer.extend_from_slice(payload);
+        self.buffer.put(&header.sealed(self.mask.at(place.offset)));
+        self.buffer.put_payload(payload);
         place
     }
 
     /// Encodes and buffers a record without a payload's worth of work.
-    fn push_small(&mut self, kind: Kind, group: GroupId, position: LogPosition, payload: &[u8]) -> u64 {
+    fn push_small(&mut self, kind: Kind, group: GroupId, position: LogPosition, payload: &Bytes) -> u64 {
         self.push_record(RecordHeader::new(kind, group, position, payload), payload)
             .segment
     }
@@ -209,11 +206,10 @@ impl State {
         {
             return self.reject(done, "index is too high");
         }
-        let bytes: usize = entries
-            .iter()
-            .map(|entry| entry.payload.len() + RECORD_HEADER_BYTES)
-            .sum();
-        self.buffer.reserve(bytes);
+        self.buffer.reserve(
+            entries.len() * RECORD_HEADER_BYTES,
+            entries.iter().map(|entry| &entry.payload),
+        );
         for (entry, header) in entries.into_iter().zip(headers) {
             let place = self.push_record(*header, &entry.payload);
             let LogPosition { term, leader, index } = entry.position;
@@ -247,7 +243,7 @@ impl State {
     }
 
     pub(crate) fn save_committed(&mut self, group: GroupId, committed: LogPosition) {
-        let segment = self.push_small(Kind::Committed, group, committed, &[]);
+        let segment = self.push_small(Kind::Committed, group, committed, &Bytes::new());
         let state = self.group(group);
         state.committed = Some(committed);
         state.state_segments.committed = segment;
@@ -259,7 +255,7 @@ impl State {
             leader: 0,
             index: index.unwrap_or_default(),
         };
-        self.push_small(Kind::Truncate, group, position, &[]);
+        self.push_small(Kind::Truncate, group, position, &Bytes::new());
         let segments = &mut self.segments;
         self.groups
             .entry(group)
@@ -274,7 +270,7 @@ impl State {
         }
         let purged = self.group(group).purged;
         if purged.is_none_or(|purged| purged.index < position.index) {
-            let segment = self.push_small(Kind::Purge, group, position, &[]);
+            let segment = self.push_small(Kind::Purge, group, position, &Bytes::new());
             let segments = &mut self.segments;
             let state = self.groups.entry(group).or_default();
             state.purge(position, |slot| release(segments, slot));
@@ -284,7 +280,7 @@ impl State {
     }
 
     pub(crate) fn reset(&mut self, group: GroupId, done: Completion) {
-        self.push_small(Kind::Reset, group, LogPosition::default(), &[]);
+        self.push_small(Kind::Reset, group, LogPosition::default(), &Bytes::new());
         let segments = &mut self.segments;
         let state = self.groups.entry(group).or_default();
         state.truncate_after(None, |slot| release(segments, slot));
@@ -304,18 +300,18 @@ impl State {
                 self.group(group).state_segments.vote = moved;
             }
             if let Some(purged) = purged.filter(|_| held.purged == segment) {
-                let moved = self.push_small(Kind::Purge, group, purged, &[]);
+                let moved = self.push_small(Kind::Purge, group, purged, &Bytes::new());
                 self.group(group).state_segments.purged = moved;
             }
             if let Some(committed) = committed.filter(|_| held.committed == segment) {
-                let moved = self.push_small(Kind::Committed, group, committed, &[]);
+                let moved = self.push_small(Kind::Committed, group, committed, &Bytes::new());
                 self.group(group).state_segments.committed = moved;
             }
         }
     }
 
     /// Copies an entry forward if it still lies where it did.
-    pub(crate) fn move_entry(&mut self, group: GroupId, index: u64, from: Place, payload: &[u8]) {
+    pub(crate) fn move_entry(&mut self, group: GroupId, index: u64, from: Place, payload: &Bytes) {
         let slot = self
             .groups
             .get(&group)
@@ -349,7 +345,7 @@ impl State {
         let mut bytes = std::mem::replace(&mut self.buffer, std::mem::take(&mut self.spare));
         if !bytes.is_empty() {
             let mark = RecordHeader::mark(self.synced_in_active()).sealed(self.mask.at(self.base));
-            bytes[..RECORD_HEADER_BYTES].copy_from_slice(&mark);
+            bytes.put_first(&mark);
         }
         self.base += bytes.len() as u64;
         let waiting = std::mem::take(&mut self.waiting);
@@ -392,7 +388,7 @@ impl State {
     }
 
     /// Everything of a flush is in the file.
-    pub(crate) fn handle_written(&mut self, end: Place, moves: Vec<Move>, mut buffer: Vec<u8>) {
+    pub(crate) fn handle_written(&mut self, end: Place, moves: Vec<Move>, spare: Option<Pieces>) {
         self.written = end;
         for Move {
             group,
@@ -416,9 +412,8 @@ impl State {
         for state in self.groups.values_mut() {
             state.evict(self.tail_bytes_max, end);
         }
-        if buffer.capacity() <= BUFFER_BYTES_KEPT {
-            buffer.clear();
-            self.spare = buffer;
+        if let Some(spare) = spare {
+            self.spare = spare;
         }
     }
 
@@ -466,7 +461,7 @@ impl State {
     /// Fails the log for ever and hands out what waits.
     pub(crate) fn fail(&mut self, error: &io::Error) -> (Failure, Vec<Waiting>) {
         let failure = self.failed.get_or_insert_with(|| Failure::new(error)).clone();
-        self.buffer = Vec::new();
+        self.buffer = Pieces::default();
         self.urgent = false;
         (failure, std::mem::take(&mut self.waiting))
     }

@@ -126,7 +126,8 @@ impl Shared {
                 return Err(error);
             }
         };
-        self.state.lock().handle_written(end, batch.moves, batch.bytes);
+        let spare = batch.bytes.into_spare();
+        self.state.lock().handle_written(end, batch.moves, spare);
         self.room.notify_all();
         let (synced, written): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|it| it.needs_sync);
         run_completions(written);
@@ -159,7 +160,9 @@ impl Shared {
             .clone()
             .ok_or_else(|| io::Error::other("the active segment has no file"))?;
         if !batch.bytes.is_empty() {
-            file.write_at(batch.start.offset, &batch.bytes)?;
+            for (offset, piece) in batch.bytes.in_order() {
+                file.write_at(batch.start.offset + offset, piece)?;
+            }
             self.counters.flushes.fetch_add(1, Ordering::Relaxed);
             self.counters
                 .bytes_written
