@@ -96,6 +96,11 @@ pub trait Log: Send + Sync + 'static {
         true
     }
 
+    /// Whether so much waits for the disk that what is submitted now may have to wait for it too.
+    fn is_crowded(&self) -> bool {
+        false
+    }
+
     /// Index up to which the group's entries are synced to this node's disk (0 for none).
     fn synced_index(&self, group: GroupId) -> u64;
 

@@ -455,6 +455,10 @@ impl Log for Wal {
         slot.is_some_and(|slot| slot.payload.is_none())
     }
 
+    fn is_crowded(&self) -> bool {
+        self.shared.state.lock().pending_bytes() > self.shared.options.pending_bytes_max / 2
+    }
+
     fn read(&self, group: GroupId, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<LogEntry>> {
         enum Source {
             Memory(Bytes),

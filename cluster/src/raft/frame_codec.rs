@@ -12,6 +12,8 @@ use prost::Message;
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
+use super::beside::{self, LONG_BYTES};
+
 /// Bytes of a field from which on it may share the buffer, if it is also most of it.
 const SHARED_BYTES_MIN: usize = 256 << 10;
 
@@ -57,8 +59,11 @@ impl<T: Message> Encoder for FrameEncoder<T> {
 
     fn encode(&mut self, item: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
         // What `Message::encode` does, which looks at the length too, and only compares it.
-        buffer.reserve(item.encoded_len());
-        item.encode_raw(buffer);
+        let bytes = item.encoded_len();
+        beside::runtime_if(bytes >= LONG_BYTES, || {
+            buffer.reserve(bytes);
+            item.encode_raw(buffer);
+        });
         Ok(())
     }
 }

@@ -14,9 +14,9 @@ use futures_util::stream::{self, Stream, TryStreamExt};
 use openraft::RaftLogReader;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use quorate_storage::log::{GroupId, Log, LogEntry};
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{mpsc, oneshot};
 
+use super::beside::{self, LONG_BYTES};
 use super::codec;
 use super::types::{Entry, LogId, TypeConfig, Vote, entry_of, log_id_of, position_of, stored_entry};
 
@@ -64,16 +64,11 @@ impl GroupLog {
         Ok(entries)
     }
 
-    /// Reads, beside the runtime's threads where that may take as long as a disk does: what waits behind this task would
-    /// wait as long, the heartbeats of the same group first.
+    /// Reads, beside the runtime's threads where that may take as long as a disk does.
     fn read_stored(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<LogEntry>> {
-        let read = || self.log.read(self.group, start, end, bytes_max);
-        let has_threads =
-            Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-        match has_threads && self.log.reads_file(self.group, start) {
-            true => tokio::task::block_in_place(read),
-            false => read(),
-        }
+        beside::runtime_if(self.log.reads_file(self.group, start), || {
+            self.log.read(self.group, start, end, bytes_max)
+        })
     }
 
     fn report(group: GroupId, operation: &'static str) -> quorate_storage::log::Completion {
@@ -161,7 +156,9 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let (durable, wait) = oneshot::channel();
         let done = Box::new(move |result| drop(durable.send(result)));
-        self.log.save_vote(self.group, codec::encode_vote(vote), done);
+        beside::runtime_if(self.log.is_crowded(), || {
+            self.log.save_vote(self.group, codec::encode_vote(vote), done);
+        });
         wait.await.unwrap_or_else(|_| {
             Err(io::Error::other(
                 "the log dropped a vote without saying whether it is durable",
@@ -185,27 +182,31 @@ impl RaftLogStorage<TypeConfig> for GroupLog {
         I: IntoIterator<Item = Entry> + Send,
         I::IntoIter: Send,
     {
-        let entries = entries.into_iter().map(stored_entry).collect();
-        self.log.append(
-            self.group,
-            entries,
-            Box::new(|result| callback.io_completed(result)),
-        );
+        let entries: Vec<_> = entries.into_iter().map(stored_entry).collect();
+        let bytes: usize = entries.iter().map(|entry| entry.payload.len()).sum();
+        let done = Box::new(|result| callback.io_completed(result));
+        beside::runtime_if(bytes >= LONG_BYTES || self.log.is_crowded(), || {
+            self.log.append(self.group, entries, done);
+        });
         Ok(())
     }
 
     /// Does not wait: what is appended later cannot become durable without the truncation before it.
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
         let index = last.map(|last| last.index);
-        self.log
-            .truncate_after(self.group, index, Self::report(self.group, "truncation"));
+        let done = Self::report(self.group, "truncation");
+        beside::runtime_if(self.log.is_crowded(), || {
+            self.log.truncate_after(self.group, index, done);
+        });
         Ok(())
     }
 
     /// Does not wait: a purge that a crash undoes leaves entries behind that the checkpoint covers.
     async fn purge(&mut self, up_to: LogId) -> Result<(), io::Error> {
-        self.log
-            .purge(self.group, position_of(up_to), Self::report(self.group, "purge"));
+        let done = Self::report(self.group, "purge");
+        beside::runtime_if(self.log.is_crowded(), || {
+            self.log.purge(self.group, position_of(up_to), done);
+        });
         Ok(())
     }
 }

@@ -19,6 +19,7 @@
 //! - `failover`: elections as soon as a leader's process is known to be gone.
 
 mod answers;
+mod beside;
 mod checkpoint;
 mod codec;
 mod connection;
