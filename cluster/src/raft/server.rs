@@ -38,7 +38,7 @@ const SNAPSHOTS_MAX: usize = 2;
 const SNAPSHOT_STALL_MAX: Duration = Duration::from_secs(15);
 
 /// An append and the number its answer repeats.
-type NumberedAppend = (u64, AppendEntriesRequest<TypeConfig>);
+pub(super) type NumberedAppend = (u64, AppendEntriesRequest<TypeConfig>);
 
 /// Answers the peers' calls.
 pub struct PeerService {
@@ -266,20 +266,37 @@ impl Connection {
             appends
         });
         match stream.try_send((number, append)) {
-            // A closed stream has failed, which its sender has been told.
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Closed((number, _))) => {
+                self.answer(number, stream_has_failed());
+                Ok(())
+            }
             Err(mpsc::error::TrySendError::Full(_)) => Err(WireError::Missing("restraint in its appends")),
         }
     }
 }
 
-/// Feeds one stream of appends to its group and passes the answers on, up to the first failure.
-async fn append_stream(group: RaftGroup, mut requests: mpsc::Receiver<NumberedAppend>, answers: Answers) {
-    let numbers = Arc::new(Mutex::new(VecDeque::new()));
-    let in_order = Arc::clone(&numbers);
-    let appends = futures_util::stream::poll_fn(move |context| requests.poll_recv(context)).map(
+fn stream_has_failed() -> AnswerBody {
+    AnswerBody::Unavailable("an append before it has failed".to_owned())
+}
+
+/// Feeds one stream of appends to its group and passes the answers on, up to the first failure; what is behind that is
+/// answered too, since who asked keeps its number until then.
+pub(super) async fn append_stream(
+    group: RaftGroup,
+    requests: mpsc::Receiver<NumberedAppend>,
+    answers: Answers,
+) {
+    let requests = Arc::new(Mutex::new(requests));
+    // None once there are no more results. openraft may take a request after that: it reads ahead in a task of its own.
+    let numbers = Arc::new(Mutex::new(Some(VecDeque::new())));
+    let (waiting, taken, refused) = (Arc::clone(&requests), Arc::clone(&numbers), answers.clone());
+    let appends = futures_util::stream::poll_fn(move |context| waiting.lock().poll_recv(context)).map(
         move |(number, append)| {
-            in_order.lock().push_back(number);
+            match &mut *taken.lock() {
+                Some(numbers) => numbers.push_back(number),
+                None => refused.send(number, stream_has_failed(), None),
+            }
             append
         },
     );
@@ -289,9 +306,16 @@ async fn append_stream(group: RaftGroup, mut requests: mpsc::Receiver<NumberedAp
             Ok(result) => wire::appended_to_wire(result),
             Err(fatal) => AnswerBody::Unavailable(fatal.to_string()),
         };
-        let number = numbers.lock().pop_front();
-        let Some(number) = number else { return };
+        let number = numbers.lock().as_mut().and_then(VecDeque::pop_front);
+        let Some(number) = number else { break };
         answers.send(number, body, None);
+    }
+    let mut left = numbers.lock().take().unwrap_or_default();
+    let mut requests = requests.lock();
+    requests.close();
+    left.extend(std::iter::from_fn(|| requests.try_recv().ok()).map(|(number, _)| number));
+    for number in left {
+        answers.send(number, stream_has_failed(), None);
     }
 }
 

@@ -1,18 +1,24 @@
-//! Answers of a node's service that are more than the caller reads.
+//! Answers of a node's service that are more than the caller reads, and answers behind a failure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
+use openraft::raft::AppendEntriesRequest;
 use prost::Message as _;
 use tokio::sync::mpsc;
 
 use super::connections::Node;
-use super::within;
+use super::table::Table;
+use super::{Disk, lead_alone, within};
+use crate::raft::answers::answers;
 use crate::raft::peer::client;
-use crate::raft::wire::RequestBody;
+use crate::raft::server::append_stream;
+use crate::raft::types::Vote;
 use crate::raft::wire::proto::{Request, RequestFrame};
+use crate::raft::wire::{AnswerBody, RequestBody};
 use crate::raft::{ConnectionUse, LargeAnswer, PeerStart, Reply, Service};
 use crate::state::NodeId;
 
@@ -131,4 +137,39 @@ async fn prompt_requests_go_with_heartbeats() {
     }
     assert_eq!(one.ask(2, "b").await.unwrap(), &b"\x02b"[..]);
     assert_eq!(connections(ConnectionUse::Service), 1);
+}
+
+/// A connection is replaced, and left for a better one, when everything on it is answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_behind_a_failed_append_is_answered_too() {
+    const APPENDS: u64 = 200;
+    let group = lead_alone(&Disk::new().parts(1), &Table::default()).await;
+    let (answers, mut frames) = answers();
+    let (appends, requests) = mpsc::channel(APPENDS as usize);
+    for number in 1..=APPENDS {
+        let append = AppendEntriesRequest {
+            // Of an older leader.
+            vote: Vote::new_committed(0, 9),
+            prev_log_id: None,
+            entries: Vec::new(),
+            leader_commit: None,
+        };
+        appends.try_send((number, append)).unwrap();
+    }
+    within(append_stream(group, requests, answers)).await;
+    assert!(appends.is_closed(), "what comes now would never be answered");
+    let mut answered = Vec::new();
+    while answered.len() < APPENDS as usize {
+        let frame = within(frames.next()).await.unwrap().unwrap();
+        answered.extend(frame.answers);
+    }
+    answered.sort_by_key(|answer| answer.number);
+    for (expected, answer) in (1..).zip(answered) {
+        assert_eq!(answer.number, expected);
+        match answer.body.unwrap() {
+            AnswerBody::HigherVote(_) => assert_eq!(expected, 1),
+            AnswerBody::Unavailable(_) => assert!(expected > 1),
+            other => panic!("{other:?}"),
+        }
+    }
 }
