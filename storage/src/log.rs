@@ -109,9 +109,10 @@ pub trait Log: Send + Sync + 'static {
         None
     }
 
-    /// Where the log takes more room than it should: groups with entries in its oldest part, and the last such entry of
-    /// each.
-    fn crowding(&self) -> Vec<(GroupId, u64)> {
+    /// Where the log takes more than so many `times` the room that it should: groups with entries in its oldest part, and the
+    /// last such entry of each.
+    fn crowding(&self, times: usize) -> Vec<(GroupId, u64)> {
+        let _ = times;
         Vec::new()
     }
 }

@@ -522,10 +522,8 @@ impl Log for Wal {
         Self::flush_running_for(self)
     }
 
-    fn crowding(&self) -> Vec<(GroupId, u64)> {
-        self.shared
-            .state
-            .lock()
-            .crowding(self.shared.options.segments_max)
+    fn crowding(&self, times: usize) -> Vec<(GroupId, u64)> {
+        let segments_max = self.shared.options.segments_max.saturating_mul(times);
+        self.shared.state.lock().crowding(segments_max)
     }
 }

@@ -27,6 +27,7 @@ mod judge;
 mod leading;
 mod lease;
 mod leaving;
+mod log_room;
 mod losses;
 mod membership;
 mod operate;

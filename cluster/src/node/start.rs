@@ -439,22 +439,6 @@ impl<H: Host> Node<H> {
         self.relieve_log().await;
     }
 
-    /// Lets the oldest entries of a log that has grown too large go, as far as checkpoints have them: a replica that lags
-    /// behind them gets a snapshot.
-    async fn relieve_log(&self) {
-        for (group, index) in self.parts.log.crowding() {
-            let replica = match group {
-                META => self.meta().cloned(),
-                group => self.find_group(group).and_then(|group| group.replica()),
-            };
-            if let Some(replica) = replica
-                && let Err(error) = replica.purge(index).await
-            {
-                tracing::error!(group = group.0, %error, "the log is not cut");
-            }
-        }
-    }
-
     /// Leaves the view, hands leadership over where there is somebody, checkpoints, stops the groups.
     pub async fn shutdown(&self) {
         const LEAVE_MAX: Duration = Duration::from_secs(2);

@@ -102,6 +102,8 @@ pub struct CheckpointSettings {
     pub snapshot_pause_max: Duration,
     /// The same where memory waits for the checkpoint; twice as long after each stream that lost.
     pub snapshot_pause_urgent: Duration,
+    /// And no longer than this: clients wait with the memory, and give up.
+    pub snapshot_pause_urgent_max: Duration,
     /// Most bytes of entries that a group applies while a snapshot that is being streamed holds up its checkpoint.
     pub snapshot_pause_bytes_max: u64,
     /// Directory for snapshots that are being received; emptied at start.
@@ -114,6 +116,7 @@ impl CheckpointSettings {
         Self {
             snapshot_pause_max: Duration::from_secs(120),
             snapshot_pause_urgent: Duration::from_secs(2),
+            snapshot_pause_urgent_max: Duration::from_secs(5),
             snapshot_pause_bytes_max: 256 << 20,
             spool_directory,
         }

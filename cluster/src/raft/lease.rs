@@ -2,9 +2,9 @@
 //!
 //! A snapshot streams what the store holds as of one position. While it does, the group's next checkpoint waits, for a
 //! bounded time and a bounded number of bytes of log; then the stream is told that it has lost, and starts again from
-//! the next checkpoint. Where memory waits for the checkpoint, that waits for two seconds, and twice as long each time
-//! until a stream has come to its end: clients wait no longer than they must, and a replica that lags still comes up to
-//! date. A reader asks after each read whether it still holds its lease: a write starts only after the lease was revoked,
+//! the next checkpoint. Where memory waits for the checkpoint, that waits for two seconds, twice as long after a stream that
+//! lost, and at most five seconds: clients wait with it, and are refused after ten. A replica whose state takes longer to
+//! stream comes up to date when memory suffices again. A reader asks after each read whether it still holds its lease: a write starts only after the lease was revoked,
 //! so what was read before that answer is untouched by it.
 
 use std::sync::Arc;
@@ -107,7 +107,7 @@ impl Gate {
         let pause = settings
             .snapshot_pause_urgent
             .saturating_mul(1 << self.lost.min(16));
-        pause.min(settings.snapshot_pause_max)
+        pause.min(settings.snapshot_pause_urgent_max)
     }
 
     fn begin_write(&mut self) {
@@ -156,7 +156,7 @@ mod tests {
     fn r45_a_checkpoint_that_memory_waits_for_waits_longer_after_each_stream_that_lost() {
         let settings = CheckpointSettings {
             snapshot_pause_urgent: Duration::from_millis(10),
-            snapshot_pause_max: Duration::from_millis(35),
+            snapshot_pause_urgent_max: Duration::from_millis(35),
             ..CheckpointSettings::new(std::path::PathBuf::new())
         };
         let leases = Arc::<GroupLeases>::default();
@@ -198,6 +198,7 @@ mod tests {
     fn r45_a_checkpoint_waits_while_so_many_bytes_are_applied_and_no_longer() {
         let settings = CheckpointSettings {
             snapshot_pause_urgent: Duration::from_secs(3_600),
+            snapshot_pause_urgent_max: Duration::from_secs(3_600),
             snapshot_pause_max: Duration::from_secs(3_600),
             snapshot_pause_bytes_max: 1_000,
             ..CheckpointSettings::new(std::path::PathBuf::new())
