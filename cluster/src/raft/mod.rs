@@ -34,6 +34,7 @@ mod machine;
 mod network;
 mod outcome;
 mod peer;
+mod quorum;
 mod recovery;
 mod server;
 mod service;
