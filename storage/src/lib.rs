@@ -11,6 +11,7 @@
 //! `sled_dir()` and the checkpointer in `state_dir()`; it replays each group's log from the position that the
 //! checkpointer loaded. It closes in the opposite order and notes the clean end last.
 
+pub mod background;
 #[cfg(test)]
 mod crash_tests;
 pub mod disk;

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use quorate_storage::background;
 use quorate_storage::log::{GroupId, Log, LogPosition};
 use tokio::sync::oneshot;
 
@@ -126,9 +127,6 @@ impl CheckpointSettings {
 /// How often a request that has to wait for the log's sync or for a snapshot stream is looked at again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(2);
 
-/// How far the thread that writes checkpoints stands back, as nice(1) counts.
-const CHECKPOINT_NICENESS: i32 = 5;
-
 /// The node's checkpoint writer.
 pub struct CheckpointService {
     store: Arc<dyn CheckpointStore>,
@@ -205,7 +203,7 @@ impl CheckpointService {
         let thread = std::thread::Builder::new()
             .name("checkpoint".to_owned())
             .spawn(move || {
-                yield_to_others();
+                background::give_way();
                 writer.run(&receiver);
             })?;
         Ok(Arc::new(Self {
@@ -285,15 +283,6 @@ impl CheckpointService {
             drop(requests.send(Request { leases, work, done }));
         }
         Written(answer)
-    }
-}
-
-/// A checkpoint is less urgent than a heartbeat, though memory may wait for it: this thread, and those that the store
-/// starts from it, give way to the others where processors are short.
-fn yield_to_others() {
-    // On Linux a priority is that of the thread, and threads have that of the one that starts them.
-    if let Err(error) = rustix::process::setpriority_process(None, CHECKPOINT_NICENESS) {
-        tracing::debug!(%error, "checkpoints are written at the usual priority");
     }
 }
 

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use super::sled_blobs::Blobs;
 use super::sled_syncs;
 use super::{Change, Entry, StateError, StateStore};
+use crate::background;
 use crate::disk::{self, Disk, RealDisk};
 
 /// Bytes of changes between two syncs where sled does not sync what it writes: a part of what one of its segments holds.
@@ -167,11 +168,26 @@ pub struct SledStore {
     unsynced: AtomicU64,
 }
 
+/// Opens a database from a thread that gives way to others, as those that sled starts from it then do: it has some that
+/// write for as long as the process lives.
+fn open_in_background(path: &Path, options: &SledOptions) -> io::Result<SyncedDatabase> {
+    std::thread::scope(|scope| {
+        let opening = std::thread::Builder::new()
+            .name("store-open".to_owned())
+            .spawn_scoped(scope, || {
+                background::give_way();
+                SyncedDatabase::open(path, options)
+            })?;
+        let panicked = |_| Err(io::Error::other("opening the state store panicked"));
+        opening.join().unwrap_or_else(panicked)
+    })
+}
+
 impl SledStore {
     /// Opens the store in `path`, or creates an empty one: whether it may be empty is for the
     /// [`Checkpointer`](super::Checkpointer) to know. A store that does not open is [`StateError::StateLost`].
     pub fn open(path: &Path, options: &SledOptions) -> Result<Self, StateError> {
-        let opened = SyncedDatabase::open(path, options).and_then(|database| {
+        let opened = open_in_background(path, options).and_then(|database| {
             Ok(Self {
                 tree: database.tree("state")?,
                 database,
