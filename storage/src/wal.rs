@@ -101,7 +101,7 @@ impl Default for WalOptions {
         Self {
             segment_bytes: 64 << 20,
             tail_bytes_max: 8 << 20,
-            pending_bytes_max: 64 << 20,
+            pending_bytes_max: 32 << 20,
             segments_kept: 4,
             segments_max: 16,
             sync_written_after: Duration::from_secs(1),
