@@ -194,7 +194,6 @@ impl<H: Host> Node<H> {
     async fn look_at_fitness(&self) {
         let now = Instant::now();
         let replicas = self.replicas();
-        replicas.iter().for_each(RaftGroup::mind_quorum);
         let standing = |replica: &RaftGroup| {
             let standing = Standing {
                 committed: replica.committed_index().unwrap_or(0),

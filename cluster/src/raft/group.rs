@@ -25,7 +25,6 @@ use super::log::GroupLog;
 use super::machine::{AppliedIndex, Machine, ReplicatedState};
 use super::network::PeerFactory;
 use super::outcome::{AppliedBatch, Proposed};
-use super::quorum::{Silence, Unanswered};
 use super::settings::GroupSettings;
 use super::status::GroupStatus;
 use super::transport::Transport;
@@ -62,8 +61,6 @@ struct Inner {
     applied: Arc<AppliedIndex>,
     checkpoints: Arc<CheckpointService>,
     lease: Duration,
-    silence: Silence,
-    unanswered: Unanswered,
     /// False until a replica that may have lost the end of its log has caught up with a leader (R41).
     trusted: AtomicBool,
     /// It is being shut down.
@@ -117,8 +114,6 @@ impl RaftGroup {
             applied,
             checkpoints: Arc::clone(&parts.checkpoints),
             lease: Duration::from_millis(settings.election_millis_max),
-            silence: Silence::new(settings),
-            unanswered: Unanswered::default(),
             trusted: AtomicBool::new(!settings.distrust_log),
             is_ending: AtomicBool::new(false),
             checkpointing: Mutex::default(),
@@ -188,14 +183,6 @@ impl RaftGroup {
         let voters: BTreeSet<u64> = membership.voter_ids().filter(|voter| *voter != lost.0).collect();
         let rank = voters.iter().position(|voter| *voter == self.inner.node.0)?;
         u32::try_from(rank).ok()
-    }
-
-    pub(super) fn silence(&self) -> Silence {
-        self.inner.silence
-    }
-
-    pub(super) fn unanswered(&self) -> &Unanswered {
-        &self.inner.unanswered
     }
 
     /// How long the lease of whoever leads, or was voted for, still holds here; `None` once the replica has stopped.

@@ -34,7 +34,6 @@ mod machine;
 mod network;
 mod outcome;
 mod peer;
-mod quorum;
 mod recovery;
 mod server;
 mod service;

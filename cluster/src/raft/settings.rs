@@ -56,6 +56,8 @@ impl GroupSettings {
             election_timeout_min: self.election_millis_min,
             election_timeout_max: self.election_millis_max,
             enable_pre_vote: Some(true),
+            // R15: without a quorum a leader falls silent, so that the others' leases can end.
+            quorum_loss_probe_interval: Some(2 * self.election_millis_max),
             enable_leader_restore: Some(false),
             enable_elect: !self.distrust_log,
             // A follower whose machine stopped uncleanly comes back with less than its leader saw it store.
