@@ -20,14 +20,34 @@ const HEARD_MAX: Duration = Duration::from_secs(10);
 /// So many times the room that the log should take is there for members that lag.
 const ROOM_TIMES: usize = 4;
 
-/// The last entry that all members which answer are known to hold; `None` where that binds nobody.
-fn held_by_all(status: &GroupStatus, this: NodeId) -> Option<u64> {
+/// What may go for the members that answer.
+#[derive(Debug, PartialEq, Eq)]
+enum Spared {
+    /// No member binds this node.
+    Nothing,
+    /// All of them hold the entries up to this one.
+    Behind(u64),
+    /// One of them may hold none yet.
+    Everything,
+}
+
+fn spared(status: &GroupStatus, this: NodeId) -> Spared {
     if status.role != GroupRole::Leader {
-        return None;
+        return Spared::Nothing;
     }
     let others = status.members.iter().filter(|(node, _)| **node != this);
-    let present = others.filter(|(_, member)| member.heard.is_some_and(|heard| heard < HEARD_MAX));
-    present.map(|(_, member)| member.matched.unwrap_or(0)).min()
+    let mut lowest = Spared::Nothing;
+    for (_, member) in others {
+        if member.heard.is_none_or(|heard| heard >= HEARD_MAX) {
+            continue;
+        }
+        lowest = match (lowest, member.matched) {
+            (Spared::Everything, _) | (_, None) => Spared::Everything,
+            (Spared::Nothing, Some(matched)) => Spared::Behind(matched),
+            (Spared::Behind(lowest), Some(matched)) => Spared::Behind(lowest.min(matched)),
+        };
+    }
+    lowest
 }
 
 impl<H: Host> Node<H> {
@@ -45,8 +65,11 @@ impl<H: Host> Node<H> {
         }
         for (group, index) in self.parts().log.crowding(1) {
             if let Some(replica) = self.replica_of(group) {
-                let held = held_by_all(&replica.status(), self.this_node());
-                cut(&replica, held.map_or(index, |held| held.min(index))).await;
+                match spared(&replica.status(), self.this_node()) {
+                    Spared::Nothing => cut(&replica, index).await,
+                    Spared::Behind(held) => cut(&replica, held.min(index)).await,
+                    Spared::Everything => {}
+                }
             }
         }
     }
@@ -101,28 +124,18 @@ mod tests {
     fn r45_the_log_stays_for_members_that_answer() {
         const THIS: NodeId = NodeId(1);
         let this = (1, Some(90), Some(0));
-        let held = |members: &[_]| held_by_all(&status(GroupRole::Leader, members), THIS);
-        assert_eq!(
-            held(&[this, (2, Some(80), Some(1)), (3, Some(20), Some(1))]),
-            Some(20)
-        );
-        assert_eq!(
-            held(&[this, (2, Some(80), Some(1)), (3, Some(20), Some(60))]),
-            Some(80),
-            "it is away"
-        );
-        assert_eq!(
-            held(&[this, (2, Some(80), Some(1)), (3, Some(20), None)]),
-            Some(80),
-            "it never answered"
-        );
-        assert_eq!(
-            held(&[this, (2, Some(80), Some(1)), (3, None, Some(1))]),
-            Some(0),
-            "it is new"
-        );
-        assert_eq!(held(&[this]), None);
+        let of = |members: &[_]| spared(&status(GroupRole::Leader, members), THIS);
+        let late = (3, Some(20), Some(1));
+        assert_eq!(of(&[this, (2, Some(80), Some(1)), late]), Spared::Behind(20));
+        let away = (3, Some(20), Some(60));
+        assert_eq!(of(&[this, (2, Some(80), Some(1)), away]), Spared::Behind(80));
+        let unheard = (3, Some(20), None);
+        assert_eq!(of(&[this, (2, Some(80), Some(1)), unheard]), Spared::Behind(80));
+        let new = (3, None, Some(1));
+        assert_eq!(of(&[this, new, (2, Some(80), Some(1))]), Spared::Everything);
+        assert_eq!(of(&[this, (2, Some(80), Some(1)), new]), Spared::Everything);
+        assert_eq!(of(&[this]), Spared::Nothing);
         let follows = status(GroupRole::Follower, &[(2, Some(3), Some(0))]);
-        assert_eq!(held_by_all(&follows, THIS), None, "only a leader knows");
+        assert_eq!(spared(&follows, THIS), Spared::Nothing, "only a leader knows");
     }
 }
