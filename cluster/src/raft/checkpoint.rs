@@ -124,6 +124,9 @@ impl CheckpointSettings {
     }
 }
 
+/// Bytes in a checkpoint, or behind it in its group, from which on memory that waits for checkpoints waits for this one.
+const MUCH_BYTES: u64 = 1 << 20;
+
 /// How often a request that has to wait for the log's sync or for a snapshot stream is looked at again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(2);
 
@@ -140,6 +143,10 @@ pub struct CheckpointService {
 struct Request {
     leases: Arc<GroupLeases>,
     work: Work,
+    /// Bytes of changes.
+    bytes: u64,
+    /// What its group had applied when it came, in bytes.
+    applied: u64,
     done: oneshot::Sender<io::Result<()>>,
 }
 
@@ -153,11 +160,30 @@ enum Work {
     },
 }
 
+impl Request {
+    /// Whether memory that is short may be short because of it.
+    fn is_much(&self) -> bool {
+        let behind = self.leases.applied_bytes().saturating_sub(self.applied);
+        self.bytes + behind >= MUCH_BYTES
+    }
+}
+
 impl Work {
     fn group(&self) -> GroupId {
         match self {
             Self::Checkpoint(checkpoint) => checkpoint.group,
             Self::Replace { group, .. } => *group,
+        }
+    }
+
+    /// Bytes of changes that are in memory.
+    fn bytes(&self) -> u64 {
+        let of = |(key, value): &(Vec<u8>, Option<Vec<u8>>)| {
+            (key.len() + value.as_ref().map_or(0, Vec::len)) as u64
+        };
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.changes.iter().map(of).sum(),
+            Self::Replace { .. } => 0,
         }
     }
 }
@@ -278,9 +304,16 @@ impl CheckpointService {
     fn submit(&self, work: Work) -> Written {
         let (done, answer) = oneshot::channel();
         let leases = self.leases(work.group());
+        let request = Request {
+            bytes: work.bytes(),
+            applied: leases.applied_bytes(),
+            leases,
+            work,
+            done,
+        };
         if let Some(requests) = &*self.requests.lock() {
             // Where the thread is gone the request is dropped with its answer, which says that the service stopped.
-            drop(requests.send(Request { leases, work, done }));
+            drop(requests.send(request));
         }
         Written(answer)
     }
@@ -354,7 +387,7 @@ impl Writer {
         }
         match &request.work {
             Work::Checkpoint(checkpoint) => {
-                let is_urgent = self.memory_waits.load(Ordering::Relaxed);
+                let is_urgent = request.is_much() && self.memory_waits.load(Ordering::Relaxed);
                 self.is_synced(checkpoint) && request.leases.try_begin_write(&self.settings, is_urgent)
             }
             Work::Replace { .. } => {

@@ -49,12 +49,17 @@ impl GroupLeases {
         self.applied_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Bytes of entries that the group has applied.
+    pub(super) fn applied_bytes(&self) -> u64 {
+        self.applied_bytes.load(Ordering::Relaxed)
+    }
+
     /// Waits until nobody writes, then keeps writers away. Blocks.
     pub(super) fn read(self: &Arc<Self>) -> ReadLease {
         let reader = Arc::new(Reader {
             revoked: AtomicBool::new(false),
             since: Instant::now(),
-            applied_bytes: self.applied_bytes.load(Ordering::Relaxed),
+            applied_bytes: self.applied_bytes(),
         });
         let mut gate = self.gate.lock();
         self.write_ended.wait_while(&mut gate, |gate| gate.writing);
@@ -68,7 +73,7 @@ impl GroupLeases {
 
     /// Begins a write where no reader is in the way, or none that is still within its bounds.
     pub(super) fn try_begin_write(&self, settings: &CheckpointSettings, is_urgent: bool) -> bool {
-        let applied = self.applied_bytes.load(Ordering::Relaxed);
+        let applied = self.applied_bytes();
         let mut gate = self.gate.lock();
         let pause_max = match is_urgent {
             true => gate.urgent_pause(settings),

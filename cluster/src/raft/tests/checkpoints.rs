@@ -1,6 +1,7 @@
 //! Checkpoints, and snapshots that are installed from them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::storage::RaftStateMachine;
@@ -371,6 +372,38 @@ async fn r45_a_snapshot_being_read_holds_its_checkpoint_up_for_a_bounded_time() 
         std::io::ErrorKind::Interrupted,
         "a mixed snapshot was not noticed"
     );
+}
+
+/// Where memory is short, a stream of another group than the one that takes it goes on; one of the group itself ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r45_memory_waits_for_the_checkpoints_that_hold_it() {
+    let (disk, table) = (Disk::new(), Table::default());
+    let settings = CheckpointSettings {
+        snapshot_pause_urgent: Duration::from_millis(50),
+        ..disk.checkpoint_settings()
+    };
+    let parts = disk.parts_with(1, settings);
+    let group = large_group(&disk, &parts, &table).await;
+    let stored = disk.store.position(GROUP);
+    parts.checkpoints.memory_waits().store(true, Ordering::Relaxed);
+    let lease = parts.checkpoints.leases(GROUP).read();
+    propose(&group, "key-0=new").await;
+    let checkpoint = tokio::spawn({
+        let group = group.clone();
+        async move { group.checkpoint().await }
+    });
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    assert!(
+        lease.is_held(),
+        "a checkpoint that holds nothing ended the stream"
+    );
+    assert_eq!(disk.store.position(GROUP), stored);
+    // What comes behind it is much.
+    for number in 0..150 {
+        propose(&group, &format!("key-{number}={}", "y".repeat(8192))).await;
+    }
+    assert!(within(checkpoint).await.unwrap().unwrap() > stored);
+    assert!(!lease.end());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
