@@ -3,7 +3,7 @@
 //! A replica that lags gets what it lacks from its leader's log; where that starts behind it, a snapshot. A snapshot is all
 //! of a group's state, holds its checkpoints up, and the log may have gone on past it when it has arrived. So where the log
 //! takes more room than it should, a leader lets go only what every member that answers has; and, where it takes
-//! [`ROOM_TIMES`] as much, all that is old.
+//! [`ROOM_TIMES`] as much, all that is old: no hard bound, since openraft puts a cut off while it sends those entries.
 
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ enum Spared {
     Everything,
 }
 
+/// What `this` node has to keep of the group's log.
 fn spared(status: &GroupStatus, this: NodeId) -> Spared {
     if status.role != GroupRole::Leader {
         return Spared::Nothing;
